@@ -1,0 +1,223 @@
+"""Checkpoints that can be trusted: Orbax files beside a digest of every leaf.
+
+WORKDIR/checkpoints/STEP/ holds `state` (Orbax) and `digests` (JSON). Restoring verifies every leaf. A damaged
+checkpoint is named in the log, moved to WORKDIR/damaged/STEP for inspection, and the one before it is used.
+"""
+
+import contextlib
+import json
+import logging
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.experimental.v1 import training as policies
+
+from jaxpose import digest
+from jaxpose.errors import CheckpointError
+from jaxpose.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "config.json"
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      workdir: the run's folder.
+      keep: how many of the latest to keep.
+      best: metric of which the highest is kept too.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, keep: int = 2, best: str = ""):
+        self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
+        self.damaged_folder = self.folder.parent / "damaged"
+        self._keep, self._best = keep, best
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        keep = [policies.preservation_policies.LatestN(self._keep)]
+        if self._best:
+            metric = lambda metrics: metrics[self._best]  # noqa: E731
+            best = policies.preservation_policies.BestN(
+                get_metric_fn=metric, n=1, keep_checkpoints_without_metrics=False
+            )
+            keep.append(best)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.preservation_policies.AnyPreservationPolicy(keep),
+            todelete_subdir="trash",
+            cleanup_tmp_directories=True,
+        )
+        return ocp.CheckpointManager(self.folder, options=options, item_names=("state", "digests"))
+
+    def steps(self) -> list[int]:
+        """Steps with a finished checkpoint, rising."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> dict[str, str]:
+        """Writes a checkpoint in the background; returns the digests of its leaves."""
+        step = int(state.step)
+        content = _content(state)
+        parts = digest.digests(content)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(content), digests=ocp.args.JsonSave(parts))
+        self._manager.save(step, args=items, metrics=metrics, force=True)
+        return parts
+
+    def restore(self, template: TrainState, step: int | None = None) -> TrainState | None:
+        """The newest good state, or that of `step`; None if the run has no checkpoint at all.
+
+        Args:
+          template: shapes, dtypes and shardings to restore to (`jax.ShapeDtypeStruct` leaves).
+          step: this one and no other.
+
+        Raises:
+          CheckpointError: there are checkpoints but none is good, the one asked for is damaged or missing, or they
+            belong to another network.
+        """
+        steps = self.steps()
+        if step is not None and step not in steps:
+            raise CheckpointError(f"{self.folder}: no checkpoint of step {step}; there are {steps}")
+        for candidate in [step] if step is not None else reversed(steps):
+            content, problem = self._read(candidate, _content(template))
+            if _all_agree(problem is None):
+                return template.replace(**content)
+            if step is not None:
+                raise CheckpointError(f"{self.folder / str(candidate)}: {problem or 'damaged for another process'}")
+            self._set_aside(candidate, problem or "damaged for another process")
+        if steps:
+            raise CheckpointError(f"{self.folder}: all checkpoints ({steps}) are damaged; see {self.damaged_folder}")
+        return None
+
+    def _read(self, step: int, template: dict) -> tuple[Any, str | None]:
+        """(content, None), or (None, what is wrong with it)."""
+        try:
+            recorded = self._manager.restore(step, args=ocp.args.Composite(digests=ocp.args.JsonRestore()))["digests"]
+        except Exception as error:  # whatever a damaged file makes the readers raise
+            return None, f"its digests cannot be read ({_first_line(error)})"
+        _check_structure(self.folder / str(step), set(recorded), template)
+        try:
+            args = ocp.args.PyTreeRestore(
+                item=template,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(template),
+                partial_restore=True,
+            )
+            content = _restore_state(self.folder / str(step) / "state", args)
+        except ValueError as error:
+            if "shape" in str(error):
+                raise CheckpointError(
+                    f"{self.folder / str(step)}: {_first_line(error)}. It was written with another config.method; "
+                    "use the config of that run or another --workdir."
+                ) from error
+            return None, f"it cannot be read ({_first_line(error)})"
+        except Exception as error:
+            return None, f"it cannot be read ({_first_line(error)})"
+        found = digest.digests(content)
+        wrong = sorted(name for name in found if found[name] != recorded[name])
+        if wrong:
+            first = wrong[0]
+            return None, f"{len(wrong)} damaged leaves: {first} has {found[first]}, was saved as {recorded[first]}"
+        return content, None
+
+    def _set_aside(self, step: int, problem: str) -> None:
+        target = self.damaged_folder / str(step)
+        logger.error("checkpoint %d is damaged: %s; moved to %s, using the one before it", step, problem, target)
+        self._manager.close()
+        if jax.process_index() == 0:
+            self.damaged_folder.mkdir(exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                (self.folder / str(step)).rename(_free_name(target))
+        _all_agree(True)
+        self._manager = self._open()
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def _restore_state(folder: pathlib.Path, args: Any) -> Any:
+    with ocp.PyTreeCheckpointer() as reader:
+        return reader.restore(folder, args=args)
+
+
+def _content(state: TrainState) -> dict[str, Any]:
+    fields = ("step", "params", "batch_stats", "opt_state", "ema")
+    return {f: getattr(state, f) for f in fields if getattr(state, f) is not None}
+
+
+def _check_structure(folder: pathlib.Path, recorded: set[str], template: dict) -> None:
+    wanted = {digest.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(template)}
+    if missing := sorted(wanted - recorded):
+        raise CheckpointError(
+            f"{folder}: lacks {len(missing)} leaves that the config asks for, such as {missing[0]!r}. It was written "
+            "with another config.method or config.optim; use the config of that run or another --workdir."
+        )
+
+
+def _all_agree(ok: bool) -> bool:
+    if jax.process_count() == 1:
+        return ok
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.array(ok))))
+
+
+def _free_name(path: pathlib.Path) -> pathlib.Path:
+    names: Iterator[pathlib.Path] = (path.with_name(f"{path.name}.{i}") for i in range(1, 1000))
+    return path if not path.exists() else next(n for n in names if not n.exists())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def load_for_inference(workdir: str | pathlib.Path, step: int | None = None) -> tuple[Any, Any, Any]:
+    """What a run learned.
+
+    Args:
+      workdir: folder of a run.
+      step: of the checkpoint; the newest good one if None.
+
+    Returns:
+      (config, method, variables); the averaged parameters where the run keeps an average.
+
+    Raises:
+      CheckpointError: no run or no good checkpoint there.
+    """
+    import ml_collections
+
+    from jaxpose import methods, sharding
+
+    workdir = pathlib.Path(workdir)
+    try:
+        config = ml_collections.ConfigDict(json.loads((workdir / CONFIG).read_text()))
+    except OSError as error:
+        raise CheckpointError(f"{workdir}: has no {CONFIG}, so it is no run's --workdir") from error
+    method = methods.create(config.method)
+    mesh = sharding.make_mesh(ml_collections.ConfigDict({"fsdp": 1}))
+    variables = jax.eval_shape(method.init, jax.random.key(0))
+    params = "ema" if config.train.ema_decay else "params"
+    template = TrainState(
+        step=jax.ShapeDtypeStruct((), np.int32),
+        params=variables["params"] if params == "params" else None,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=None,
+        ema=variables["params"] if params == "ema" else None,
+    )
+    copied = sharding.replicated(mesh)
+    template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=copied), template)
+    checkpoints = Checkpoints(workdir)
+    try:
+        state = checkpoints.restore(template, step)
+    finally:
+        checkpoints.close()
+    if state is None:
+        raise CheckpointError(f"{workdir}: has no checkpoint yet")
+    return config, method, state.inference_variables

@@ -1,0 +1,125 @@
+"""Everything a data set says but the pixels, as columns: one row an image, one row a person."""
+
+import dataclasses
+import logging
+
+import numpy as np
+
+from jaxpose.skeleton import Skeleton
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotations:
+    """The labels of a data set's split.
+
+    Attributes:
+      skeleton: the keypoint set of `keypoints`.
+      image_id: [I] int64, unique.
+      file_name: [I] str.
+      width, height: [I] int32 pixels.
+      person_image: [P] int32, the row of the person's image.
+      person_id: [P] int64, unique, from 1.
+      box: [P, 4] float32 (x, y, w, h) pixels.
+      keypoints: [P, K, 2] float32 pixels.
+      visibility: [P, K] uint8: 0 not labelled, 1 hidden, 2 visible.
+      area: [P] float32 square pixels (of the person's mask, where the data set has one).
+      crowd: [P] bool, a region of many people: never an example, and in evaluation never a mistake.
+      track_id: [P] int64, the same person over frames; -1 where unknown.
+    """
+
+    skeleton: Skeleton
+    image_id: np.ndarray
+    file_name: np.ndarray
+    width: np.ndarray
+    height: np.ndarray
+    person_image: np.ndarray
+    person_id: np.ndarray
+    box: np.ndarray
+    keypoints: np.ndarray
+    visibility: np.ndarray
+    area: np.ndarray
+    crowd: np.ndarray
+    track_id: np.ndarray
+
+    @property
+    def num_images(self) -> int:
+        return len(self.image_id)
+
+    @property
+    def num_people(self) -> int:
+        return len(self.person_image)
+
+    def with_skeleton(self, skeleton: Skeleton) -> "Annotations":
+        """The same people with the joints of another skeleton, chosen by name.
+
+        Raises:
+          ValueError: the data set lacks a joint of `skeleton`.
+        """
+        if skeleton == self.skeleton:
+            return self
+        pick = self.skeleton.select(skeleton)
+        return dataclasses.replace(
+            self, skeleton=skeleton, keypoints=self.keypoints[:, pick], visibility=self.visibility[:, pick]
+        )
+
+    def to_coco(self, images: np.ndarray | None = None) -> dict:
+        """A COCO keypoint dictionary ("images", "annotations", "categories").
+
+        Args:
+          images: rows of the images to keep; all of them if None.
+        """
+        keep = np.arange(self.num_images) if images is None else np.asarray(images)
+        people = np.flatnonzero(np.isin(self.person_image, keep))
+        names = self.skeleton.joints
+        category = {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(names)}
+        category["skeleton"] = [[a + 1, b + 1] for a, b in self.skeleton.limb_indices]
+        return {
+            "images": [self._coco_image(int(i)) for i in keep],
+            "annotations": [self._coco_person(int(p)) for p in people],
+            "categories": [category],
+        }
+
+    def _coco_image(self, i: int) -> dict:
+        return {
+            "id": int(self.image_id[i]),
+            "file_name": str(self.file_name[i]),
+            "width": int(self.width[i]),
+            "height": int(self.height[i]),
+        }
+
+    def _coco_person(self, p: int) -> dict:
+        labelled = self.visibility[p] > 0
+        points = np.where(labelled[:, None], self.keypoints[p], 0)
+        triples = np.concatenate([points.astype(np.float64), self.visibility[p][:, None]], axis=-1)
+        return {
+            "id": int(self.person_id[p]),
+            "image_id": int(self.image_id[self.person_image[p]]),
+            "category_id": 1,
+            "bbox": [float(v) for v in self.box[p]],
+            "area": float(self.area[p]),
+            "iscrowd": int(self.crowd[p]),
+            "keypoints": triples.reshape(-1).tolist(),
+            "num_keypoints": int(labelled.sum()),
+        }
+
+
+class Skipped:
+    """Counts what a reader leaves out, by reason, and names the first few of each in the log."""
+
+    def __init__(self, where: str):
+        self.where = where
+        self.reasons: dict[str, list[str]] = {}
+
+    def add(self, reason: str, record: str) -> None:
+        self.reasons.setdefault(reason, []).append(record)
+
+    @property
+    def total(self) -> int:
+        return sum(len(records) for records in self.reasons.values())
+
+    def log(self, level: int = logging.WARNING) -> None:
+        for reason, records in sorted(self.reasons.items()):
+            named = ", ".join(records[:5]) + (f", and {len(records) - 5} more" if len(records) > 5 else "")
+            logger.log(level, "%s: skipped %d: %s (%s)", self.where, len(records), reason, named)

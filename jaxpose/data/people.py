@@ -1,0 +1,90 @@
+"""A data set seen as people: one row a person's box, true or detected."""
+
+import dataclasses
+import logging
+
+import numpy as np
+
+from jaxpose.data.annotations import Annotations, Skipped
+from jaxpose.errors import DataError
+from jaxpose.ops import geometry
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class People:
+    """Boxes to look at.
+
+    Attributes:
+      image: [N] row of the image in the data set.
+      box: [N, 4] float32 (x, y, w, h) pixels.
+      score: [N] float32 of the box, 1 for a true one.
+      keypoints: [N, K, 2] float32 pixels; zeros for a detected box.
+      visibility: [N, K] uint8; zeros for a detected box.
+    """
+
+    image: np.ndarray
+    box: np.ndarray
+    score: np.ndarray
+    keypoints: np.ndarray
+    visibility: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+def annotated(annotations: Annotations, name: str) -> People:
+    """The people with a true box and at least one labelled joint, as the top-down family chooses them.
+
+    Boxes are clipped to the image by the rule of `geometry.clip_boxes`. Crowd regions, people without area, boxes
+    outside the image and people without a labelled joint are no examples. The log says how many of each.
+
+    Raises:
+      DataError: nobody is left.
+    """
+    a = annotations
+    size = (a.width[a.person_image].astype(np.float32), a.height[a.person_image].astype(np.float32))
+    box, inside = geometry.clip_boxes(a.box, size)
+    reasons = {
+        "crowd regions": a.crowd,
+        "no area": ~a.crowd & (a.area <= 0),
+        "box outside the image": ~a.crowd & (a.area > 0) & ~inside,
+        "no labelled joint": ~a.crowd & (a.area > 0) & inside & ~(a.visibility > 0).any(-1),
+    }
+    skipped = Skipped(name)
+    for reason, mask in reasons.items():
+        for person in a.person_id[mask]:
+            skipped.add(reason, f"annotation {person}")
+    skipped.log(logging.INFO)
+    keep = np.flatnonzero(~np.any(list(reasons.values()), axis=0))
+    if not len(keep):
+        raise DataError(f"{name}: none of the {a.num_people} annotated people has a box and a labelled joint")
+    return People(
+        image=a.person_image[keep],
+        box=box[keep].astype(np.float32),
+        score=np.ones(len(keep), np.float32),
+        keypoints=a.keypoints[keep],
+        visibility=a.visibility[keep],
+    )
+
+
+def detected(annotations: Annotations, path: str) -> People:
+    """The boxes of a COCO detection file; see `sources.coco.read_detections`.
+
+    Raises:
+      DataError: the file is unusable, or has no box in any image of the data set.
+    """
+    from jaxpose.data.sources import coco
+
+    boxes = coco.read_detections(path, annotations.image_id)
+    count, joints = len(boxes["image"]), annotations.skeleton.num_joints
+    if not count:
+        raise DataError(f"{path}: has no person box in any of the data set's {annotations.num_images} images")
+    return People(
+        image=boxes["image"],
+        box=boxes["box"],
+        score=boxes["score"],
+        keypoints=np.zeros((count, joints, 2), np.float32),
+        visibility=np.zeros((count, joints), np.uint8),
+    )

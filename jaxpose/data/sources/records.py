@@ -1,0 +1,85 @@
+"""Data sets as records: images in ArrayRecord files written through TFDS, their labels in one file of columns.
+
+    FOLDER/dataset_info.json, features.json        by TFDS
+    FOLDER/NAME-SPLIT.array_record-00000-of-00001  one record an image
+    FOLDER/annotations-SPLIT.npz                   the labels of all images, in the order of the records
+"""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from jaxpose import skeleton as skeletons
+from jaxpose.data.annotations import Annotations
+from jaxpose.data.sources import Source, require_folder
+from jaxpose.errors import DataError, ImageError
+
+
+def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
+    """The split of the records in the folder `config.data.dir`."""
+    del progress
+    what = "the folder with dataset_info.json that python -m jaxpose.data.records wrote"
+    return open_records(require_folder(data.dir, "data.dir", what), split)
+
+
+def open_records(folder: str | pathlib.Path, split: str) -> Source:
+    """A split of a folder of records.
+
+    Raises:
+      DataError: the folder holds no records, not this split, or labels that don't fit the records.
+    """
+    import tensorflow_datasets as tfds
+
+    folder = pathlib.Path(folder)
+    if not (folder / "dataset_info.json").is_file():
+        raise DataError(f"{folder}: has no dataset_info.json, so it holds no records; write them again")
+    builder = tfds.builder_from_directory(folder)
+    if split not in builder.info.splits:
+        raise DataError(f"{folder}: has no split {split!r}; there are {sorted(builder.info.splits)}")
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    images = builder.as_data_source(split, decoders=decoders)
+    annotations = read_columns(folder / f"annotations-{split}.npz")
+    if len(images) != annotations.num_images:
+        raise DataError(
+            f"{folder}: split {split!r} has {len(images)} records but labels of {annotations.num_images} images; "
+            "write the records again"
+        )
+
+    def read(i: int) -> bytes:
+        try:
+            return images[i]["image"]
+        except Exception as error:  # the reader's own errors for a damaged file
+            raise ImageError(str(annotations.file_name[i]), f"record {i} of {folder} is damaged: {error}") from error
+
+    return Source(name=f"{folder} ({split})", annotations=annotations, read=read)
+
+
+def read_columns(path: pathlib.Path) -> Annotations:
+    """The labels of a split.
+
+    Raises:
+      DataError: the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as columns:
+            columns = {name: columns[name] for name in columns.files}
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); write the records again") from error
+    skeleton = skeletons.get(str(columns.get("skeleton", skeletons.MARIONETTE.name)))
+    joints = columns["joints"]
+    return Annotations(
+        skeleton=skeleton,
+        image_id=columns["image_id"],
+        file_name=columns["file_name"],
+        width=columns["width"],
+        height=columns["height"],
+        person_image=columns["person_image"],
+        person_id=columns["person_id"],
+        box=columns["box"],
+        keypoints=joints[..., :2],
+        visibility=joints[..., 2].astype(np.uint8),
+        area=columns["area"],
+        crowd=columns["crowd"],
+        track_id=columns["track_id"],
+    )

@@ -1,0 +1,23 @@
+"""Random keys as a function of (seed, step, purpose), so that no generator has to be carried or saved."""
+
+import enum
+
+import jax
+
+
+class Purpose(enum.IntEnum):
+    """What a key is for. Phases of a training step count up from LOSS."""
+
+    INIT = 0
+    TARGETS = 1
+    LOSS = 16
+
+
+def key(seed: int, step: jax.Array | int, purpose: int) -> jax.Array:
+    """fold_in(fold_in(key(seed), step), purpose)."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), int(purpose))
+
+
+def example_keys(key: jax.Array, index: jax.Array) -> jax.Array:
+    """[B] keys by each example's `index` in the data set, so that draws don't depend on the order in a batch."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)

@@ -1,0 +1,72 @@
+"""Train or evaluate: python -m jaxpose.main --config=configs/prtr.py --workdir=DIR [--mode=train|evaluate].
+
+Fields of the config can be changed: --config.train.steps=10 --config.data.dir=/data/coco. A run that stopped goes on
+with the same command.
+"""
+
+import logging
+import sys
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as in configs/prtr.py or configs/prtr.py:coco.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/NAME of the config.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, where several processes train together.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many processes train together.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0.")
+_PLATFORM = flags.DEFINE_string("platform", "", "Where to compute: cpu, gpu or tpu; by default the best there is.")
+_CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0, "Pretend that the CPU is so many devices, to try out sharding.")
+
+flags.mark_flag_as_required("config")
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) > 1:
+        raise app.UsageError(f"unexpected arguments {arguments[1:]}; fields are set as --config.field=value")
+    import jax
+
+    from jaxpose import runtime
+    from jaxpose.errors import JaxposeError
+
+    _log_to_stderr()
+    if _PLATFORM.value:
+        jax.config.update("jax_platforms", _PLATFORM.value)
+    if _CPU_DEVICES.value:
+        jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
+    runtime.start(
+        coordinator=_COORDINATOR.value, num_processes=_NUM_PROCESSES.value, process_id=_PROCESS_ID.value
+    )
+    config = _CONFIG.value
+    workdir = _WORKDIR.value or f"runs/{config.name}"
+    try:
+        _run(config, workdir)
+    except JaxposeError as error:
+        logging.getLogger("jaxpose").error("%s: %s", type(error).__name__, error)
+        sys.exit(1)
+
+
+def _run(config, workdir: str) -> None:
+    if _MODE.value == "evaluate":
+        from jaxpose.evaluate import evaluate
+
+        evaluate(config, workdir)
+    else:
+        from jaxpose.train import train
+
+        train(config, workdir)
+
+
+def _log_to_stderr() -> None:
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("jaxpose")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,40 @@
+"""The papers, one file each. `create` makes a method from its config; there is no registry."""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+
+from jaxpose.methods.base import Method
+
+
+def create(config: Mapping) -> Method:
+    """The method that `config.method` describes.
+
+    `name` is a module of this package ("prtr"), whose class carries the module's name in any case, or the dotted path
+    of a user's own class ("mylab.poses.Sketch"). All other entries are fields of that class.
+
+    Raises:
+      ValueError: unknown name, or an entry that the class has no field for.
+    """
+    fields = dict(config)
+    cls = _find(fields.pop("name"))
+    known = {f.name for f in dataclasses.fields(cls)}
+    if unknown := set(fields) - known:
+        raise ValueError(
+            f"config.method has no meaning for {sorted(unknown)}: {cls.__name__} knows {', '.join(sorted(known))}"
+        )
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+def _find(name: str) -> type[Method]:
+    if "." in name:
+        module_name, _, class_name = name.rpartition(".")
+        return getattr(importlib.import_module(module_name), class_name)
+    try:
+        module = importlib.import_module(f"jaxpose.methods.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"jaxpose.methods.{name}":
+            raise
+        raise ValueError(f"config.method.name is {name!r}, but there is no jaxpose/methods/{name}.py") from error
+    classes = (v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Method))
+    return next(c for c in classes if c.__name__.lower() == name)

@@ -1,0 +1,123 @@
+"""What the training loop, evaluation and prediction ask of a method."""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxpose import skeleton as skeletons
+from jaxpose.types import Batch, Poses, Spec, Variables
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LossAux:
+    """What a loss says besides its value.
+
+    Attributes:
+      metrics: {name: scalar} to log.
+      batch_stats: the statistics after this forward pass, or what went in where none moved.
+    """
+
+    metrics: dict[str, jax.Array]
+    batch_stats: Any
+
+
+Loss = Callable[[Variables, Batch, jax.Array, jax.Array], tuple[jax.Array, LossAux]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One update of a training step.
+
+    Attributes:
+      name: prefix of its logged metrics where a method has several phases.
+      loss: (variables, batch, step, key) -> (scalar, LossAux); differentiated by variables["params"].
+      updates: names of the parameter groups that this phase moves; empty for all of them.
+    """
+
+    name: str
+    loss: Loss
+    updates: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(abc.ABC):
+    """A paper: network, targets, losses and decoding as pure functions. Holds hyperparameters, never arrays.
+
+    Attributes:
+      skeleton: name of the keypoint set (see `jaxpose.skeleton`).
+      dtype: compute precision, "float32" or "bfloat16"; parameters, statistics and losses stay float32.
+    """
+
+    skeleton: str = "coco"
+    dtype: str = "float32"
+
+    @property
+    def joints(self) -> skeletons.Skeleton:
+        return skeletons.get(self.skeleton)
+
+    @abc.abstractmethod
+    def module(self) -> nn.Module:
+        """The network. Its call returns a dict of named outputs."""
+
+    @abc.abstractmethod
+    def spec(self, batch_size: int) -> Spec:
+        """Shapes and dtypes of a batch as the host delivers it."""
+
+    @abc.abstractmethod
+    def targets(self, batch: Batch, key: jax.Array, train: bool) -> Batch:
+        """The batch as the network and losses want it: normalised images, targets. Runs on device under jit."""
+
+    @abc.abstractmethod
+    def init(self, key: jax.Array) -> Variables:
+        """Fresh variables: {"params": ...} and, where the network keeps statistics, {"batch_stats": ...}."""
+
+    @abc.abstractmethod
+    def phases(self) -> tuple[Phase, ...]:
+        """The updates of one training step, in order."""
+
+    @abc.abstractmethod
+    def forward(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        """Evaluation-mode outputs for a batch that went through `targets`; includes the flip test if configured."""
+
+    @abc.abstractmethod
+    def decode(self, outputs: dict[str, jax.Array], batch: Batch) -> Poses:
+        """Outputs -> poses in pixels of the original image: a fixed number of people and a validity mask."""
+
+    def predict(self, variables: Variables, batch: Batch) -> Poses:
+        """Poses for a batch as the host delivers it."""
+        batch = self.targets(batch, jax.random.key(0), train=False)
+        return self.decode(self.forward(variables, batch), batch)
+
+
+def person_spec(batch_size: int, size: tuple[int, int], num_joints: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The fields of a stream of single-person crops (`jaxpose.data.transforms.PersonCrop` makes them).
+
+    image [B, H, W, 3] uint8 RGB; keypoints [B, K, 2] pixels of the crop; visible [B, K] in {0, 1};
+    to_image [B, 2, 3] affine map from crop pixels to pixels of the original image; person_score [B] of the box
+    (1 for true boxes); index [B] position in the data set; valid [B] False for padding.
+
+    Args:
+      batch_size: B.
+      size: (width, height) of the crop.
+      num_joints: K.
+    """
+    width, height = size
+
+    def leaf(*shape: int, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+
+    return {
+        "image": leaf(height, width, 3, dtype=jnp.uint8),
+        "keypoints": leaf(num_joints, 2),
+        "visible": leaf(num_joints),
+        "to_image": leaf(2, 3),
+        "person_score": leaf(),
+        "index": leaf(dtype=jnp.int32),
+        "valid": leaf(dtype=jnp.bool_),
+    }

@@ -1,0 +1,210 @@
+"""Parameter groups, each with its own optax optimizer, and schedules as functions of the training step.
+
+A parameter is known by its path ("backbone/layer2/block0/conv1/kernel") and belongs to the first group whose regular
+expression is found in it. Optimizers here give directions; the step size is `learning_rate(step) * multiplier`,
+taken from `TrainState.step`, so that a schedule never counts twice and a resume never restarts it.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+
+from jaxpose.errors import ConfigError
+
+Schedule = Callable[[jax.Array], jax.Array]
+Flat = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Parameters that are updated alike.
+
+    Attributes:
+      name: by which phases refer to it.
+      match: regular expression, searched in the parameter's path.
+      multiplier: of the learning rate.
+      weight_decay: decoupled, times the learning rate; None for the config's value.
+      frozen: never moves, is not differentiated, has no optimizer state.
+    """
+
+    name: str
+    match: str
+    multiplier: float = 1.0
+    weight_decay: float | None = None
+    frozen: bool = False
+
+
+def flatten(tree: Mapping) -> Flat:
+    """{"a/b/c": leaf} of a nested dict."""
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict:
+    """The inverse of `flatten`."""
+    return traverse_util.unflatten_dict(dict(flat), sep="/")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """One optax transformation a group, over flat parameter dicts.
+
+    Attributes:
+      groups: in order of precedence.
+      directions: {group: transformation from gradients to descent directions}; none for frozen groups.
+      learning_rate: function of the step.
+      clip_norm: the global norm that a phase's gradient is scaled down to; 0 for no clipping.
+    """
+
+    groups: tuple[Group, ...]
+    directions: dict[str, optax.GradientTransformation]
+    learning_rate: Schedule
+    clip_norm: float = 0.0
+
+    def assign(self, paths: list[str]) -> dict[str, str]:
+        """{path: group name}.
+
+        Raises:
+          ConfigError: a parameter belongs to no group, or a group has no parameter.
+        """
+        owner = {p: self._owner(p) for p in paths}
+        if orphans := sorted(p for p, name in owner.items() if name is None):
+            raise ConfigError(
+                f"config.optim.groups: no group matches {len(orphans)} parameters, such as {orphans[0]!r}; "
+                "add a last group with match '.*'"
+            )
+        if empty := [g.name for g in self.groups if g.name not in owner.values()]:
+            raise ConfigError(
+                f"config.optim.groups: {empty} match no parameter that an earlier group leaves; "
+                f"paths look like {paths[0]!r}"
+            )
+        return owner
+
+    def init(self, params: Mapping) -> dict[str, Any]:
+        """{group: optimizer state}."""
+        flat = flatten(params)
+        owner = self.assign(list(flat))
+        return {name: tx.init(unflatten(_of(flat, owner, name))) for name, tx in self.directions.items()}
+
+    def split(self, params: Mapping, updates: tuple[str, ...] = ()) -> tuple[Flat, Flat]:
+        """Parameters that a phase moves, and the rest.
+
+        Args:
+          params: nested dict.
+          updates: group names; empty for all groups that are not frozen.
+
+        Raises:
+          ConfigError: `updates` names a group that does not exist or is frozen.
+        """
+        if unknown := set(updates) - set(self.directions):
+            found = list(self.directions)
+            raise ConfigError(f"a phase moves the groups {sorted(unknown)}, but config.optim.groups has {found}")
+        flat = flatten(params)
+        owner = self.assign(list(flat))
+        moving = {p for p, name in owner.items() if name in (updates or self.directions)}
+        return {p: v for p, v in flat.items() if p in moving}, {p: v for p, v in flat.items() if p not in moving}
+
+    def update(self, grads: Flat, opt_state: Mapping, params: Flat, step: jax.Array) -> tuple[Flat, dict, jax.Array]:
+        """One descent step of the parameters in `grads`.
+
+        Args:
+          grads: {path: gradient} of whole groups.
+          opt_state: of all groups; those without gradients stay as they are.
+          params: {path: value} for the same paths.
+          step: finished steps.
+
+        Returns:
+          New parameters, new state of all groups, and the gradient's global norm before clipping.
+        """
+        norm = optax.global_norm(grads)
+        if self.clip_norm:
+            factor = jnp.minimum(1.0, self.clip_norm / (norm + 1e-6))
+            grads = jax.tree.map(lambda g: g * factor, grads)
+        owner = {p: self._owner(p) for p in grads}
+        new_params, new_state = dict(params), dict(opt_state)
+        for group in self.groups:
+            mine = _of(grads, owner, group.name)
+            if not mine:
+                continue
+            old = unflatten({p: params[p] for p in mine})
+            tx = self.directions[group.name]
+            direction, new_state[group.name] = tx.update(unflatten(mine), opt_state[group.name], old)
+            rate = self.learning_rate(step) * group.multiplier
+            new_params.update(flatten(jax.tree.map(lambda p, d, r=rate: p - r * d, old, direction)))
+        return new_params, new_state, norm
+
+    def _owner(self, path: str) -> str | None:
+        return next((g.name for g in self.groups if re.search(g.match, path)), None)
+
+
+def _of(flat: Mapping[str, Any], owner: Mapping[str, str], name: str) -> Flat:
+    return {p: v for p, v in flat.items() if owner[p] == name}
+
+
+def create(config: Any, total_steps: int) -> Optimizer:
+    """The optimizer that `config.optim` describes.
+
+    Fields: `optimizer` ("adamw", "adam" or "sgd"), `learning_rate`, `weight_decay`, `b1`, `b2`, `eps`, `momentum`,
+    `schedule` (see `schedule`), `clip_norm`, `groups` (a sequence of `Group` fields).
+
+    Raises:
+      ConfigError: an unknown optimizer, schedule or group field, or two groups of one name.
+    """
+    try:
+        groups = tuple(Group(**dict(g)) for g in config.groups)
+    except TypeError as error:
+        known = [f.name for f in dataclasses.fields(Group)]
+        raise ConfigError(f"config.optim.groups: {error}; a group has the fields {known}") from error
+    names = [g.name for g in groups]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"config.optim.groups: names must differ, found {names}")
+    return Optimizer(
+        groups=groups,
+        directions={g.name: _direction(config, g) for g in groups if not g.frozen},
+        learning_rate=schedule(config.learning_rate, config.schedule, total_steps),
+        clip_norm=config.clip_norm,
+    )
+
+
+def _direction(config: Any, group: Group) -> optax.GradientTransformation:
+    decay = config.weight_decay if group.weight_decay is None else group.weight_decay
+    adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+    if config.optimizer == "adamw":
+        return optax.chain(adam, optax.add_decayed_weights(decay))
+    if config.optimizer == "adam":
+        return optax.chain(optax.add_decayed_weights(decay), adam)
+    if config.optimizer == "sgd":
+        return optax.chain(optax.add_decayed_weights(decay), optax.trace(config.momentum))
+    raise ConfigError(f"config.optim.optimizer is {config.optimizer!r}; it can be 'adamw', 'adam' or 'sgd'")
+
+
+def schedule(peak: float, config: Any, total_steps: int) -> Schedule:
+    """Learning rate as a function of the number of finished steps.
+
+    Args:
+      peak: the rate after the warm-up.
+      config: `name` ("constant", "cosine" down to 0 at the end, or "step"), `warmup` steps (linear from 0), and for
+        "step" the `boundaries` (steps) at which the rate is multiplied by `factor`.
+      total_steps: where "cosine" ends.
+
+    Raises:
+      ConfigError: unknown name.
+    """
+    warmup = int(config.warmup)
+    if config.name == "constant":
+        after = optax.constant_schedule(peak)
+    elif config.name == "cosine":
+        after = optax.cosine_decay_schedule(peak, max(1, total_steps - warmup))
+    elif config.name == "step":
+        after = optax.piecewise_constant_schedule(peak, {int(b) - warmup: config.factor for b in config.boundaries})
+    else:
+        raise ConfigError(f"config.optim.schedule.name is {config.name!r}; it can be 'constant', 'cosine' or 'step'")
+    if not warmup:
+        return after
+    rise = lambda step: peak * (step + 1) / warmup  # noqa: E731
+    return optax.join_schedules([rise, after], [warmup])

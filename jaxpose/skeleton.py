@@ -1,0 +1,182 @@
+"""Keypoint sets by name: joints, limbs, mirror pairs, OKS constants.
+
+Every data set, method, metric and picture speaks of joints through a `Skeleton`, so that a new keypoint set is one
+entry here.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Skeleton:
+    """A named, ordered set of keypoints.
+
+    Attributes:
+      name: how configs refer to it.
+      joints: joint names in storage order; "left_" and "right_" are the person's own sides.
+      limbs: pairs of joint names to draw.
+      sigmas: per joint, the OKS standard deviation as a fraction of the square root of the person's area.
+      upper_body: names of the joints above the hips (half-body augmentation).
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    limbs: tuple[tuple[str, str], ...]
+    sigmas: tuple[float, ...]
+    upper_body: tuple[str, ...]
+
+    def __post_init__(self):
+        if len(self.sigmas) != len(self.joints):
+            raise ValueError(f"skeleton {self.name!r}: {len(self.joints)} joints but {len(self.sigmas)} sigmas")
+        unknown = {j for limb in self.limbs for j in limb}.union(self.upper_body) - set(self.joints)
+        if unknown:
+            raise ValueError(f"skeleton {self.name!r}: limbs or upper_body name unknown joints {sorted(unknown)}")
+
+    @property
+    def num_joints(self) -> int:
+        return len(self.joints)
+
+    def index(self, joint: str) -> int:
+        """Position of a joint by name."""
+        return self.joints.index(joint)
+
+    @functools.cached_property
+    def limb_indices(self) -> tuple[tuple[int, int], ...]:
+        return tuple((self.index(a), self.index(b)) for a, b in self.limbs)
+
+    @functools.cached_property
+    def upper_body_indices(self) -> tuple[int, ...]:
+        return tuple(self.index(j) for j in self.upper_body)
+
+    @functools.cached_property
+    def flip_index(self) -> np.ndarray:
+        """[K] permutation: joint k of a mirrored person is joint flip_index[k] of the original."""
+        mirrored = (_mirror_name(j) if _mirror_name(j) in self.joints else j for j in self.joints)
+        return np.array([self.index(j) for j in mirrored], np.int32)
+
+    @functools.cached_property
+    def flip_pairs(self) -> tuple[tuple[int, int], ...]:
+        return tuple((i, int(j)) for i, j in enumerate(self.flip_index) if i < j)
+
+    @functools.cached_property
+    def sides(self) -> tuple[str, ...]:
+        """Per joint: "left", "right" or "center"."""
+        return tuple(j.split("_")[0] if j.startswith(("left_", "right_")) else "center" for j in self.joints)
+
+    def select(self, other: "Skeleton") -> np.ndarray:
+        """Indices into this skeleton's joints that give `other`'s joints in its order.
+
+        Raises:
+          ValueError: `other` has a joint that this skeleton lacks.
+        """
+        missing = [j for j in other.joints if j not in self.joints]
+        if missing:
+            raise ValueError(f"skeleton {self.name!r} has no joints {missing} that {other.name!r} asks for")
+        return np.array([self.index(j) for j in other.joints], np.int32)
+
+
+def _mirror_name(joint: str) -> str:
+    side, _, part = joint.partition("_")
+    return {"left": f"right_{part}", "right": f"left_{part}"}.get(side, joint)
+
+
+def _both(*parts: str) -> tuple[str, ...]:
+    return tuple(f"{side}_{part}" for part in parts for side in ("left", "right"))
+
+
+_FACE = ("nose", *_both("eye", "ear"))
+_ARMS = _both("shoulder", "elbow", "wrist")
+_LEGS = _both("hip", "knee", "ankle")
+_FACE_LIMBS = (("left_eye", "right_eye"), ("nose", "left_eye"), ("nose", "right_eye"),
+               ("left_eye", "left_ear"), ("right_eye", "right_ear"))  # fmt: skip
+_BODY_LIMBS = (("left_ankle", "left_knee"), ("left_knee", "left_hip"), ("right_ankle", "right_knee"),
+               ("right_knee", "right_hip"), ("left_hip", "right_hip"), ("left_shoulder", "left_hip"),
+               ("right_shoulder", "right_hip"), ("left_shoulder", "right_shoulder"),
+               ("left_shoulder", "left_elbow"), ("right_shoulder", "right_elbow"),
+               ("left_elbow", "left_wrist"), ("right_elbow", "right_wrist"))  # fmt: skip
+
+_COCO_SIGMAS = (.026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .062,
+                .107, .107, .087, .087, .089, .089)  # fmt: skip
+
+COCO = Skeleton(
+    name="coco",
+    joints=_FACE + _ARMS + _LEGS,
+    limbs=_BODY_LIMBS + _FACE_LIMBS + (("left_ear", "left_shoulder"), ("right_ear", "right_shoulder")),
+    sigmas=_COCO_SIGMAS,
+    upper_body=_FACE + _ARMS,
+)
+
+MPII = Skeleton(
+    name="mpii",
+    joints=("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis", "thorax",
+            "neck", "head_top", "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow",
+            "left_wrist"),  # fmt: skip
+    limbs=(("right_ankle", "right_knee"), ("right_knee", "right_hip"), ("right_hip", "pelvis"),
+           ("left_hip", "pelvis"), ("left_knee", "left_hip"), ("left_ankle", "left_knee"), ("pelvis", "thorax"),
+           ("thorax", "neck"), ("neck", "head_top"), ("thorax", "right_shoulder"), ("right_shoulder", "right_elbow"),
+           ("right_elbow", "right_wrist"), ("thorax", "left_shoulder"), ("left_shoulder", "left_elbow"),
+           ("left_elbow", "left_wrist")),  # fmt: skip
+    sigmas=(.089, .087, .107, .107, .087, .089, .026, .026, .026, .026, .062, .072, .079, .079, .072, .062),
+    upper_body=("thorax", "neck", "head_top", "right_wrist", "right_elbow", "right_shoulder", "left_shoulder",
+                "left_elbow", "left_wrist"),  # fmt: skip
+)  # fmt: skip
+
+CROWDPOSE = Skeleton(
+    name="crowdpose",
+    joints=_ARMS + _LEGS + ("head", "neck"),
+    limbs=_BODY_LIMBS + (("head", "neck"), ("neck", "left_shoulder"), ("neck", "right_shoulder")),
+    sigmas=_COCO_SIGMAS[5:] + (.079, .079),
+    upper_body=_ARMS + ("head", "neck"),
+)  # fmt: skip
+
+MARIONETTE = Skeleton(
+    name="marionette",
+    joints=COCO.joints + ("pelvis", "spine", "thorax", "neck", "head", "head_top", "left_toe", "right_toe"),
+    limbs=COCO.limbs + (("pelvis", "spine"), ("spine", "thorax"), ("thorax", "neck"), ("neck", "head"),
+                        ("head", "head_top"), ("left_ankle", "left_toe"), ("right_ankle", "right_toe")),
+    sigmas=COCO.sigmas + (.107, .107, .079, .079, .079, .079, .089, .089),
+    upper_body=COCO.upper_body + ("spine", "thorax", "neck", "head", "head_top"),
+)  # fmt: skip
+
+SKELETONS = {s.name: s for s in (COCO, MPII, CROWDPOSE, MARIONETTE)}
+
+
+def get(name: str) -> Skeleton:
+    """The skeleton called `name`.
+
+    Raises:
+      ValueError: no such skeleton; the message lists those that exist.
+    """
+    if name not in SKELETONS:
+        raise ValueError(f"unknown skeleton {name!r}; known: {', '.join(sorted(SKELETONS))}")
+    return SKELETONS[name]
+
+
+def from_coco_category(category: dict) -> Skeleton:
+    """A skeleton from a COCO "categories" entry with "keypoints" and an optional 1-based "skeleton".
+
+    A known keypoint list gives the known skeleton, so that its OKS constants hold. For an unknown one the constants
+    are those of its namesakes in COCO, else .079.
+
+    Raises:
+      ValueError: the category lists no keypoints.
+    """
+    joints = tuple(category.get("keypoints") or ())
+    if not joints:
+        raise ValueError(f"category {category.get('name')!r} has no 'keypoints' list: the file has no poses")
+    for known in SKELETONS.values():
+        if known.joints == joints:
+            return known
+    sigma = dict(zip(MARIONETTE.joints, MARIONETTE.sigmas, strict=True))
+    return Skeleton(
+        name=category.get("name", "custom"),
+        joints=joints,
+        limbs=tuple(
+            (joints[a - 1], joints[b - 1]) for a, b in category.get("skeleton", ()) if max(a, b) <= len(joints)
+        ),
+        sigmas=tuple(sigma.get(j, 0.079) for j in joints),
+        upper_body=tuple(j for j in joints if j in MARIONETTE.upper_body),
+    )
