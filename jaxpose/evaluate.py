@@ -82,7 +82,8 @@ class Evaluator:
         metric = CocoKeypoints(suppression=self.config.evaluate.suppression, threshold=self.config.evaluate.oks)
         for i, local in enumerate(streams.evaluation_stream(self.config, self.examples)):
             batch = sharding.put_batch(local, self.mesh)
-            poses, index = jax.device_get(self._predict(variables, batch))
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                poses, index = jax.device_get(self._predict(variables, batch))
             metric.update(self.rows(poses, index))
             if shown is not None and i == 0 and jax.process_index() == 0:
                 shown += self.pictures(local["source"], poses)

@@ -9,18 +9,19 @@ import sys
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as in configs/prtr.py or configs/prtr.py:coco.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/NAME of the config.")
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
-_COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, where several processes train together.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many processes train together.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0.")
-_PLATFORM = flags.DEFINE_string("platform", "", "Where to compute: cpu, gpu or tpu; by default the best there is.")
-_CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0, "Pretend that the CPU is so many devices, to try out sharding.")
 
-flags.mark_flag_as_required("config")
+def define_flags() -> None:
+    config_flags.DEFINE_config_file("config", None, "Config file, as in configs/prtr.py or configs/prtr.py:coco.")
+    flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/NAME of the config.")
+    flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+    flags.DEFINE_string("coordinator", "", "host:port of process 0, where several processes train together.")
+    flags.DEFINE_integer("num_processes", 0, "How many processes train together.")
+    flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0.")
+    flags.DEFINE_string("platform", "", "Where to compute: cpu, gpu or tpu; by default the best there is.")
+    flags.DEFINE_integer("cpu_devices", 0, "Pretend that the CPU is so many devices, to try out sharding.")
+    flags.mark_flag_as_required("config")
 
 
 def main(arguments: list[str]) -> None:
@@ -31,25 +32,23 @@ def main(arguments: list[str]) -> None:
     from jaxpose import runtime
     from jaxpose.errors import JaxposeError
 
-    _log_to_stderr()
-    if _PLATFORM.value:
-        jax.config.update("jax_platforms", _PLATFORM.value)
-    if _CPU_DEVICES.value:
-        jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value)
-    runtime.start(
-        coordinator=_COORDINATOR.value, num_processes=_NUM_PROCESSES.value, process_id=_PROCESS_ID.value
-    )
-    config = _CONFIG.value
-    workdir = _WORKDIR.value or f"runs/{config.name}"
+    options = flags.FLAGS
+    log_to_stderr()
+    if options.platform:
+        jax.config.update("jax_platforms", options.platform)
+    if options.cpu_devices:
+        jax.config.update("jax_num_cpu_devices", options.cpu_devices)
     try:
-        _run(config, workdir)
+        runtime.start(options.coordinator, options.num_processes, options.process_id)
+        run(options.config, options.workdir or f"runs/{options.config.name}", options.mode)
     except JaxposeError as error:
         logging.getLogger("jaxpose").error("%s: %s", type(error).__name__, error)
         sys.exit(1)
 
 
-def _run(config, workdir: str) -> None:
-    if _MODE.value == "evaluate":
+def run(config: ConfigDict, workdir: str, mode: str) -> None:
+    """Trains, or evaluates what was trained."""
+    if mode == "evaluate":
         from jaxpose.evaluate import evaluate
 
         evaluate(config, workdir)
@@ -59,7 +58,8 @@ def _run(config, workdir: str) -> None:
         train(config, workdir)
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
+    """The library's messages with the time of day; other libraries' warnings only."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
@@ -69,4 +69,5 @@ def _log_to_stderr() -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

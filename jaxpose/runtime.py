@@ -12,7 +12,7 @@ CPU_PRESET = "--xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE"
 """Without it XLA:CPU fuses residual chains into every kernel gradient: a deep network's step takes 3 times as long."""
 
 
-def start(*, coordinator: str = "", num_processes: int = 0, process_id: int = -1, cache: bool = True) -> None:
+def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1, cache: bool = True) -> None:
     """Sets up JAX. Call it before anything asks for a device.
 
     Several processes are joined where flags or the environment say so: explicit arguments; JAX_COORDINATOR_ADDRESS
@@ -24,14 +24,19 @@ def start(*, coordinator: str = "", num_processes: int = 0, process_id: int = -1
       process_id: which one this is, from 0.
       cache: keep compiled programs in ~/.cache/jaxpose (or JAX_COMPILATION_CACHE_DIR) for the next start.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_opt_preset" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {CPU_PRESET}".strip()
+    use_fast_cpu_preset()
     if cache and not jax.config.jax_compilation_cache_dir:
         folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "jaxpose" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     _join(coordinator, num_processes, process_id)
+
+
+def use_fast_cpu_preset() -> None:
+    """Puts `CPU_PRESET` among the compiler's flags, unless the environment chose another preset."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_cpu_opt_preset" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {CPU_PRESET}".strip()
 
 
 def _join(coordinator: str, num_processes: int, process_id: int) -> None:

@@ -138,9 +138,14 @@ class Trainer:
             ema=jax.tree.map(jnp.copy, params) if self.config.train.ema_decay else None,
         )
 
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        """`train_step`, compiled; the state that goes in is given up."""
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            return self.jitted(state, batch)
+
     @functools.cached_property
-    def step(self) -> Any:
-        """(state, batch) -> (state, metrics), compiled; the state that goes in is given up."""
+    def jitted(self) -> Any:
+        """The compiled function of `step`; to be traced where the mesh is set."""
         shardings = jax.tree.map(lambda x: x.sharding, self.template())
         function = functools.partial(
             train_step,
@@ -149,6 +154,7 @@ class Trainer:
             seed=self.config.seed,
             accumulate=self.config.train.accumulate,
             ema_decay=self.config.train.ema_decay,
+            unroll=self.mesh.devices.flat[0].platform == "cpu",
         )
         return jax.jit(
             function,
@@ -167,6 +173,7 @@ def train_step(
     seed: int,
     accumulate: int = 1,
     ema_decay: float = 0.0,
+    unroll: bool = False,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """All phases of one step. A pure function of (state, batch).
 
@@ -177,9 +184,10 @@ def train_step(
     batch = method.targets(batch, keys.key(seed, state.step, Purpose.TARGETS), train=True)
     phases = method.phases()
     metrics = {"learning_rate": optimizer.learning_rate(state.step)}
+    gradient = functools.partial(accumulated_grad, parts=accumulate, unroll=unroll)
     for i, phase in enumerate(phases):
         key = keys.key(seed, state.step, Purpose.LOSS + i)
-        state, values = apply_phase(state, batch, key, phase, optimizer, accumulate)
+        state, values = apply_phase(state, batch, key, phase, optimizer, gradient)
         prefix = f"{phase.name}/" if len(phases) > 1 else ""
         metrics |= {k if k.startswith("finite/") else prefix + k: v for k, v in values.items()}
     ema = state.ema
@@ -189,7 +197,7 @@ def train_step(
 
 
 def apply_phase(
-    state: TrainState, batch: Batch, key: jax.Array, phase: Phase, optimizer: Optimizer, accumulate: int
+    state: TrainState, batch: Batch, key: jax.Array, phase: Phase, optimizer: Optimizer, gradient: Any
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One gradient and one descent step of the groups that a phase moves."""
     moving, resting = optimizer.split(state.params, phase.updates)
@@ -198,7 +206,7 @@ def apply_phase(
         variables = {"params": optim.unflatten(moving | resting), "batch_stats": batch_stats}
         return phase.loss(variables, part, state.step, key)
 
-    (value, aux), grads = accumulated_grad(loss, moving, state.batch_stats, batch, key, accumulate)
+    (value, aux), grads = gradient(loss, moving, state.batch_stats, batch, key)
     moved, opt_state, norm = optimizer.update(grads, state.opt_state, moving, state.step)
     finite = jnp.isfinite(value) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(moved))
     metrics = {"loss": value, "grad_norm": norm, f"finite/{phase.name}": finite} | aux.metrics
@@ -207,11 +215,19 @@ def apply_phase(
 
 
 def accumulated_grad(
-    loss: Any, moving: optim.Flat, batch_stats: Any, batch: Batch, key: jax.Array, parts: int
+    loss: Any,
+    moving: optim.Flat,
+    batch_stats: Any,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    parts: int = 1,
+    unroll: bool = False,
 ) -> tuple[tuple[jax.Array, Any], optim.Flat]:
     """`value_and_grad` of the mean loss over `parts` equal parts of the batch, one after the other.
 
     Part i takes rows i, i + parts, ..., so that each device keeps its own rows; statistics pass from part to part.
+    `unroll` writes the parts out one by one: XLA:CPU runs convolutions inside loops very slowly.
     """
     grad = jax.value_and_grad(loss, has_aux=True)
     if parts == 1:
@@ -225,8 +241,7 @@ def accumulated_grad(
         return aux.batch_stats, (value, aux.metrics, grads)
 
     cuts = (jax.tree.map(cut, batch), jnp.arange(parts))
-    unroll = parts if jax.default_backend() == "cpu" else 1  # XLA:CPU runs convolutions inside loops very slowly
-    stats, stacked = jax.lax.scan(body, batch_stats, cuts, unroll=unroll)
+    stats, stacked = jax.lax.scan(body, batch_stats, cuts, unroll=parts if unroll else 1)
     value, metrics, grads = jax.tree.map(lambda x: jnp.mean(x, axis=0), stacked)
     return (value, methods.base.LossAux(metrics=metrics, batch_stats=stats)), grads
 

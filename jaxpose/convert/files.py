@@ -1,0 +1,67 @@
+"""Variables in one portable file: flat arrays named by their paths."""
+
+import pathlib
+
+import flax
+import numpy as np
+
+from jaxpose.errors import CheckpointError
+from jaxpose.types import Variables
+
+FORMATS = (".npz", ".safetensors")
+
+
+def save_variables(path: str | pathlib.Path, variables: Variables) -> None:
+    """Writes variables as arrays named "params/backbone/conv1/kernel" and so on.
+
+    Args:
+      path: ends in .npz or .safetensors.
+      variables: nested dict of arrays.
+
+    Raises:
+      CheckpointError: another ending.
+    """
+    path = pathlib.Path(path)
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    arrays = {name: np.ascontiguousarray(value) for name, value in flat.items()}
+    if _format(path) == ".npz":
+        np.savez(path, **arrays)
+    else:
+        from safetensors.numpy import save_file
+
+        save_file(arrays, path)
+
+
+def load_variables(path: str | pathlib.Path) -> Variables:
+    """Reads what `save_variables` wrote.
+
+    Raises:
+      CheckpointError: no such file, another ending, or names that are not paths of variables.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; make it with python -m jaxpose.convert")
+    arrays = load_arrays(path)
+    collections = {name.partition("/")[0] for name in arrays}
+    if not collections <= {"params", "batch_stats"}:
+        raise CheckpointError(
+            f"{path} holds {sorted(arrays)[:3]}, not paths that start with params/ or batch_stats/; "
+            "make the file with python -m jaxpose.convert"
+        )
+    return flax.traverse_util.unflatten_dict(arrays, sep="/")
+
+
+def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz or .safetensors file by name."""
+    if _format(path) == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    from safetensors.numpy import load_file
+
+    return load_file(path)
+
+
+def _format(path: pathlib.Path) -> str:
+    if path.suffix not in FORMATS:
+        raise CheckpointError(f"{path} must end in one of {', '.join(FORMATS)}")
+    return path.suffix

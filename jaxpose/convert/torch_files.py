@@ -1,0 +1,79 @@
+"""Reads checkpoint files of the original implementations into plain NumPy arrays."""
+
+import argparse
+import codecs
+import pathlib
+import pickle
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxpose.convert.files import FORMATS, load_arrays
+from jaxpose.errors import CheckpointError
+
+WRAPPERS = ("best_state_dict", "state_dict", "model")
+"""Entries of training checkpoints that hold the network, best first."""
+PREFIXES = ("module.", "1.")
+"""What data-parallel and half-precision wrappers put before every name."""
+
+
+def load_state_dict(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """The network's entries of a checkpoint file by name, half precision widened to float32.
+
+    Training checkpoints are unwrapped: the best network if one is kept apart, else the last.
+
+    Args:
+      path: .npz, .safetensors, or a PyTorch file of any other ending, which needs the package torch.
+
+    Raises:
+      CheckpointError: unreadable, or no network in it.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    entries = load_arrays(path) if path.suffix in FORMATS else _load_torch(path)
+    for wrapper in WRAPPERS:
+        if isinstance(entries.get(wrapper), Mapping):
+            entries = entries[wrapper]
+    arrays = {name: _to_numpy(value) for name, value in entries.items() if hasattr(value, "dtype")}
+    if not arrays:
+        raise CheckpointError(f"{path} holds no arrays; its entries are {sorted(map(str, entries))[:10]}")
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in arrays):
+            arrays = {name.removeprefix(prefix): value for name, value in arrays.items()}
+    return arrays
+
+
+def _load_torch(path: pathlib.Path) -> Mapping:
+    try:
+        import torch
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path} is a PyTorch file, which needs the package torch to read: pip install torch. "
+            "Or convert it where torch is installed and bring the result as .npz or .safetensors."
+        ) from error
+    try:
+        with torch.serialization.safe_globals(_harmless_globals()):
+            entries = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint: {error}") from error
+    if not isinstance(entries, Mapping):
+        raise CheckpointError(f"{path} holds a {type(entries).__name__}, not the state dict of a network")
+    return entries
+
+
+def _harmless_globals() -> list:
+    """What training checkpoints hold beside tensors: NumPy scalars (scores) and parsed arguments."""
+    scalar = np._core.multiarray.scalar
+    dtypes = [type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdU"]
+    numpy = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *dtypes]
+    return [*numpy, codecs.encode, argparse.Namespace]
+
+
+def _to_numpy(value) -> np.ndarray:
+    """A tensor or array as float32, or as integers if it holds those."""
+    if hasattr(value, "detach"):
+        value = value.detach()
+        value = (value.float() if value.is_floating_point() else value).numpy()
+    value = np.asarray(value)
+    return value.astype(np.float32) if np.issubdtype(value.dtype, np.floating) else value

@@ -1,0 +1,338 @@
+"""COCO keypoint AP and AR: collect poses, suppress duplicates on device, match with the truth (hotcoco), ten numbers.
+
+    metric = CocoKeypoints()
+    for batch in batches:
+        metric.update(rows)
+    numbers = metric.compute("person_keypoints_val2017.json", skeleton.COCO)
+
+Rows are put in order of image id and index, so that the numbers do not depend on batches or processes.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jaxpose.errors import DataError
+from jaxpose.ops import nms
+from jaxpose.skeleton import Skeleton
+
+NUMBERS = ("AP", "AP50", "AP75", "AP_M", "AP_L", "AR", "AR50", "AR75", "AR_M", "AR_L")
+Suppression = Literal["hard", "soft", "none"]
+GroundTruth = Mapping[str, Any] | str | pathlib.Path
+Rows = dict[str, np.ndarray]
+
+_FIELDS = {
+    "image_id": (np.int64, 1),
+    "index": (np.int64, 1),
+    "keypoints": (np.float64, 3),
+    "scores": (np.float64, 2),
+    "person_score": (np.float64, 1),
+    "area": (np.float64, 1),
+}
+_MAX_PAIRS = 2**18
+"""Pairs of poses that one call of suppression compares."""
+
+
+@dataclasses.dataclass
+class CocoKeypoints:
+    """AP and AR of COCO keypoints, for any skeleton.
+
+    Attributes:
+      suppression: "hard" drops a pose whose OKS with a better one of its image exceeds `threshold`; "soft" re-ranks and
+        keeps at most 20 poses an image; "none" keeps everything (for methods that suppress by themselves).
+      threshold: of OKS; .9 in the top-down family.
+    """
+
+    suppression: Suppression = "hard"
+    threshold: float = 0.9
+    _blocks: list[Rows] = dataclasses.field(default_factory=list, repr=False)
+
+    def update(self, rows: Mapping[str, Any]) -> None:
+        """Adds n predicted poses.
+
+        Args:
+          rows: arrays with leading axis n, padding already removed:
+            image_id [n] int;
+            index [n] int, position of the example in the data set; several poses of one example share it;
+            keypoints [n, K, 2] in pixels of the image;
+            scores [n, K] of the joints;
+            person_score [n], by which people are ranked;
+            area [n] of the (enlarged) box that was cropped, in pixels^2, for OKS in suppression.
+
+        Raises:
+          DataError: a field is missing, has another shape, or holds a number that is not finite.
+        """
+        self._blocks.append(_checked(rows))
+
+    def merge(self, other: "CocoKeypoints") -> None:
+        """Adds all poses of another metric, such as another process's."""
+        self._blocks.extend(other._blocks)
+
+    def rows(self) -> Rows:
+        """All poses so far, ordered by image id, then index, then order within the example.
+
+        What `update` takes, so that processes can exchange it.
+
+        Raises:
+          DataError: an example came in twice.
+        """
+        if not self._blocks:
+            return {name: np.zeros((0,) * rank, dtype) for name, (dtype, rank) in _FIELDS.items()}
+        joints = sorted({block["scores"].shape[1] for block in self._blocks if len(block["index"])})
+        if len(joints) > 1:
+            raise DataError(f"poses with {joints} joints were added to one metric; use one metric a skeleton")
+        blocks = [block for block in self._blocks if len(block["index"])] or self._blocks[:1]
+        rows = {name: np.concatenate([block[name] for block in blocks]) for name in _FIELDS}
+        _forbid_repeats(rows, [len(block["index"]) for block in blocks])
+        order = np.lexsort((rows["index"], rows["image_id"]))
+        return {name: values[order] for name, values in rows.items()}
+
+    def results(self, skeleton: Skeleton, category_id: int = 1) -> list[dict]:
+        """The poses that remain after suppression, in the format of the COCO server.
+
+        One dict a pose: image_id, category_id, keypoints (x, y, score of each joint), score. Images by id; within one,
+        poses by falling rank, or in the order of `rows` where nothing is suppressed.
+
+        Raises:
+          DataError: the poses have another number of joints than `skeleton`.
+        """
+        rows = self.rows()
+        if not len(rows["index"]):
+            return []
+        if rows["scores"].shape[1] != skeleton.num_joints:
+            found = rows["scores"].shape[1]
+            raise DataError(
+                f"the poses have {found} joints, skeleton {skeleton.name!r} has {skeleton.num_joints}; "
+                "evaluate with the skeleton that the method was trained for"
+            )
+        kept = suppress(rows, skeleton.sigmas, self.suppression, self.threshold)
+        triples = np.concatenate([rows["keypoints"], rows["scores"][..., None]], axis=-1)
+        columns = zip(
+            rows["image_id"][kept].tolist(),
+            triples[kept].reshape(len(kept), -1).tolist(),
+            rows["person_score"][kept].tolist(),
+            strict=True,
+        )
+        return [{"image_id": i, "category_id": category_id, "keypoints": k, "score": s} for i, k, s in columns]
+
+    def compute(
+        self, ground_truth: GroundTruth, skeleton: Skeleton, image_ids: Iterable[int] | None = None
+    ) -> dict[str, float]:
+        """Average precision and recall, in [0, 1]; -1 where the images hold no person of that size.
+
+        Args:
+          ground_truth: a COCO keypoint dictionary, or the path of its JSON file.
+          skeleton: whose joints and sigmas apply.
+          image_ids: the images that were evaluated; all of the file if None. Their people count as missed where no pose
+            was added for them.
+
+        Returns:
+          {"AP", "AP50", "AP75", "AP_M", "AP_L", "AR", "AR50", "AR75", "AR_M", "AR_L"}.
+
+        Raises:
+          DataError: poses of an image that is not evaluated, or unusable ground truth.
+        """
+        truth = load_truth(ground_truth, skeleton)
+        ids = self._evaluated(truth, image_ids)
+        return self._numbers(truth, self.results(skeleton, truth["categories"][0]["id"]), skeleton, ids)
+
+    def _numbers(self, truth: dict, results: list[dict], skeleton: Skeleton, ids: list[int]) -> dict[str, float]:
+        evaluation = match(truth, results, skeleton.sigmas, ids)
+        return dict(zip(NUMBERS, map(float, evaluation.stats), strict=True))
+
+    def _evaluated(self, truth: dict, image_ids: Iterable[int] | None) -> list[int]:
+        known = {image["id"] for image in truth["images"]}
+        ids = sorted(known) if image_ids is None else sorted({int(i) for i in image_ids})
+        if not ids:
+            raise DataError("there is no image to evaluate")
+        if strangers := [i for i in ids if i not in known]:
+            raise DataError(f"image_ids names {len(strangers)} images that the ground truth lacks: {strangers[:5]}")
+        predicted = np.unique(np.concatenate([b["image_id"] for b in self._blocks] or [np.zeros(0, np.int64)]))
+        if strangers := predicted[~np.isin(predicted, ids)].tolist():
+            raise DataError(
+                f"poses were added for {len(strangers)} images that are not among the {len(ids)} evaluated ones: "
+                f"{strangers[:5]}; do predictions and ground truth belong to the same split?"
+            )
+        return ids
+
+
+def write_results(results: list[dict], path: str | pathlib.Path) -> None:
+    """Writes `CocoKeypoints.results` as the JSON file that the COCO server takes; equal results give equal bytes."""
+    pathlib.Path(path).write_text(json.dumps(results, separators=(",", ":"), allow_nan=False) + "\n")
+
+
+def match(truth: Mapping[str, Any], results: list[dict], sigmas: Iterable[float], image_ids: list[int]) -> Any:
+    """The evaluation of `results` on some images: a `hotcoco.COCOeval` with stats, eval["precision"], ...
+
+    Args:
+      truth: from `load_truth`.
+      results: in the format of the COCO server; among equal scores, earlier ones rank higher.
+      sigmas: [K].
+      image_ids: the images to evaluate.
+    """
+    import hotcoco
+
+    truth_index = hotcoco.COCO(dict(truth))
+    evaluation = hotcoco.COCOeval(truth_index, truth_index.loadRes(results), "keypoints")
+    evaluation.params.kpt_oks_sigmas = [float(s) for s in sigmas]
+    evaluation.params.imgIds = image_ids
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summary_lines()  # fills stats, without printing
+    return evaluation
+
+
+def load_truth(ground_truth: GroundTruth, skeleton: Skeleton) -> dict:
+    """The part of a COCO keypoint file that an evaluation needs: images, and people of the one keypoint category.
+
+    Raises:
+      DataError: a file, list or field is missing or does not fit `skeleton`; the message says which.
+    """
+    content = read_truth(ground_truth)
+    name = _name(ground_truth)
+    category = _keypoint_category(content["categories"], skeleton, name)
+    people = [a for a in content["annotations"] if a.get("category_id") == category["id"]]
+    return {
+        "images": content["images"],
+        "categories": [category],
+        "annotations": [_person(a, skeleton, name) for a in people],
+    }
+
+
+def read_truth(ground_truth: GroundTruth) -> Mapping[str, Any]:
+    """The content of a COCO annotation file, or a dictionary like it.
+
+    Raises:
+      DataError: no readable JSON, or a list is missing.
+    """
+    name, content = _name(ground_truth), ground_truth
+    if not isinstance(ground_truth, Mapping):
+        try:
+            content = json.loads(pathlib.Path(ground_truth).read_bytes())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{name}: not a readable JSON file ({error})") from error
+    for field in ("images", "annotations", "categories"):
+        if not isinstance(content, Mapping) or not isinstance(content.get(field), list):
+            raise DataError(f"{name}: field {field!r}: expected a list; is this a COCO keypoint annotation file?")
+    return content
+
+
+def _name(ground_truth: GroundTruth) -> str:
+    return "ground truth" if isinstance(ground_truth, Mapping) else str(ground_truth)
+
+
+def suppress(rows: Rows, sigmas: Iterable[float], suppression: Suppression, threshold: float) -> np.ndarray:
+    """Indices of the poses that remain, image by image, each image's best first ("none": all, as they come).
+
+    Args:
+      rows: image_id, keypoints, person_score and area as in `CocoKeypoints.update`, grouped by image id (rising).
+      sigmas: [K].
+      suppression: "hard", "soft" or "none".
+      threshold: of OKS.
+    """
+    if suppression == "none":
+        return np.arange(len(rows["index"]))
+    kept = [np.zeros(0, np.int64)]
+    pick = _picker(suppression)
+    sigmas = np.asarray(tuple(sigmas), np.float32)
+    for slots, valid in _padded_images(rows["image_id"]):
+        arrays = (rows[name][slots].astype(np.float32) for name in ("keypoints", "person_score", "area"))
+        order, keep = jax.device_get(pick(*arrays, valid, sigmas, threshold))
+        ranked = np.take_along_axis(slots, order, -1)
+        kept.append(ranked[np.take_along_axis(keep, order, -1)])
+    indices = np.concatenate(kept)
+    return indices[np.argsort(rows["image_id"][indices], kind="stable")]
+
+
+@functools.cache
+def _picker(suppression: Suppression) -> Any:
+    if suppression == "hard":
+        return jax.jit(nms.oks_nms)
+    if suppression == "soft":
+        return jax.jit(nms.soft_oks_nms)
+    raise ValueError(f"suppression is {suppression!r}; it can be 'hard', 'soft' or 'none'")
+
+
+def _padded_images(image_id: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Groups rows by image: (rows [I, N], valid [I, N]). Only a handful of shapes, whatever the data."""
+    _, start, count = np.unique(image_id, return_index=True, return_counts=True)
+    smaller, capacity = 0, 8
+    while smaller < count.max(initial=0):
+        images = np.flatnonzero((count > smaller) & (count <= capacity))
+        size = max(1, min(_MAX_PAIRS // capacity**2, 1 << (len(images) - 1).bit_length()))
+        for first in range(0, len(images), size):
+            chunk = images[first : first + size]
+            position = np.arange(capacity)
+            valid = np.zeros((size, capacity), bool)
+            valid[: len(chunk)] = position < count[chunk, None]
+            slots = np.zeros((size, capacity), np.int64)
+            slots[: len(chunk)] = start[chunk, None] + position
+            yield np.where(valid, slots, 0), valid
+        smaller, capacity = capacity, 4 * capacity
+
+
+def _checked(rows: Mapping[str, Any]) -> Rows:
+    if missing := [name for name in _FIELDS if name not in rows]:
+        raise DataError(f"poses lack the fields {missing}; expected {list(_FIELDS)}")
+    arrays = {name: np.array(rows[name], dtype) for name, (dtype, _) in _FIELDS.items()}
+    count, joints = np.size(arrays["index"]), (arrays["scores"].shape or (0,))[-1]
+    tails = {"keypoints": (joints, 2), "scores": (joints,)}
+    for name, values in arrays.items():
+        expected = (count, *tails.get(name, ()))
+        if values.shape != expected:
+            raise DataError(f"field {name!r} has shape {values.shape}, expected {expected} for {count} poses")
+    for name, values in arrays.items():
+        bad = ~np.isfinite(values).reshape(count, -1).all(-1) if count else np.zeros(0, bool)
+        if bad.any():
+            first = int(np.flatnonzero(bad)[0])
+            raise DataError(
+                f"image {arrays['image_id'][first]} (example {arrays['index'][first]}): field {name!r} is not finite "
+                f"in {int(bad.sum())} poses; the network's outputs or weights hold NaN or infinite numbers"
+            )
+    return arrays
+
+
+def _forbid_repeats(rows: Rows, lengths: list[int]) -> None:
+    """One example's poses come in one update; a second update means padding or a repeated example was counted."""
+    update = np.repeat(np.arange(len(lengths)), lengths)
+    seen = np.unique(np.stack([rows["index"], update]), axis=1)[0]
+    repeated = seen[1:][seen[1:] == seen[:-1]]
+    if len(repeated):
+        raise DataError(
+            f"example {repeated[0]} (and {len(np.unique(repeated)) - 1} others) was added more than once; "
+            "leave out the padding of the last batch, and evaluate each example once"
+        )
+
+
+def _keypoint_category(categories: list[dict], skeleton: Skeleton, name: str) -> dict:
+    fitting = [c for c in categories if len(c.get("keypoints") or ()) == skeleton.num_joints]
+    chosen = fitting if len(categories) > 1 else categories
+    if len(chosen) != 1:
+        listed = {c.get("name"): len(c.get("keypoints") or ()) for c in categories}
+        raise DataError(
+            f"{name}: field 'categories': expected one with {skeleton.num_joints} keypoints, found {listed}; "
+            f"the poses have the joints of {skeleton.name!r}"
+        )
+    return chosen[0]
+
+
+def _person(annotation: Mapping[str, Any], skeleton: Skeleton, name: str) -> dict:
+    where = f"{name}: annotation {annotation.get('id')}"
+    if missing := [f for f in ("id", "image_id", "keypoints", "bbox", "area") if f not in annotation]:
+        raise DataError(f"{where}: lacks the fields {missing}, which COCO's evaluation needs")
+    keypoints = annotation["keypoints"]
+    if len(keypoints) != 3 * skeleton.num_joints:
+        raise DataError(
+            f"{where}: field 'keypoints' has {len(keypoints)} numbers, expected {3 * skeleton.num_joints} "
+            f"(x, y, v for each joint of {skeleton.name!r})"
+        )
+    labelled = sum(v > 0 for v in keypoints[2::3])
+    kept = {f: annotation[f] for f in ("id", "image_id", "category_id", "keypoints", "bbox", "area")}
+    flags = {"iscrowd": annotation.get("iscrowd", 0), "num_keypoints": annotation.get("num_keypoints", labelled)}
+    return kept | flags

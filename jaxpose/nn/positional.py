@@ -1,0 +1,69 @@
+"""Positional encodings of feature maps for attention (Carion et al., ECCV 2020, appendix A.4)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpose.nn.initializers import unit_uniform
+from jaxpose.types import Array
+
+
+def sine_encoding(inside: Array, channels: int, temperature: float = 1e4, normalize: bool = True) -> Array:
+    """Sines and cosines of row and column numbers.
+
+    Rows and columns are counted from one over the cells that are `inside`, and scaled to (0, 2 pi]. The first half of
+    the channels encodes y, the second x; sine and cosine alternate within each.
+
+    Args:
+      inside: [..., H, W] bool, False where the map is padding. A NumPy array gives a NumPy constant.
+      channels: of the result, divisible by four.
+      temperature: ratio of the longest to the shortest period.
+      normalize: False leaves the counts unscaled.
+
+    Returns:
+      [..., H, W, channels] float32.
+    """
+    xp = jnp if isinstance(inside, jax.Array) else np
+    half = channels // 2
+    period = temperature ** (np.arange(half) // 2 * 2 / half)
+    parts = []
+    for axis in (-2, -1):
+        count = xp.cumsum(inside, axis, dtype=np.float32)
+        if normalize:
+            last = xp.take(count, np.array([-1]), axis)
+            count = count / (last + 1e-6) * (2 * np.pi)
+        angle = count[..., None] / period.astype(np.float32)
+        parts.append(xp.where(np.arange(half) % 2 == 0, xp.sin(angle), xp.cos(angle)))
+    return xp.concatenate(parts, -1).astype(np.float32)
+
+
+class LearnedEncoding(nn.Module):
+    """One learned vector for every column and every row.
+
+    Attributes:
+      channels: of the encoding; the first half encodes the column, the second the row.
+      cells: size of the tables, the largest map that can be encoded.
+    """
+
+    channels: int
+    cells: int = 50
+
+    @nn.compact
+    def __call__(self, height: int, width: int) -> jax.Array:
+        """The encoding [height, width, channels] of a map.
+
+        Raises:
+          ValueError: the map exceeds the tables.
+        """
+        if max(height, width) > self.cells:
+            raise ValueError(
+                f"a map of {width} x {height} cells exceeds the learned positional tables of {self.cells}: "
+                "use the sine encoding or a smaller input_size"
+            )
+        half = self.channels // 2
+        columns = self.param("column", unit_uniform, (self.cells, half))
+        rows = self.param("row", unit_uniform, (self.cells, half))
+        x = jnp.broadcast_to(columns[None, :width], (height, width, half))
+        y = jnp.broadcast_to(rows[:height, None], (height, width, half))
+        return jnp.concatenate([x, y], -1)

@@ -1,0 +1,205 @@
+"""The transformer of DETR (Carion et al., ECCV 2020): positions are added to queries and keys in every layer."""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from jaxpose.nn import initializers
+
+LayerNorm = functools.partial(
+    nn.LayerNorm, epsilon=1e-5, use_fast_variance=False, scale_init=initializers.ones, bias_init=initializers.zeros
+)
+
+
+def linear(
+    features: int,
+    fan_in: int,
+    kernel_init: initializers.Initializer = initializers.torch_kernel,
+    dtype: Dtype = jnp.float32,
+    name: str | None = None,
+) -> nn.Dense:
+    """A dense layer whose bias starts as in PyTorch; `fan_in` is the size of its input."""
+    bias_init = initializers.torch_bias(fan_in)
+    return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)
+
+
+class _Layer(nn.Module):
+    """What encoder and decoder layers share.
+
+    Attributes:
+      heads: attention heads.
+      feedforward: hidden width of the feed-forward part.
+      dropout: rate after attention and feed-forward parts and on attention weights (rng "dropout").
+      pre_norm: normalize the input of each part instead of its sum with the shortcut.
+      dtype: compute precision; softmax and normalization work in float32.
+    """
+
+    heads: int = 8
+    feedforward: int = 2048
+    dropout: float = 0.0
+    pre_norm: bool = False
+    dtype: Dtype = jnp.float32
+
+    def residual(self, x: jax.Array, part: Callable, norm_name: str, train: bool) -> jax.Array:
+        """x + part(x), normalized before or after."""
+        norm = LayerNorm(dtype=self.dtype, name=norm_name)
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        return x + drop(part(norm(x))) if self.pre_norm else norm(x + drop(part(x)))
+
+    def attend(self, query, key, value, mask: jax.Array | None, train: bool, name: str) -> jax.Array:
+        return nn.MultiHeadDotProductAttention(
+            self.heads,
+            dtype=self.dtype,
+            kernel_init=initializers.xavier_fused,
+            out_kernel_init=initializers.xavier_uniform,
+            bias_init=initializers.zeros,
+            dropout_rate=self.dropout,
+            deterministic=not train,
+            broadcast_dropout=False,
+            force_fp32_for_softmax=True,
+            name=name,
+        )(query, key, value, mask=mask)
+
+    def feed(self, x: jax.Array, train: bool) -> jax.Array:
+        width = x.shape[-1]
+        y = nn.relu(linear(self.feedforward, width, initializers.xavier_uniform, self.dtype, "linear1")(x))
+        y = nn.Dropout(self.dropout, deterministic=not train)(y)
+        return linear(width, self.feedforward, initializers.xavier_uniform, self.dtype, "linear2")(y)
+
+
+class EncoderLayer(_Layer):
+    """Self-attention over the tokens of a map, then a feed-forward part."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, position: jax.Array, mask: jax.Array | None, train: bool) -> jax.Array:
+        def self_attention(y):
+            return self.attend(y + position, y + position, y, mask, train, "self_attention")
+
+        x = self.residual(x, self_attention, "norm1", train)
+        return self.residual(x, lambda y: self.feed(y, train), "norm2", train)
+
+
+class DecoderLayer(_Layer):
+    """Self-attention among queries, attention to the encoded map, then a feed-forward part."""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        memory: jax.Array,
+        query_position: jax.Array,
+        position: jax.Array,
+        mask: jax.Array | None,
+        train: bool,
+    ) -> jax.Array:
+        def self_attention(y):
+            return self.attend(y + query_position, y + query_position, y, None, train, "self_attention")
+
+        def cross_attention(y):
+            return self.attend(y + query_position, memory + position, memory, mask, train, "cross_attention")
+
+        x = self.residual(x, self_attention, "norm1", train)
+        x = self.residual(x, cross_attention, "norm2", train)
+        return self.residual(x, lambda y: self.feed(y, train), "norm3", train)
+
+
+class _Stack(nn.Module):
+    """Attributes: see `_Layer`; `layers` is their number."""
+
+    layers: int = 6
+    heads: int = 8
+    feedforward: int = 2048
+    dropout: float = 0.0
+    pre_norm: bool = False
+    dtype: Dtype = jnp.float32
+
+    def layer_fields(self) -> dict:
+        names = ("heads", "feedforward", "dropout", "pre_norm", "dtype")
+        return {name: getattr(self, name) for name in names}
+
+
+class Encoder(_Stack):
+    """A stack of encoder layers; with `pre_norm` one more normalization follows."""
+
+    @nn.compact
+    def __call__(
+        self, tokens: jax.Array, position: jax.Array, inside: jax.Array | None = None, train: bool = False
+    ) -> jax.Array:
+        """Encodes the tokens of a map.
+
+        Args:
+          tokens: [B, T, D].
+          position: [T, D] or [B, T, D], added to queries and keys.
+          inside: [B, T] bool, False for padding, which nothing attends to.
+          train: whether dropout is active.
+
+        Returns:
+          [B, T, D].
+        """
+        position, mask = position.astype(self.dtype), key_mask(inside)
+        for index in range(self.layers):
+            tokens = EncoderLayer(**self.layer_fields(), name=f"layer{index}")(tokens, position, mask, train)
+        return LayerNorm(dtype=self.dtype, name="norm")(tokens) if self.pre_norm else tokens
+
+
+class Decoder(_Stack):
+    """A stack of decoder layers; one normalization is shared by the outputs of all of them."""
+
+    @nn.compact
+    def __call__(
+        self,
+        queries: jax.Array,
+        memory: jax.Array,
+        position: jax.Array,
+        inside: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """Decodes a set of queries that start from zeros.
+
+        Args:
+          queries: [Q, D] positional term of the queries.
+          memory: [B, T, D] encoded tokens.
+          position: [T, D] or [B, T, D] of the tokens.
+          inside: [B, T] bool, False for padding.
+          train: whether dropout is active.
+
+        Returns:
+          [L, B, Q, D], the normalized output of every layer.
+        """
+        queries, position, mask = queries.astype(self.dtype), position.astype(self.dtype), key_mask(inside)
+        norm = LayerNorm(dtype=self.dtype, name="norm")
+        x = jnp.zeros((memory.shape[0], *queries.shape), self.dtype)
+        outputs = []
+        for index in range(self.layers):
+            layer = DecoderLayer(**self.layer_fields(), name=f"layer{index}")
+            x = layer(x, memory, queries, position, mask, train)
+            outputs.append(norm(x))
+        return jnp.stack(outputs)
+
+
+def key_mask(inside: jax.Array | None) -> jax.Array | None:
+    """[B, T] bool -> [B, 1, 1, T] for attention over keys."""
+    return None if inside is None else inside[:, None, None, :]
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them.
+
+    Attributes:
+      features: output width of every layer.
+      dtype: compute precision.
+    """
+
+    features: tuple[int, ...]
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for index, width in enumerate(self.features):
+            x = linear(width, x.shape[-1], dtype=self.dtype, name=f"layer{index}")(x)
+            x = nn.relu(x) if index + 1 < len(self.features) else x
+        return x

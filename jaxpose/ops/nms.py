@@ -1,0 +1,152 @@
+"""Non-maximum suppression of poses and boxes: batched, padded, under jit.
+
+Every function returns `(order, keep)`:
+  order: [..., N] int32, indices of the entries, best first, invalid ones last;
+  keep: [..., N] bool, aligned with the input, True for entries that stay.
+`order[keep[order]]` lists the kept entries of one image, best first. Entries are ranked by falling score; among equal
+scores the later index comes first, as the original code's reversed sort has it.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxpose.ops.oks import pairwise_oks
+from jaxpose.types import Array
+
+
+def oks_nms(
+    keypoints: Array,
+    scores: Array,
+    area: Array,
+    valid: Array,
+    sigmas: Array,
+    threshold: float = 0.9,
+    counted: Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Greedy suppression of poses whose OKS with a better, kept pose exceeds `threshold`.
+
+    Args:
+      keypoints: [..., N, K, 2] pixels.
+      scores: [..., N] person scores.
+      area: [..., N] pixels^2.
+      valid: [..., N] bool, False for padding.
+      sigmas: [K] per-joint constants of the skeleton.
+      threshold: OKS up to and including it is allowed between kept poses.
+      counted: [..., N, K] bool joints that count (see `pairwise_oks`).
+
+    Returns:
+      (order, keep).
+    """
+    return greedy_nms(pairwise_oks(keypoints, area, sigmas, counted), scores, valid, threshold)
+
+
+def soft_oks_nms(
+    keypoints: Array,
+    scores: Array,
+    area: Array,
+    valid: Array,
+    sigmas: Array,
+    threshold: float = 0.9,
+    counted: Array | None = None,
+    limit: int = 20,
+) -> tuple[jax.Array, jax.Array]:
+    """Soft suppression: each picked pose lowers the rank of those that resemble it; at most `limit` are kept.
+
+    After each pick the remaining scores are multiplied by exp(-OKS^2 / threshold) and sorted anew. The lowered scores
+    serve the order only; nothing is dropped below `limit`. Arguments and result as in `oks_nms`.
+    """
+    overlap = pairwise_oks(keypoints, area, sigmas, counted)
+    count = scores.shape[-1]
+    if count == 0:
+        return rank(scores, valid), jnp.asarray(valid)
+    pick = functools.partial(_soft_order, threshold=threshold, limit=min(limit, count))
+    for _ in scores.shape[:-1]:
+        pick = jax.vmap(pick)
+    return pick(overlap, jnp.asarray(scores), jnp.asarray(valid))
+
+
+def box_nms(
+    boxes: Array, scores: Array, valid: Array, threshold: float, extra: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """Greedy suppression of boxes whose IoU with a better, kept box exceeds `threshold`.
+
+    Args:
+      boxes: [..., N, 4] as (x, y, w, h).
+      scores: [..., N].
+      valid: [..., N] bool, False for padding.
+      threshold: IoU up to and including it is allowed between kept boxes.
+      extra: added to every width and height; the original code counts pixels and adds 1.
+
+    Returns:
+      (order, keep).
+    """
+    return greedy_nms(box_iou(boxes, extra), scores, valid, threshold)
+
+
+def box_iou(boxes: Array, extra: float = 0.0) -> jax.Array:
+    """Intersection over union of every two boxes: [..., N, 4] as (x, y, w, h) -> [..., N, N]; 0 for empty boxes."""
+    boxes = jnp.asarray(boxes, jnp.float32)
+    low, high = boxes[..., :2], boxes[..., :2] + boxes[..., 2:]
+    corner = jnp.minimum(high[..., :, None, :], high[..., None, :, :])
+    origin = jnp.maximum(low[..., :, None, :], low[..., None, :, :])
+    intersection = jnp.prod(jnp.maximum(corner - origin + extra, 0), axis=-1)
+    area = jnp.prod(boxes[..., 2:] + extra, axis=-1)
+    union = area[..., :, None] + area[..., None, :] - intersection
+    return intersection / jnp.where(union > 0, union, 1)
+
+
+def rank(scores: Array, valid: Array) -> jax.Array:
+    """[..., N] scores -> [..., N] indices by falling score, later index first among equals, invalid entries last."""
+    return jnp.argsort(jnp.where(valid, scores, -jnp.inf), axis=-1, stable=True)[..., ::-1].astype(jnp.int32)
+
+
+def greedy_nms(overlap: Array, scores: Array, valid: Array, threshold: float) -> tuple[jax.Array, jax.Array]:
+    """Keeps, best first, every entry whose overlap with all kept ones is at most `threshold`.
+
+    All entries are settled at once: an entry stays unless a better one that stays suppresses it. Repeating that rule
+    from "all stay" settles at least one more rank per round, and in practice all of them in a few rounds.
+
+    Args:
+      overlap: [..., N, N], row the kept entry, column the candidate.
+      scores: [..., N].
+      valid: [..., N] bool.
+      threshold: largest overlap allowed.
+
+    Returns:
+      (order, keep).
+    """
+    order = rank(scores, valid)
+    by_rank = jnp.take_along_axis(jnp.take_along_axis(overlap, order[..., None], -2), order[..., None, :], -1)
+    suppresses = jnp.triu(by_rank > threshold, k=1)
+    stays = jnp.take_along_axis(valid, order, -1)
+
+    def settle(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        _, keep = state
+        return keep, stays & ~jnp.any(suppresses & keep[..., :, None], axis=-2)
+
+    unsettled = lambda state: jnp.any(state[0] != state[1])  # noqa: E731
+    _, keep = jax.lax.while_loop(unsettled, settle, (jnp.zeros_like(stays), stays))
+    return order, jnp.take_along_axis(keep, jnp.argsort(order, axis=-1), -1)
+
+
+def _soft_order(
+    overlap: jax.Array, scores: jax.Array, valid: jax.Array, threshold: float, limit: int
+) -> tuple[jax.Array, jax.Array]:
+    """Soft suppression of one image: (order with the picks first, mask of the picks)."""
+    count = scores.shape[0]
+    order = rank(scores, valid)
+
+    def pick(state: tuple[jax.Array, jax.Array], position: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
+        order, ranked = state
+        decayed = ranked * jnp.exp(-jnp.square(overlap[order[position]][order]) / threshold)
+        ahead = jnp.arange(count) <= position
+        ranked = jnp.where(ahead, jnp.inf, jnp.where(valid[order], decayed, -jnp.inf))
+        again = jnp.argsort(ranked, stable=True)[::-1]
+        again = jnp.where(ahead, jnp.arange(count), again)
+        return (order[again], jnp.where(ahead, jnp.inf, ranked[again])), None
+
+    (order, _), _ = jax.lax.scan(pick, (order, scores[order]), jnp.arange(limit))
+    keep = jnp.zeros(count, bool).at[order[:limit]].set(True) & valid
+    return order.astype(jnp.int32), keep

@@ -1,0 +1,29 @@
+"""Every test runs on the CPU, seen as eight devices, with compiled programs kept between runs."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path("~/.cache/jaxpose/xla").expanduser()))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import jax
+import pytest
+from absl import flags
+
+from jaxpose import runtime
+
+jax.config.update("jax_num_cpu_devices", 8)
+runtime.use_fast_cpu_preset()
+if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+
+TEST_DATA = os.environ.get("JAXPOSE_TEST_DATA", "")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+    """The folder of small real data sets that JAXPOSE_TEST_DATA names."""
+    if not TEST_DATA:
+        pytest.skip("needs real data: set JAXPOSE_TEST_DATA to a folder with coco_mini/ and samples/coco/")
+    return pathlib.Path(TEST_DATA)

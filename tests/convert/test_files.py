@@ -1,0 +1,131 @@
+import argparse
+import sys
+
+import jax
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from jaxpose.convert import load_state_dict, load_variables, save_variables
+from jaxpose.errors import CheckpointError
+
+VARIABLES = {
+    "params": {"head": {"kernel": np.arange(6.0, dtype=np.float32).reshape(2, 3).T, "bias": np.ones(2, np.float32)}},
+    "batch_stats": {"bn": {"mean": np.zeros(3, np.float32)}},
+}
+ENTRIES = {"a.weight": np.arange(6.0, dtype=np.float32).reshape(2, 3), "a.bias": np.ones(2, np.float32)}
+
+
+@pytest.mark.parametrize("name", ["variables.npz", "variables.safetensors"])
+def test_variables_come_back(tmp_path, name):
+    save_variables(tmp_path / name, VARIABLES)
+    loaded = load_variables(tmp_path / name)
+    jax.tree.map(assert_array_equal, loaded, VARIABLES)
+    assert loaded["params"]["head"]["kernel"].dtype == np.float32
+
+
+def test_other_endings_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"must end in one of .npz, .safetensors"):
+        save_variables(tmp_path / "variables.pkl", VARIABLES)
+
+
+def test_files_that_hold_something_else_are_named(tmp_path):
+    np.savez(tmp_path / "other.npz", **ENTRIES)
+    with pytest.raises(CheckpointError, match=r"other.npz holds \['a.bias', 'a.weight'\], not paths"):
+        load_variables(tmp_path / "other.npz")
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_variables(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "1.", "module.1."])
+def test_prefixes_of_wrappers_go(tmp_path, prefix):
+    np.savez(tmp_path / "entries.npz", **{prefix + name: value for name, value in ENTRIES.items()})
+    loaded = load_state_dict(tmp_path / "entries.npz")
+    assert set(loaded) == set(ENTRIES)
+
+
+def test_a_prefix_that_some_names_lack_stays(tmp_path):
+    np.savez(tmp_path / "entries.npz", **{"1.weight": np.zeros(2), "head.weight": np.zeros(2)})
+    assert set(load_state_dict(tmp_path / "entries.npz")) == {"1.weight", "head.weight"}
+
+
+def test_safetensors_needs_no_torch(tmp_path, monkeypatch):
+    from safetensors.numpy import save_file
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    save_file(ENTRIES, tmp_path / "entries.safetensors")
+    jax.tree.map(assert_array_equal, load_state_dict(tmp_path / "entries.safetensors"), ENTRIES)
+
+
+def test_torch_file_without_torch_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "model.pth").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="pip install torch"):
+        load_state_dict(tmp_path / "model.pth")
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"gone.pth: no such file"):
+        load_state_dict(tmp_path / "gone.pth")
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="reading .pth files needs the package torch")
+
+
+def tensors(torch, prefix: str = "", offset: float = 0.0) -> dict:
+    return {prefix + name: torch.from_numpy(value.copy()) + offset for name, value in ENTRIES.items()}
+
+
+def test_plain_torch_file(torch, tmp_path):
+    torch.save(tensors(torch), tmp_path / "model.pth")
+    jax.tree.map(assert_array_equal, load_state_dict(tmp_path / "model.pth"), ENTRIES)
+
+
+def test_training_checkpoint_gives_its_best_network(torch, tmp_path):
+    checkpoint = {
+        "epoch": 3,
+        "perf": np.float64(0.7),
+        "args": argparse.Namespace(lr=0.1),
+        "state_dict": tensors(torch, "module.", offset=1.0),
+        "best_state_dict": tensors(torch),
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+    }
+    torch.save(checkpoint, tmp_path / "checkpoint.pth")
+    jax.tree.map(assert_array_equal, load_state_dict(tmp_path / "checkpoint.pth"), ENTRIES)
+    del checkpoint["best_state_dict"]
+    torch.save(checkpoint, tmp_path / "checkpoint.pth")
+    assert_array_equal(load_state_dict(tmp_path / "checkpoint.pth")["a.bias"], ENTRIES["a.bias"] + 1)
+
+
+def test_half_precision_widens_and_integers_stay(torch, tmp_path):
+    entries = {"w": torch.tensor([0.5], dtype=torch.bfloat16), "n": torch.tensor(3)}
+    torch.save({"model": entries}, tmp_path / "model.pth")
+    loaded = load_state_dict(tmp_path / "model.pth")
+    assert loaded["w"].dtype == np.float32
+    assert loaded["n"].dtype == np.int64
+
+
+def test_code_in_a_file_is_not_run(torch, tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "touched"), "w"))
+
+    torch.save({"state_dict": Attack()}, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match="cannot be read as a PyTorch checkpoint"):
+        load_state_dict(tmp_path / "model.pth")
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_damaged_files_are_named(torch, tmp_path, content):
+    (tmp_path / "model.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model.pth cannot be read"):
+        load_state_dict(tmp_path / "model.pth")
+
+
+def test_file_without_arrays_is_named(torch, tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=r"holds no arrays; its entries are \['epoch'\]"):
+        load_state_dict(tmp_path / "model.pth")

@@ -1,0 +1,56 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
+
+from jaxpose.nn.normalization import BatchNorm, FrozenBatchNorm
+
+X = np.random.default_rng(0).normal(3.0, 2.0, (4, 5, 6, 2)).astype(np.float32)
+
+
+def test_training_uses_biased_and_stores_unbiased_variance():
+    module = BatchNorm()
+    variables = module.init(jax.random.key(0), X)
+    y, state = module.apply(variables, X, train=True, mutable=["batch_stats"])
+    mean, var = X.mean((0, 1, 2)), X.var((0, 1, 2))
+    assert_allclose(y, (X - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5)
+    assert_allclose(state["batch_stats"]["mean"], 0.1 * mean, rtol=1e-5)
+    assert_allclose(state["batch_stats"]["var"], 0.9 + 0.1 * X.var((0, 1, 2), ddof=1), rtol=1e-4)
+
+
+def test_evaluation_uses_running_statistics():
+    variables = {
+        "params": {"scale": jnp.array([2.0, 3.0]), "bias": jnp.array([1.0, -1.0])},
+        "batch_stats": {"mean": jnp.array([0.5, 4.0]), "var": jnp.array([4.0, 9.0])},
+    }
+    expected = (X - [0.5, 4.0]) / np.sqrt(np.array([4.0, 9.0]) + 1e-5) * [2, 3] + [1, -1]
+    assert_allclose(BatchNorm().apply(variables, X), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_statistics_stay_float32_in_half_precision():
+    module = BatchNorm(dtype=jnp.bfloat16)
+    x = jnp.asarray(np.full((2, 64, 64, 1), 1.0) + np.arange(64)[None, :, None, None] / 64, jnp.bfloat16)
+    variables = module.init(jax.random.key(0), x)
+    y, state = module.apply(variables, x, train=True, mutable=["batch_stats"])
+    assert y.dtype == jnp.bfloat16
+    assert_allclose(state["batch_stats"]["mean"], 0.1 * np.asarray(x, np.float64).mean((0, 1, 2)), rtol=1e-5)
+
+
+def test_constant_input_gives_no_nan():
+    x = jnp.full((2, 3, 3, 1), 1e3)
+    module = BatchNorm()
+    y, state = module.apply(module.init(jax.random.key(0), x), x, train=True, mutable=["batch_stats"])
+    assert jnp.isfinite(y).all()
+    assert (state["batch_stats"]["var"] >= 0).all()
+
+
+def test_frozen_norm_has_no_parameters_and_never_moves():
+    module = FrozenBatchNorm()
+    variables = module.init(jax.random.key(0), X)
+    assert set(variables) == {"batch_stats"}
+    stats = {"scale": [2.0, 1.0], "bias": [0.0, 1.0], "mean": [3.0, 2.0], "var": [4.0, 1.0]}
+    stats = {name: jnp.array(value) for name, value in stats.items()}
+    y, state = module.apply({"batch_stats": stats}, X, train=True, mutable=["batch_stats"])
+    jax.tree.map(assert_array_equal, state["batch_stats"], stats)
+    expected = (X - [3, 2]) / np.sqrt(np.array([4, 1]) + 1e-5) * [2, 1] + [0, 1]
+    assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
