@@ -121,7 +121,7 @@ class Optimizer:
         Returns:
           New parameters, new state of all groups, and the gradient's global norm before clipping.
         """
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         if self.clip_norm:
             factor = jnp.minimum(1.0, self.clip_norm / (norm + 1e-6))
             grads = jax.tree.map(lambda g: g * factor, grads)

@@ -208,7 +208,7 @@ def apply_phase(
 
     (value, aux), grads = gradient(loss, moving, state.batch_stats, batch, key)
     moved, opt_state, norm = optimizer.update(grads, state.opt_state, moving, state.step)
-    finite = jnp.isfinite(value) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(moved))
+    finite = jnp.isfinite(value) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(moved))
     metrics = {"loss": value, "grad_norm": norm, f"finite/{phase.name}": finite} | aux.metrics
     params = optim.unflatten(moved | resting)
     return state.replace(params=params, batch_stats=aux.batch_stats, opt_state=opt_state), metrics

@@ -1,6 +1,6 @@
 """Converts a checkpoint of an original implementation: python -m jaxpose.convert CHECKPOINT --config=... --output=...
 
-CHECKPOINT is a PyTorch file (.pth, .pth.tar, ...), .npz or .safetensors. With --part=backbone it is a network
+CHECKPOINT is a PyTorch file (.pth, .pth.tar, ...), .npz or .safetensors. With --backbone it is a network
 pretrained for something else (torchvision ResNet, ImageNet or pose HRNet), of which the method's backbone takes what
 it needs. The output (.npz or .safetensors) is what the config field `init_from` names.
 """
@@ -13,7 +13,7 @@ from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config of the method, as in configs/prtr.py:coco.")
 _OUTPUT = flags.DEFINE_string("output", None, "File to write, .npz or .safetensors.")
-_PART = flags.DEFINE_enum("part", "all", ["all", "backbone"], "What the checkpoint holds.")
+_BACKBONE = flags.DEFINE_bool("backbone", False, "The checkpoint is for the method's backbone alone.")
 
 flags.mark_flags_as_required(["config", "output"])
 
@@ -40,7 +40,7 @@ def _convert(checkpoint: str) -> None:
     log = logging.getLogger("jaxpose")
     method = methods.create(_CONFIG.value.method)
     state_dict = convert.load_state_dict(checkpoint)
-    if _PART.value == "backbone":
+    if _BACKBONE.value:
         conversion = convert.convert_backbone(state_dict, method)
         for title, names in (("not needed", conversion.ignored), ("not in the file", conversion.absent)):
             if names:

@@ -65,8 +65,7 @@ class BatchNorm(nn.Module):
                 unbiased = var * (count / max(count - 1, 1))
                 running_mean.value = self.decay * running_mean.value + (1 - self.decay) * mean
                 running_var.value = self.decay * running_var.value + (1 - self.decay) * unbiased
-        scale = scale * jax.lax.rsqrt(var + self.epsilon)
-        return (x * scale + (bias - mean * scale)).astype(self.dtype)
+        return ((x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
 
 
 def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -28,7 +28,6 @@ class Marionettes(tfds.core.GeneratorBasedBuilder):
     """Procedural people; see `MarionettesConfig` for the choices and `prepare` for the way to write them."""
 
     VERSION = tfds.core.Version(GENERATOR_VERSION)
-    pkg_dir_path = pathlib.Path(__file__).parent
     url_infos = None  # nothing is downloaded; TFDS would look for checksums with a package that it does not require
 
     def __init__(

@@ -74,7 +74,7 @@ ACTIONS: dict[str, dict[str, tuple[float, float]]] = {
         "both_shoulder_abduct": (96.0, 16.0),
         "both_shoulder_flex": (0.0, 12.0),
         "both_elbow": (10.0, 9.0),
-        "both_hip_abduct": (24.0, 7.0),
+        "both_hip_abduct": (22.0, 3.0),
     },
     "hands_on_hips": {
         "both_shoulder_flex": (-16.0, 7.0),
@@ -305,7 +305,7 @@ def _balanced(shape: Shape, poses: np.ndarray) -> np.ndarray:
     """Leans poses [T, 31] about the hips, and turns the ankles along, until the mass is nearly above the feet."""
     poses = poses.copy()
     for _ in range(2):
-        gap = overhang(shape, pose_body(shape, poses)) * (50.0 / shape.height)  # mm to degrees: a lever of 1.15 heights
+        gap = overhang(shape, pose_body(shape, poses)) * (70.0 / shape.height)  # mm to degrees
         lean, tilt = np.clip(gap[:, 2], -12.0, 12.0), np.clip(gap[:, 0], -8.0, 8.0)
         poses[:, ANGLE["pitch"]] -= lean
         poses[:, ANGLE["roll"]] += tilt
@@ -320,7 +320,7 @@ def _key_poses(rng: Random, shape: Shape, action: str, count: int) -> np.ndarray
     poses = np.stack([_draw(rng, action) for _ in range(count * tries)])
     worst = collision(shape, pose_body(shape, poses)).reshape(count, tries)
     best = poses.reshape(count, tries, -1)[np.arange(count), np.argmin(worst, axis=1)]
-    return best if action == "sit" else _balanced(shape, best)
+    return best if action in ("sit", "star") else _balanced(shape, best)  # on a stool, or astride
 
 
 def _through_keys(rng: Random, shape: Shape, action: str, count: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -20,6 +20,14 @@ CONFIGS = {
 }
 PINNED = {
     "version": "1.0.0",
+    "single studio": "aaaff9989f11bfc4",
+    "single street": "ad7d64330c94ef82",
+    "crowd studio": "7b4ba3ea32740311",
+    "crowd street": "e51dd60cdb0fd1fb",
+    "clip studio": "f3d947f38c2a7572",
+    "clip street": "f635db2900a38c0f",
+    "sequence studio": "6f47e0b4dd4f2977",
+    "sequence street": "6f47e0b4dd4f2977",
 }
 
 

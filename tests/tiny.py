@@ -1,0 +1,78 @@
+"""Tiny data sets and configs for tests that train."""
+
+import json
+import pathlib
+
+import cv2
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import prtr
+from jaxpose import skeleton
+
+COCO = skeleton.COCO
+
+
+def write_coco(folder: pathlib.Path, images: int = 12, seed: int = 0) -> pathlib.Path:
+    """A COCO-format data set of coloured joints on noise: folder/images/*.jpg and folder/labels.json."""
+    rng = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    colors = rng.integers(0, 256, (COCO.num_joints, 3))
+    content = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO.joints), "skeleton": []}],
+    }
+    for i in range(images):
+        picture = rng.integers(0, 64, (80, 64, 3)).astype(np.uint8)
+        points = np.stack([rng.uniform(12, 52, COCO.num_joints), rng.uniform(12, 68, COCO.num_joints)], -1)
+        for point, color in zip(points, colors, strict=True):
+            cv2.circle(picture, tuple(int(v) for v in point), 2, tuple(int(c) for c in color), -1)
+        cv2.imwrite(str(folder / "images" / f"{i:03d}.jpg"), picture)
+        content["images"].append({"id": 100 + i, "file_name": f"{i:03d}.jpg", "width": 64, "height": 80})
+        content["annotations"].append(
+            {
+                "id": i + 1,
+                "image_id": 100 + i,
+                "category_id": 1,
+                "iscrowd": 0,
+                "bbox": [10.0, 10.0, 44.0, 60.0],
+                "area": 1600.0,
+                "num_keypoints": COCO.num_joints,
+                "keypoints": np.concatenate([points, np.full((COCO.num_joints, 1), 2)], -1).reshape(-1).tolist(),
+            }
+        )
+    (folder / "labels.json").write_text(json.dumps(content))
+    return folder
+
+
+def edit_labels(folder: pathlib.Path, change) -> None:
+    """Applies `change` to the content of folder/labels.json."""
+    content = json.loads((folder / "labels.json").read_text())
+    change(content)
+    (folder / "labels.json").write_text(json.dumps(content))
+
+
+def config(folder: pathlib.Path) -> ConfigDict:
+    """PRTR at its smallest on the data of `write_coco`; a step takes a few milliseconds."""
+    c = prtr.get_config("coco_laptop")
+    c.method.update(
+        {
+            "input_size": (32, 32),
+            "backbone_width": 4,
+            "backbone_stages": (1, 1),
+            "hidden_dim": 16,
+            "heads": 2,
+            "encoder_layers": 1,
+            "decoder_layers": 2,
+            "feedforward": 16,
+        }
+    )
+    c.data.dir = str(folder)
+    for split in ("train", "validation"):
+        c.data[split].update({"annotations": "labels.json", "images": "images"})
+    c.data.threads = 2
+    c.optim.schedule.warmup = 2
+    c.train.update({"steps": 8, "batch_size": 8, "checkpoint_every": 2, "log_every": 2})
+    c.evaluate.update({"every": 0, "batch_size": 8})
+    return c
