@@ -59,10 +59,11 @@ def laptop(config: ConfigDict) -> None:
     """A network of less than a million parameters, trained from scratch."""
     config.method.update(
         {
-            "input_size": (96, 96),
+            "input_size": (64, 96),
             "backbone": "resnet18",
             "backbone_width": 16,
             "backbone_stages": (1, 1, 1, 1),
+            "dilation": True,
             "frozen_norm": False,
             "frozen_stages": 0,
             "hidden_dim": 96,
@@ -74,12 +75,12 @@ def laptop(config: ConfigDict) -> None:
             "channels": "rgb",
         }
     )
-    config.data.augmentation = {"scale": 0.2, "rotation": 20.0, "mirror": 0.5, "half_body": 0.0}
-    config.optim.learning_rate = 1e-3
+    config.data.augmentation = {"scale": 0.1, "rotation": 10.0, "mirror": 0.5, "half_body": 0.0}
+    config.optim.learning_rate = 2e-3
     config.optim.clip_norm = 0.1
     config.optim.schedule.update({"name": "cosine", "warmup": 200})
-    config.train.update({"steps": 6000, "batch_size": 32, "checkpoint_every": 1000})
-    config.evaluate.every = 2000
+    config.train.update({"steps": 5000, "batch_size": 32, "checkpoint_every": 1000})
+    config.evaluate.every = 2500
 
 
 def recipe(config: ConfigDict, backbone: str, size: tuple[int, int]) -> None:

@@ -150,8 +150,9 @@ class PRTR(Method):
         _require(self.hidden_dim % self.heads == 0, "heads", self.heads, f"a divisor of hidden_dim {self.hidden_dim}")
         joints = self.joints.num_joints
         _require(self.num_queries >= joints, "num_queries", self.num_queries, f"at least one a joint, {joints}")
-        _require(all(s % 32 == 0 for s in self.input_size), "input_size", self.input_size, "multiples of 32")
         _require(self._backbone_kind() is not None, "backbone", self.backbone, '"resnet50", "hrnet_w32" or alike')
+        fits = "resnet" in self.backbone or all(s % 32 == 0 for s in self.input_size)
+        _require(fits, "input_size", self.input_size, "multiples of 32 for HRNet")
 
     # --- network ---
 

@@ -1,0 +1,70 @@
+"""Compiling for a TPU slice: reading the program, and one real compilation."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from jaxpose.compile import CHIPS, GIB, Report, count_collectives, prepare_environment
+from jaxpose.errors import ConfigError
+
+HLO = """
+  %all-reduce.1 = (f32[16]{0:T(128)}, /*index=1*/f32[2,8]{1,0:T(8,128)}) all-reduce(%a, %b), channel_id=3
+  %get-tuple-element.2 = f32[16]{0} get-tuple-element(%all-reduce.1), index=1
+  %all-gather-start.3 = (bf16[4]{0}, bf16[16]{0}) all-gather-start(%c), channel_id=4
+  %all-gather-done.3 = bf16[16]{0} all-gather-done(%all-gather-start.3)
+  %r = pred[] all-reduce(%d), to_apply=%or
+"""
+
+
+def report(**changes) -> Report:
+    fields = {
+        "devices": 16,
+        "memory": {"state and batch": GIB, "temporary": 2 * GIB},
+        "flops": 197e12,
+        "bytes_accessed": 819e9 / 2,
+        "collectives": {"all-reduce": (2, 100_000_000)},
+        "parameters": 100_000_000,
+        "statistics": 0,
+        "compile_seconds": 1.0,
+        "chip": CHIPS["v5e"],
+    }
+    return Report(**fields | changes)
+
+
+def test_collectives_are_counted_with_their_bytes():
+    found = count_collectives(HLO)
+    assert found["all-reduce"] == (2, 4 * 16 + 4 * 16 + 1)
+    assert found["all-gather"] == (1, (2 * 4 + 2 * 16) // 2)
+
+
+def test_roofline_names_what_bounds_the_step():
+    assert report().times()["arithmetic"] == pytest.approx(1.0)
+    assert report().times()["memory"] == pytest.approx(0.5)
+    assert "bound by arithmetic" in str(report())
+    assert "bound by memory" in str(report(flops=1.0))
+    assert str(report()).endswith("FITS")
+
+
+def test_too_much_memory_does_not_fit():
+    large = report(memory={"temporary": 17 * GIB})
+    assert not large.fits
+    assert "DOES NOT FIT" in str(large)
+
+
+@pytest.mark.parametrize("topology", ["v5e", "v9:2x2", "v5e:four"])
+def test_unknown_topology(topology):
+    with pytest.raises(ConfigError, match="expected one like v5e:4x4"):
+        prepare_environment(topology)
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize("config", ["prtr.py", "prtr.py:coco"])
+def test_compiles_for_a_slice_and_sends_each_gradient_once(config):
+    pytest.importorskip("libtpu", reason="needs the extra 'tpu-compile'")
+    command = [sys.executable, "-m", "jaxpose.compile", f"--config=configs/{config}", "--topology=v5e:4x4"]
+    out = subprocess.run(command, cwd=pathlib.Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    lines = {line.split()[0]: line for line in out.stdout.splitlines()}
+    assert "FITS" in lines
+    assert "all-gather" not in lines
