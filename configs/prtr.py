@@ -13,14 +13,15 @@ coco_w32          HRNet-W32             288x384  COCO 2017     TPU v5e-16      7
 coco_w32_512      HRNet-W32             384x512  COCO 2017     TPU v5e-16      73.3
 
 The published figures are the authors'; this code has not been trained on the whole of COCO. The COCO recipes start
-from ImageNet backbones (torchvision's resnet50-19c8e357.pth, resnet101-5d3b4d8f.pth; hrnetv2_w32_imagenet_pretrained.pth):
+from ImageNet backbones (torchvision's resnet50-19c8e357.pth and resnet101-5d3b4d8f.pth, and
+hrnetv2_w32_imagenet_pretrained.pth):
 
     python -m jaxpose.convert resnet50-19c8e357.pth --config=configs/prtr.py:coco --backbone --output=resnet50.npz
     python -m jaxpose.main --config=configs/prtr.py:coco --config.init_from=resnet50.npz --config.data.dir=/data/coco
 
-coco_laptop reads any COCO-format keypoint set: --config.data.dir=DIR and, relative to it, --config.data.train.annotations,
---config.data.train.images and the same two of data.validation; --config.data.skeleton and --config.method.skeleton for
-other joints than COCO's.
+coco_laptop reads any COCO-format keypoint set: --config.data.dir=DIR and, relative to it,
+--config.data.train.annotations, --config.data.train.images and the same two of data.validation; --config.data.skeleton
+and --config.method.skeleton for other joints than COCO's.
 """
 
 from ml_collections import ConfigDict
@@ -47,7 +48,9 @@ def get_config(variant: str = "") -> ConfigDict:
     elif variant in RECIPES:
         recipe(config, *RECIPES[variant])
     else:
-        raise ValueError(f"configs/prtr.py has no variant {variant!r}; there are {', '.join(['coco_laptop', *RECIPES])}")
+        raise ValueError(
+            f"configs/prtr.py has no variant {variant!r}; there are {', '.join(['coco_laptop', *RECIPES])}"
+        )
     if variant:
         config.name = f"prtr_{variant}"
         config.data.source = "coco"

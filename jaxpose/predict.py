@@ -240,7 +240,7 @@ class Predictor:
         batch["to_image"][:count] = [crop.to_image for crop in crops]
         batch["person_score"][:count] = [crop.job.scores[crop.number] for crop in crops]
         batch["valid"][:count] = True
-        with jax.set_mesh(self._mesh):
+        with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
             return _Running(crops, self._predict(self._variables, {"source": batch}))
 
     def _finish(self, running: "_Running | None") -> None:
@@ -511,7 +511,7 @@ def _read(files: list[_File], ids: dict[pathlib.Path, int | None], failed: dict[
 
     for file in tqdm(files, unit="image", disable=None):
         try:
-            image = images.decode(images.read(file.path), str(file.path))
+            image = images.decode(images.read(file.path), str(file.path), upright=True)
         except ImageError as error:
             failed[str(file.path)] = error.why
             continue

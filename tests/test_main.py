@@ -76,7 +76,9 @@ def test_two_processes_train_like_one(flags, tmp_path):
     assert alone.returncode == 0, alone.stderr
     join = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2", f"--workdir={tmp_path / 'two'}"]
     processes = [
-        subprocess.Popen([*COMMAND, *flags, *join, f"--process_id={i}"], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [*COMMAND, *flags, *join, f"--process_id={i}"], cwd=ROOT, env=environment, stderr=subprocess.PIPE
+        )
         for i in range(2)
     ]
     for process in processes:

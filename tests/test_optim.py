@@ -41,7 +41,10 @@ class TestGroups:
         moving, _ = optimizer.split(PARAMS)
         state, flat = optimizer.init(PARAMS), moving
         expected = dict(moving)
-        references = {"backbone/layer": optax.adamw(0.01, weight_decay=0.5), "head/kernel": optax.adamw(0.1, weight_decay=0.0)}
+        references = {
+            "backbone/layer": optax.adamw(0.01, weight_decay=0.5),
+            "head/kernel": optax.adamw(0.1, weight_decay=0.0),
+        }
         reference_states = {p: tx.init(moving[p]) for p, tx in references.items()}
         for step in range(3):
             grads = grads_like(moving)

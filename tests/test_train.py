@@ -74,7 +74,9 @@ class TestResumption:
         changes = (slow, f"c.data.workers = {workers}")
         status = run_until(command(folder, tmp_path, *changes), f"step {kill_at}/8", signal.SIGKILL, tmp_path / "log")
         assert status == -signal.SIGKILL
-        subprocess.run(command(folder, tmp_path, *changes), cwd=ROOT, env=ENVIRONMENT, check=True, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            command(folder, tmp_path, *changes), cwd=ROOT, env=ENVIRONMENT, check=True, stderr=subprocess.DEVNULL
+        )
         assert recorded(tmp_path, 8) == recorded(finished, 8)
 
     def test_sigterm_saves_and_leaves_with_status_0(self, folder, finished, tmp_path):

@@ -9,12 +9,13 @@ from jaxpose.errors import ImageError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
-def decode(data: bytes, name: str) -> np.ndarray:
-    """[H, W, 3] uint8 RGB from the bytes of a JPEG, PNG, BMP or WebP file; EXIF rotation is ignored, as annotations do.
+def decode(data: bytes, name: str, upright: bool = False) -> np.ndarray:
+    """[H, W, 3] uint8 RGB from the bytes of a JPEG, PNG, BMP or WebP file.
 
     Args:
       data: the file's content.
       name: how errors call the image.
+      upright: turn the picture as its EXIF data say. Annotations of data sets refer to the stored pixels.
 
     Raises:
       ImageError: the bytes are empty, truncated, or no image.
@@ -25,7 +26,7 @@ def decode(data: bytes, name: str) -> np.ndarray:
         raise ImageError(name, "the file is empty; fetch it again")
     if data.startswith(b"\xff\xd8") and _is_cut_off(data):
         raise ImageError(name, f"the JPEG is cut off after {len(data)} bytes (no end marker); fetch it again")
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_COLOR_RGB | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:

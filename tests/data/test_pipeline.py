@@ -45,7 +45,9 @@ class TestTraining:
     def test_processes_share_the_batch(self, examples, reference):
         shares = [take(examples, 3, process=(i, 2)) for i in range(2)]
         for step in range(3):
-            together = {k: np.stack([s[step][k] for s in shares], 1).reshape(reference[step][k].shape) for k in shares[0][0]}
+            together = {
+                k: np.stack([s[step][k] for s in shares], 1).reshape(reference[step][k].shape) for k in shares[0][0]
+            }
             assert_equal(together, reference[step])
 
     def test_every_epoch_is_a_new_order_with_new_views(self, examples):
@@ -73,7 +75,8 @@ class TestEvaluation:
         shares = [list(evaluation_batches(examples, batch_size=4, process=(p, processes))) for p in range(processes)]
         assert {len(s) for s in shares} == {3}
         index, valid = (
-            np.concatenate([np.concatenate([s[b][name] for s in shares]) for b in range(3)]) for name in ("index", "valid")
+            np.concatenate([np.concatenate([s[b][name] for s in shares]) for b in range(3)])
+            for name in ("index", "valid")
         )
         assert index[valid].tolist() == list(range(10))
         assert valid.sum() == 10

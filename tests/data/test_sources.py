@@ -35,7 +35,9 @@ class TestCoco:
         assert images.decode(example["image"], "x").shape == (80, 64, 3)
         content = json.loads((folder / "labels.json").read_text())
         truth = source.annotations.to_coco()
-        np.testing.assert_allclose(truth["annotations"][3]["keypoints"], content["annotations"][3]["keypoints"], rtol=1e-6)
+        np.testing.assert_allclose(
+            truth["annotations"][3]["keypoints"], content["annotations"][3]["keypoints"], rtol=1e-6
+        )
 
     def test_any_number_of_joints(self, folder):
         def four_joints(content):
@@ -64,7 +66,9 @@ class TestCoco:
 
     def test_keypoints_that_do_not_fit_the_skeleton(self, folder):
         tiny.edit_labels(folder, first_person(lambda person: person["keypoints"].pop()))
-        with pytest.raises(DataError, match=r"labels.json: annotation 1: field 'keypoints' has 50 numbers, expected 51"):
+        with pytest.raises(
+            DataError, match=r"labels.json: annotation 1: field 'keypoints' has 50 numbers, expected 51"
+        ):
             open_source(tiny.config(folder).data, "train")
 
     @pytest.mark.parametrize(

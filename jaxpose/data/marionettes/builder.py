@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from jaxpose.data.marionettes.config import GENERATOR_VERSION, SPLITS, MarionettesConfig
 from jaxpose.data.marionettes.records import all_records, columns, write_columns
@@ -107,6 +108,21 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _ordered_fields() -> Iterator[None]:
+    """Makes TFDS write the fields of a record in order of their names; by itself it takes their order in memory."""
+    original = ExampleSerializer.serialize_example
+
+    def serialize(self: ExampleSerializer, example: Any) -> bytes:
+        return self.get_tf_example(example).SerializeToString(deterministic=True)
+
+    ExampleSerializer.serialize_example = serialize
+    try:
+        yield
+    finally:
+        ExampleSerializer.serialize_example = original
+
+
 def prepare(
     config: MarionettesConfig,
     data_dir: str | os.PathLike[str],
@@ -144,7 +160,8 @@ def prepare(
             builder = Marionettes(marionettes=config, workers=workers or _cores(), progress=progress, data_dir=root)
             tfds.disable_progress_bar()
             try:
-                builder.download_and_prepare(file_format="array_record")
+                with _ordered_fields():
+                    builder.download_and_prepare(file_format="array_record")
             finally:
                 tfds.enable_progress_bar()
     return folder

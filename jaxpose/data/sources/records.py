@@ -1,8 +1,7 @@
 """Data sets as records: images in ArrayRecord files written through TFDS, their labels in one file of columns.
 
-    FOLDER/dataset_info.json, features.json        by TFDS
-    FOLDER/NAME-SPLIT.array_record-00000-of-00001  one record an image
-    FOLDER/annotations-SPLIT.npz                   the labels of all images, in the order of the records
+A folder holds dataset_info.json and features.json of TFDS, NAME-SPLIT.array_record-... with one record an image, and
+annotations-SPLIT.npz with the labels of all images in the order of the records.
 """
 
 import pathlib

@@ -1,0 +1,72 @@
+"""Images a second of each part of a config: host pipeline, forward pass, train step, decoding.
+
+    python experiments/benchmarks/throughput.py --config=configs/prtr.py [--repeats=5]
+
+Every part is timed by itself on batches of `train.batch_size`, after one call that compiles it. Printed are the median
+and the range over the repeats. The host pipeline reads the config's own data (marionettes are written first).
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from jaxpose import runtime, sharding
+from jaxpose.data import streams
+from jaxpose.train import Trainer
+
+config_flags.DEFINE_config_file("config", "configs/prtr.py", "Config file.")
+flags.DEFINE_integer("repeats", 5, "Timed rounds.")
+flags.DEFINE_integer("calls", 10, "Calls in a round.")
+
+
+def images_per_second(call: Callable[[], object], batch_size: int) -> list[float]:
+    """One figure a round."""
+    jax.block_until_ready(call())
+    figures = []
+    for _ in range(flags.FLAGS.repeats):
+        start = time.perf_counter()
+        for _ in range(flags.FLAGS.calls):
+            result = call()
+        jax.block_until_ready(result)
+        figures.append(flags.FLAGS.calls * batch_size / (time.perf_counter() - start))
+    return figures
+
+
+def main(arguments: list[str]) -> None:
+    del arguments
+    runtime.start()
+    config = flags.FLAGS.config
+    trainer = Trainer.create(config)
+    method, size = trainer.method, config.train.batch_size
+    batches = streams.TrainBatches(config, streams.person_examples(config, method, "train"), 0)
+    batch = sharding.put_batch(next(batches), trainer.mesh)
+    state = trainer.init()
+    ready = jax.jit(lambda b: method.targets(b, jax.random.key(0), train=False))(batch)
+    forward, decode = jax.jit(method.forward), jax.jit(method.decode)
+    outputs = forward(state.inference_variables, ready)
+
+    def step() -> object:
+        nonlocal state
+        state, metrics = trainer.step(state, batch)
+        return metrics
+
+    parts = {
+        "host pipeline": lambda: next(batches),
+        "forward": lambda: forward(state.inference_variables, ready),
+        "decode": lambda: decode(outputs, ready),
+        "train step": step,
+    }
+    device = jax.devices()[0].device_kind
+    print(f"{config.name}, batch {size}, {jax.device_count()} x {device}, images/s: median (lowest - highest)")
+    for name, call in parts.items():
+        figures = images_per_second(call, size)
+        print(f"{name:<14} {statistics.median(figures):9.0f} ({min(figures):.0f} - {max(figures):.0f})")
+    batches.close()
+
+
+if __name__ == "__main__":
+    app.run(main)
