@@ -62,28 +62,31 @@ def laptop(config: ConfigDict) -> None:
     """A network of less than a million parameters, trained from scratch."""
     config.method.update(
         {
-            "input_size": (64, 96),
+            "input_size": (48, 96),
             "backbone": "resnet18",
             "backbone_width": 16,
             "backbone_stages": (1, 1, 1, 1),
             "dilation": True,
             "frozen_norm": False,
             "frozen_stages": 0,
-            "hidden_dim": 96,
+            "hidden_dim": 64,
             "heads": 4,
             "encoder_layers": 1,
-            "decoder_layers": 3,
-            "feedforward": 192,
-            "num_queries": 17,
+            "decoder_layers": 2,
+            "feedforward": 128,
+            "num_queries": 32,
             "channels": "rgb",
+            "flip_shift": False,
+            "background_logit": True,
         }
     )
+    config.data.padding = 1.1
     config.data.augmentation = {"scale": 0.1, "rotation": 10.0, "mirror": 0.5, "half_body": 0.0}
     config.optim.learning_rate = 2e-3
     config.optim.clip_norm = 0.1
     config.optim.schedule.update({"name": "cosine", "warmup": 200})
-    config.train.update({"steps": 5000, "batch_size": 32, "checkpoint_every": 1000})
-    config.evaluate.every = 2500
+    config.train.update({"steps": 6500, "batch_size": 32, "checkpoint_every": 1000, "log_every": 100})
+    config.evaluate.every = 3250
 
 
 def recipe(config: ConfigDict, backbone: str, size: tuple[int, int]) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ from jaxpose.state import TrainState
 logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
+TRASH = "trash"
 
 
 class Checkpoints:
@@ -50,7 +52,7 @@ class Checkpoints:
             keep.append(best)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.preservation_policies.AnyPreservationPolicy(keep),
-            todelete_subdir="trash",
+            todelete_subdir=TRASH,
             cleanup_tmp_directories=True,
         )
         return ocp.CheckpointManager(self.folder, options=options, item_names=("state", "digests"))
@@ -62,6 +64,7 @@ class Checkpoints:
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> dict[str, str]:
         """Writes a checkpoint in the background; returns the digests of its leaves."""
         step = int(state.step)
+        self._empty_trash()
         content = _content(state)
         parts = digest.digests(content)
         items = ocp.args.Composite(state=ocp.args.StandardSave(content), digests=ocp.args.JsonSave(parts))
@@ -134,12 +137,18 @@ class Checkpoints:
         _all_agree(True)
         self._manager = self._open()
 
+    def _empty_trash(self) -> None:
+        """Removes the checkpoints that Orbax moved aside because newer or better ones came."""
+        if jax.process_index() == 0:
+            shutil.rmtree(self.folder / TRASH, ignore_errors=True)
+
     def wait(self) -> None:
         """Returns when everything is on disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
         self._manager.close()
+        self._empty_trash()
 
 
 def _restore_state(folder: pathlib.Path, args: Any) -> Any:

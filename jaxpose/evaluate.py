@@ -118,7 +118,7 @@ class Evaluator:
 
 
 def table(scores: dict[str, float]) -> str:
-    """Scores as two aligned lines, in percent."""
+    """Scores as two aligned lines, in percent; "-" where there was nothing to find."""
     width = max(len(name) for name in scores) + 2
     head = "".join(name.rjust(width) for name in scores)
-    return head + "\n" + "".join(f"{100 * value:.1f}".rjust(width) for value in scores.values())
+    return head + "\n" + "".join(("-" if value < 0 else f"{100 * value:.1f}").rjust(width) for value in scores.values())

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax.typing import Dtype
 
 from jaxpose.errors import ConfigError
@@ -21,9 +22,9 @@ from jaxpose.nn.hrnet import HRNet
 from jaxpose.nn.positional import LearnedEncoding, sine_encoding
 from jaxpose.nn.resnet import resnet
 from jaxpose.nn.transformer import MLP, Decoder, Encoder, linear
-from jaxpose.ops import geometry
+from jaxpose.ops import geometry, oks
 from jaxpose.ops.assignment import assign, assigned_classes, take_assigned, weighted_cross_entropy
-from jaxpose.types import Batch, Poses, Spec, Stream, Variables
+from jaxpose.types import Batch, Poses, Spec, Variables
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -65,7 +66,7 @@ class KeypointTransformer(nn.Module):
           fractions of the crop's width and height. Both float32.
         """
         features = self.backbone(image, train)[-1]
-        batch, height, width, channels = features.shape
+        _, height, width, channels = features.shape
         project = nn.Conv(
             self.hidden_dim,
             (1, 1),
@@ -74,8 +75,8 @@ class KeypointTransformer(nn.Module):
             bias_init=initializers.torch_bias(channels),
             name="input_projection",
         )
-        tokens = project(features).reshape(batch, height * width, self.hidden_dim)
-        position = self._position(height, width).reshape(height * width, self.hidden_dim)
+        tokens = rearrange(project(features), "b h w d -> b (h w) d")
+        position = rearrange(self._position(height, width), "h w d -> (h w) d")
         queries = self.param("queries", initializers.normal(1.0), (self.num_queries, self.hidden_dim))
         memory = self.encoder(tokens, position, train=train)
         decoded = self.decoder(queries, memory, position, train=train).astype(jnp.float32)
@@ -282,7 +283,7 @@ class PRTR(Method):
         """The last decoder layer's proposals "logits" and "keypoints", and "flipped_*" for the mirrored crop."""
         image = batch["source"]["image"]
         if self.flip_test:
-            image = jnp.stack([image, image[:, :, ::-1]], 1).reshape(-1, *image.shape[1:])
+            image = rearrange([image, image[:, :, ::-1]], "flip b h w c -> (b flip) h w c")
         outputs = {name: value[-1] for name, value in self.module().apply(variables, image).items()}
         if not self.flip_test:
             return outputs
@@ -300,7 +301,7 @@ class PRTR(Method):
         return Poses(
             keypoints=geometry.apply_affine(stream["to_image"], pixels)[:, None],
             scores=scores[:, None],
-            person_score=self._person_score(scores, stream)[:, None],
+            person_score=oks.person_score(scores, stream["person_score"], self.score_threshold)[:, None],
             valid=stream["valid"][:, None],
         )
 
@@ -325,12 +326,6 @@ class PRTR(Method):
         last = 1.0 if self.flip_shift else 1 - 1 / self.input_size[0]
         mirrored = jnp.stack([last - keypoints[..., 0], keypoints[..., 1]], -1)
         return mirrored[:, self.joints.flip_index], scores[:, self.joints.flip_index]
-
-    def _person_score(self, scores: jax.Array, stream: Stream) -> jax.Array:
-        """Score of the box times the mean of the joint scores that exceed the threshold; zero if none does."""
-        confident = scores > self.score_threshold
-        mean = (scores * confident).sum(-1) / jnp.maximum(confident.sum(-1), 1)
-        return stream["person_score"] * mean
 
 
 def _require(condition: bool, field: str, found: object, expected: str) -> None:

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from jaxpose.data.marionettes.config import GENERATOR_VERSION, SPLITS, MarionettesConfig
-from jaxpose.data.marionettes.records import all_records, columns, write_columns
+from jaxpose.data.marionettes.records import all_records, columns
+from jaxpose.data.storage import ordered_fields, write_columns
 
 
 class Marionettes(tfds.core.GeneratorBasedBuilder):
@@ -108,21 +108,6 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _ordered_fields() -> Iterator[None]:
-    """Makes TFDS write the fields of a record in order of their names; by itself it takes their order in memory."""
-    original = ExampleSerializer.serialize_example
-
-    def serialize(self: ExampleSerializer, example: Any) -> bytes:
-        return self.get_tf_example(example).SerializeToString(deterministic=True)
-
-    ExampleSerializer.serialize_example = serialize
-    try:
-        yield
-    finally:
-        ExampleSerializer.serialize_example = original
-
-
 def prepare(
     config: MarionettesConfig,
     data_dir: str | os.PathLike[str],
@@ -160,7 +145,7 @@ def prepare(
             builder = Marionettes(marionettes=config, workers=workers or _cores(), progress=progress, data_dir=root)
             tfds.disable_progress_bar()
             try:
-                with _ordered_fields():
+                with ordered_fields():
                     builder.download_and_prepare(file_format="array_record")
             finally:
                 tfds.enable_progress_bar()

@@ -5,11 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
-import io
 import itertools
 import multiprocessing
-import pathlib
-import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -105,14 +102,3 @@ def columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     people = [len(row["area"]) for row in rows]
     table["person_image"] = np.repeat(np.arange(len(rows), dtype=np.int64), people)
     return table | {name: np.concatenate([row[name] for row in rows]) for name in _OF_PEOPLE}
-
-
-def write_columns(path: pathlib.Path, table: dict[str, np.ndarray]) -> None:
-    """Writes arrays as an .npz file whose bytes depend on nothing but the arrays."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, array in table.items():
-            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            data = io.BytesIO()
-            np.lib.format.write_array(data, np.ascontiguousarray(array), allow_pickle=False)
-            archive.writestr(entry, data.getvalue())

@@ -13,6 +13,7 @@ from jaxpose import skeleton as skeletons
 from jaxpose.data.annotations import Annotations
 from jaxpose.data.sources import Source, require_folder
 from jaxpose.errors import DataError, ImageError
+from jaxpose.skeleton import Skeleton
 
 
 def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
@@ -65,10 +66,9 @@ def read_columns(path: pathlib.Path) -> Annotations:
             columns = {name: columns[name] for name in columns.files}
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: cannot be read ({error}); write the records again") from error
-    skeleton = skeletons.get(str(columns.get("skeleton", skeletons.MARIONETTE.name)))
     joints = columns["joints"]
     return Annotations(
-        skeleton=skeleton,
+        skeleton=_skeleton(columns),
         image_id=columns["image_id"],
         file_name=columns["file_name"],
         width=columns["width"],
@@ -81,4 +81,17 @@ def read_columns(path: pathlib.Path) -> Annotations:
         area=columns["area"],
         crowd=columns["crowd"],
         track_id=columns["track_id"],
+    )
+
+
+def _skeleton(columns: dict[str, np.ndarray]) -> Skeleton:
+    """The keypoint set of the columns; marionettes write none and have their own."""
+    if "skeleton" not in columns:
+        return skeletons.MARIONETTE
+    return Skeleton(
+        name=columns["skeleton"].item(),
+        joints=tuple(columns["skeleton_joints"].tolist()),
+        limbs=tuple((a, b) for a, b in columns["skeleton_limbs"].tolist()),
+        sigmas=tuple(columns["skeleton_sigmas"].tolist()),
+        upper_body=tuple(columns["skeleton_upper_body"].tolist()),
     )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from jaxpose.data import storage
 from jaxpose.data.marionettes import MarionettesConfig, builder, picture, prepare, records, sequence
 
 SMALL = {"width": 64, "height": 64, "train": 6, "validation": 2}
@@ -168,9 +169,9 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
 
 def test_column_files_hold_no_time_of_writing(tmp_path):
     table = {"a": np.arange(5), "b": np.ones((2, 3), np.float32)}
-    records.write_columns(tmp_path / "one.npz", table)
+    storage.write_columns(tmp_path / "one.npz", table)
     time.sleep(2.1)  # the resolution of a zip file's clock is two seconds
-    records.write_columns(tmp_path / "two.npz", table)
+    storage.write_columns(tmp_path / "two.npz", table)
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
     np.testing.assert_array_equal(np.load(tmp_path / "one.npz")["b"], table["b"])
 

@@ -1,0 +1,60 @@
+"""Real pictures, end to end: train, evaluate with true and with detected boxes, predict."""
+
+import json
+
+import pytest
+
+from configs import prtr
+from jaxpose import predict
+from jaxpose.evaluate import evaluate
+from jaxpose.train import train
+
+LABELS = "annotations/person_keypoints_train2017.json"
+
+
+def coco_config(folder, steps: int):
+    """The laptop model on a COCO folder whose training images are also the validation images."""
+    config = prtr.get_config("coco_laptop")
+    config.data.dir = str(folder)
+    config.data.augmentation.update({"scale": 0.0, "rotation": 0.0, "mirror": 0.0})
+    for split in ("train", "validation"):
+        config.data[split].update({"annotations": LABELS, "images": "train2017"})
+    config.train.update({"steps": steps, "log_every": 100})
+    config.evaluate.update({"every": 0, "batch_size": 32})
+    return config
+
+
+def sample_config(config, folder):
+    """`config`, to be evaluated on sample pictures with a detector's boxes."""
+    config.data.dir = str(folder)
+    config.data.validation.update(
+        {
+            "annotations": "test_coco.json",
+            "images": ".",
+            "boxes": str(folder / "test_coco_det_AP_H_56.json"),
+        }
+    )
+    return config
+
+
+def test_trains_evaluates_and_predicts(real_data, tmp_path):
+    config = coco_config(real_data / "coco_mini", steps=4)
+    train(config, tmp_path / "run")
+    assert 0 <= evaluate(config, tmp_path / "run")["AP"] <= 1
+    samples = real_data / "samples" / "coco"
+    scores = evaluate(sample_config(config, samples), tmp_path / "run")
+    assert 0 <= scores["AP"] <= 1
+    results = json.loads((tmp_path / "run" / "evaluation" / "results.json").read_text())
+    assert {r["image_id"] for r in results} == {785, 40083, 196141, 197388}
+    boxes = ["--boxes", str(samples / "test_coco_det_AP_H_56.json")]
+    assert predict.main([str(tmp_path / "run"), str(samples), "--output", str(tmp_path / "out"), *boxes]) == 0
+    poses = json.loads((tmp_path / "out" / "poses.json").read_text())
+    assert {p["image_id"] for p in poses} == {785, 40083, 196141, 197388}
+    assert len(list((tmp_path / "out").glob("*.png")) + list((tmp_path / "out").glob("*.jpg"))) == 4
+
+
+@pytest.mark.slow
+def test_learns_the_pictures_by_heart(real_data, tmp_path):
+    config = coco_config(real_data / "coco_mini", steps=2500)
+    train(config, tmp_path)
+    assert evaluate(config, tmp_path)["AP"] >= 0.6
