@@ -62,7 +62,7 @@ class _Layer(nn.Module):
             broadcast_dropout=False,
             force_fp32_for_softmax=True,
             name=name,
-        )(query, key, value, mask=mask)
+        )(inputs_q=query, inputs_k=key, inputs_v=value, mask=mask)
 
     def feed(self, x: jax.Array, train: bool) -> jax.Array:
         width = x.shape[-1]

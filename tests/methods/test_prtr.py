@@ -98,7 +98,7 @@ def test_created_from_a_config():
         ({"hidden_dim": 30}, "hidden_dim is 30"),
         ({"heads": 7}, "heads is 7"),
         ({"num_queries": 16}, "num_queries is 16"),
-        ({"input_size": (100, 128)}, r"input_size is \(100, 128\)"),
+        ({"backbone": "hrnet_w32", "input_size": (100, 128)}, r"input_size is \(100, 128\)"),
         ({"backbone": "vgg16"}, "backbone is 'vgg16'"),
         ({"backbone": "resnet51"}, "backbone is 'resnet51'"),
         ({"skeleton": "octopus"}, "unknown skeleton 'octopus'"),
