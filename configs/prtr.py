@@ -81,12 +81,13 @@ def laptop(config: ConfigDict) -> None:
         }
     )
     config.data.padding = 1.1
+    config.data.marionettes.train = 4000
     config.data.augmentation = {"scale": 0.1, "rotation": 10.0, "mirror": 0.5, "half_body": 0.0}
     config.optim.learning_rate = 2e-3
     config.optim.clip_norm = 0.1
     config.optim.schedule.update({"name": "cosine", "warmup": 200})
-    config.train.update({"steps": 6500, "batch_size": 32, "checkpoint_every": 1000, "log_every": 100})
-    config.evaluate.every = 3250
+    config.train.update({"steps": 6000, "batch_size": 32, "checkpoint_every": 1000, "log_every": 100})
+    config.evaluate.every = 3000
 
 
 def recipe(config: ConfigDict, backbone: str, size: tuple[int, int]) -> None:
