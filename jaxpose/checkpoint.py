@@ -36,7 +36,7 @@ class Checkpoints:
       best: metric of which the highest is kept too.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, keep: int = 2, best: str = ""):
+    def __init__(self, workdir: str | pathlib.Path, keep: int = 2, best: str = ""):
         self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
         self.damaged_folder = self.folder.parent / "damaged"
         self._keep, self._best = keep, best

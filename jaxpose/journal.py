@@ -86,18 +86,18 @@ class Journal:
         self._since = (self._since[0], time.monotonic())
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
-        """Keeps an RGB picture [H, W, 3] uint8 as a PNG file and a TensorBoard image."""
+        """Keeps an RGB picture [H, W, 3] uint8 as a JPEG file and a TensorBoard image."""
         if not self.active:
             return
         import cv2
         from tensorboardX.proto.summary_pb2 import Summary
 
-        png = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+        jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
         folder = self.workdir / "pictures"
         folder.mkdir(exist_ok=True)
-        (folder / f"{name}_{step:07d}.png").write_bytes(png)
+        (folder / f"{name}_{step:07d}.jpg").write_bytes(jpeg)
         height, width, _ = image.shape
-        picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+        picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=jpeg)
         self._events.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=picture)]), step)
 
     def close(self) -> None:

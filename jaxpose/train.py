@@ -1,10 +1,12 @@
 """The one training loop. It names no method: phases, optimizers and data come from the config."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import logging
 import pathlib
+from contextlib import closing
 from typing import Any
 
 import jax
@@ -42,14 +44,15 @@ def train(config: Any, workdir: str | pathlib.Path) -> TrainState:
     steps, batch_size = config.train.steps, config.train.batch_size
     examples = streams.person_examples(config, trainer.method, "train")
     evaluator = Evaluator(config, trainer.method, trainer.mesh)
-    checkpoints = Checkpoints(workdir, keep=config.train.keep, best=config.evaluate.best)
-    state = checkpoints.restore(trainer.template()) or trainer.init()
-    done = int(state.step)
-    journal = Journal(workdir, config, step=done, total=steps)
-    batches = streams.TrainBatches(config, examples, done)
     watch = Watch()
-    logger.info("%s steps %d to %d in %s", "training" if done == 0 else "going on with", done, steps, workdir)
-    with preemption.Watcher() as preempted:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(closing(Checkpoints(workdir, config.train.keep, config.evaluate.best)))
+        state = checkpoints.restore(trainer.template()) or trainer.init()
+        done = int(state.step)
+        journal = stack.enter_context(closing(Journal(workdir, config, step=done, total=steps)))
+        batches = stack.enter_context(closing(streams.TrainBatches(config, examples, done)))
+        preempted = stack.enter_context(preemption.Watcher())
+        logger.info("%s steps %d to %d in %s", "training" if done == 0 else "going on with", done, steps, workdir)
         for local in batches if done < steps else ():
             state, metrics = trainer.step(state, sharding.put_batch(local, trainer.mesh))
             done += 1
@@ -62,16 +65,13 @@ def train(config: Any, workdir: str | pathlib.Path) -> TrainState:
             if due(done, config.evaluate.every, steps):
                 scores = evaluator(state.inference_variables, journal, done)
             stop = preempted(done)
-            if stop or scores or due(done, config.train.checkpoint_every, steps):
-                watch.flush()
+            if stop or scores or done == steps or due(done, config.train.checkpoint_every, steps):
+                watch.look()
                 parts = checkpoints.save(state, scores)
                 logger.info("step %d: checkpoint, digest %s", done, combine(parts))
                 journal.rest()
             if stop or done >= steps:
                 break
-    batches.close()
-    checkpoints.close()
-    journal.close()
     if done < steps:
         logger.warning("stopped by SIGTERM after step %d; the same command goes on from there", done)
         raise SystemExit(0)
@@ -277,20 +277,24 @@ class Watch:
         """Takes a step's metrics, and looks at those of `lag` steps before."""
         self._pending.append((step, metrics, describe))
         while len(self._pending) > self._lag:
-            self._look()
+            self._look_at_oldest()
 
-    def flush(self) -> dict[str, float]:
-        """Looks at all steps so far; returns the means since the last flush.
+    def look(self) -> None:
+        """Looks at all steps so far.
 
         Raises:
           NonFiniteError: a phase of some step was not finite.
         """
         while self._pending:
-            self._look()
+            self._look_at_oldest()
+
+    def flush(self) -> dict[str, float]:
+        """Looks at all steps so far, and returns the means since the last flush."""
+        self.look()
         values, self._values = self._values, []
         return {k: sum(v[k] for v in values) / len(values) for k in values[0]} if values else {}
 
-    def _look(self) -> None:
+    def _look_at_oldest(self) -> None:
         step, metrics, describe = self._pending.popleft()
         metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
         finite = {k.removeprefix("finite/"): metrics.pop(k) for k in list(metrics) if k.startswith("finite/")}
