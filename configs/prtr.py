@@ -3,14 +3,17 @@
     python -m jaxpose.main --config=configs/prtr.py --workdir=runs/prtr
 
 Variant           network               input    data          hardware        published AP (val2017, detector boxes)
-(none)            small ResNet          LAPTOP   marionettes   2 CPU cores     -
-coco_laptop       small ResNet          LAPTOP   COCO format   2 CPU cores     -
+(none)            small ResNet          48x96    marionettes   2 CPU cores     -
+coco_laptop       small ResNet          48x96    COCO format   2 CPU cores     -
 coco              ResNet-50             288x384  COCO 2017     TPU v5e-16      68.2
 coco_512          ResNet-50             384x512  COCO 2017     TPU v5e-16      71.0
 coco_r101         ResNet-101            288x384  COCO 2017     TPU v5e-16      70.1
 coco_r101_512     ResNet-101            384x512  COCO 2017     TPU v5e-16      72.0
 coco_w32          HRNet-W32             288x384  COCO 2017     TPU v5e-16      73.1
 coco_w32_512      HRNet-W32             384x512  COCO 2017     TPU v5e-16      73.3
+
+The default takes 9 minutes on two cores of an AMD EPYC, data and compilation included, and ends with AP 33.7, AR 44.0
+on unseen marionettes with true boxes (measured, one seed).
 
 The published figures are the authors'; this code has not been trained on the whole of COCO. The COCO recipes start
 from ImageNet backbones (torchvision's resnet50-19c8e357.pth and resnet101-5d3b4d8f.pth, and
