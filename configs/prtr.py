@@ -46,6 +46,7 @@ RECIPES = {
 def get_config(variant: str = "") -> ConfigDict:
     config = base("prtr")
     config.method = ConfigDict({"name": "prtr", "skeleton": "coco", "dtype": config.get_ref("dtype")})
+    config.method.update({"dropout": 0.0, "flip_test": True, "score_threshold": 0.2})
     if variant in ("", "coco_laptop"):
         laptop(config)
     elif variant in RECIPES:

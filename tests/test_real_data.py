@@ -17,6 +17,7 @@ def coco_config(folder, steps: int):
     config = prtr.get_config("coco_laptop")
     config.data.dir = str(folder)
     config.data.augmentation.update({"scale": 0.0, "rotation": 0.0, "mirror": 0.0})
+    config.method.flip_test = False
     for split in ("train", "validation"):
         config.data[split].update({"annotations": LABELS, "images": "train2017"})
     config.train.update({"steps": steps, "log_every": 100})

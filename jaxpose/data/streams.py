@@ -34,6 +34,11 @@ def person_examples(config: Any, method: Method, split: str) -> PersonExamples:
     seen = people.detected(source.annotations, boxes) if boxes else people.annotated(source.annotations, source.name)
     _, height, width, _ = method.spec(1)["source"]["image"].shape
     train = split == "train"
+    if train and getattr(method, "flip_test", False) and not data.augmentation.mirror:
+        logger.warning(
+            "config.method.flip_test averages with mirrored crops, but config.data.augmentation.mirror is 0: "
+            "training shows none. Set one of them."
+        )
     logger.info("%s: %d images, %d people", source.name, len(source), len(seen))
     return PersonExamples(
         source=source,
