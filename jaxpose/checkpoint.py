@@ -1,10 +1,13 @@
-"""Checkpoints that can be trusted: Orbax files beside a digest of every leaf.
+"""Checkpoints that can be trusted: Orbax files beside a digest of every leaf and a checksum of every file.
 
-WORKDIR/checkpoints/STEP/ holds `state` (Orbax) and `digests` (JSON). Restoring verifies every leaf. A damaged
-checkpoint is named in the log, moved to WORKDIR/damaged/STEP for inspection, and the one before it is used.
+WORKDIR/checkpoints/STEP/ holds `state` (Orbax) and `digests` (JSON), both written together. WORKDIR/seals/STEP.json has
+the checksums of these files; it follows when they are complete, with the next save at the latest, so that a killed
+run's last checkpoint may have none. Restoring verifies all there is. A damaged checkpoint is named in the log, moved to
+WORKDIR/damaged/STEP for inspection, and the one before it is used.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import pathlib
@@ -39,6 +42,7 @@ class Checkpoints:
     def __init__(self, workdir: str | pathlib.Path, keep: int = 2, best: str = ""):
         self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
         self.damaged_folder = self.folder.parent / "damaged"
+        self.seal_folder = self.folder.parent / "seals"
         self._keep, self._best = keep, best
         self._manager = self._open()
 
@@ -64,6 +68,7 @@ class Checkpoints:
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> dict[str, str]:
         """Writes a checkpoint in the background; returns the digests of its leaves."""
         step = int(state.step)
+        self._seal()
         self._empty_trash()
         content = _content(state)
         parts = digest.digests(content)
@@ -98,6 +103,8 @@ class Checkpoints:
 
     def _read(self, step: int, template: dict) -> tuple[Any, str | None]:
         """(content, None), or (None, what is wrong with it)."""
+        if broken := self._broken_file(step):
+            return None, broken
         try:
             recorded = self._manager.restore(step, args=ocp.args.Composite(digests=ocp.args.JsonRestore()))["digests"]
         except Exception as error:  # whatever a damaged file makes the readers raise
@@ -134,8 +141,35 @@ class Checkpoints:
             self.damaged_folder.mkdir(exist_ok=True)
             with contextlib.suppress(FileExistsError):
                 (self.folder / str(step)).rename(_free_name(target))
+            (self.seal_folder / f"{step}.json").unlink(missing_ok=True)
         _all_agree(True)
         self._manager = self._open()
+
+    def _seal(self) -> None:
+        """Writes down the checksums of all files of the checkpoints that are on disk by now."""
+        self._manager.wait_until_finished()
+        if jax.process_index() != 0:
+            return
+        self.seal_folder.mkdir(exist_ok=True)
+        seals = {step: self.seal_folder / f"{step}.json" for step in self.steps()}
+        for step, seal in seals.items():
+            if not seal.exists():
+                seal.write_text(json.dumps(checksums(self.folder / str(step)), indent=1))
+        for stale in set(self.seal_folder.iterdir()) - set(seals.values()):
+            stale.unlink()
+
+    def _broken_file(self, step: int) -> str | None:
+        """What differs from the checkpoint's seal, if it has one."""
+        seal = self.seal_folder / f"{step}.json"
+        if jax.process_index() != 0 or not seal.exists():
+            return None
+        try:
+            recorded = json.loads(seal.read_text())
+        except ValueError:
+            return f"its seal {seal} cannot be read"
+        found = checksums(self.folder / str(step))
+        wrong = sorted(name for name in found.keys() | recorded.keys() if found.get(name) != recorded.get(name))
+        return f"{len(wrong)} of its files are missing or changed, such as {wrong[0]}" if wrong else None
 
     def _empty_trash(self) -> None:
         """Removes the checkpoints that Orbax moved aside because newer or better ones came."""
@@ -144,11 +178,22 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
+        self._seal()
 
     def close(self) -> None:
+        self._seal()
         self._manager.close()
         self._empty_trash()
+
+
+def checksums(folder: pathlib.Path) -> dict[str, str]:
+    """{path within `folder`: SHA-256} of all files."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = {}
+    for path in files:
+        with path.open("rb") as file:
+            found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _restore_state(folder: pathlib.Path, args: Any) -> Any:

@@ -111,9 +111,9 @@ class TestCheckpoints:
 
         return pathlib.Path(shutil.copytree(finished, tmp_path / "run"))
 
-    def damage(self, workdir: pathlib.Path, step: int) -> None:
-        """Flips one bit in the middle of the largest file of a checkpoint."""
-        files = [f for f in (workdir / "checkpoints" / str(step) / "state").rglob("*") if f.is_file()]
+    def damage(self, workdir: pathlib.Path, step: int, pattern: str = "*") -> None:
+        """Flips one bit in the middle of the largest file of a checkpoint that fits `pattern`."""
+        files = [f for f in (workdir / "checkpoints" / str(step) / "state").rglob(pattern) if f.is_file()]
         largest = max(files, key=lambda f: f.stat().st_size)
         content = bytearray(largest.read_bytes())
         content[len(content) // 2] ^= 1
@@ -128,8 +128,17 @@ class TestCheckpoints:
         assert (workdir / "damaged" / "8").is_dir()
         assert recorded(workdir, 8) == recorded(finished, 8)
 
-    def test_a_wrong_digest_names_the_leaf(self, folder, finished, tmp_path, caplog):
+    @pytest.mark.parametrize("pattern", ["*", "d/*", "_METADATA", "_sharding", "manifest.ocdbt"])
+    def test_a_flipped_bit_in_any_file_is_found(self, finished, tmp_path, caplog, pattern):
         workdir = self.copy(finished, tmp_path)
+        self.damage(workdir, 8, pattern)
+        with caplog.at_level(logging.ERROR, "jaxpose"):
+            load_for_inference(workdir)
+        assert "checkpoint 8 is damaged: 1 of its files" in caplog.text
+
+    def test_a_wrong_digest_names_the_leaf(self, finished, tmp_path, caplog):
+        workdir = self.copy(finished, tmp_path)
+        (workdir / "seals" / "8.json").unlink()
         path = workdir / "checkpoints" / "8" / "digests" / "metadata"
         parts = json.loads(path.read_text())
         parts["params/queries"] = "0" * 16

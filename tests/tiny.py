@@ -72,6 +72,7 @@ def config(folder: pathlib.Path) -> ConfigDict:
     for split in ("train", "validation"):
         c.data[split].update({"annotations": "labels.json", "images": "images"})
     c.data.threads = 2
+    c.optim.learning_rate = 1e-3
     c.optim.schedule.warmup = 2
     c.train.update({"steps": 8, "batch_size": 8, "checkpoint_every": 2, "log_every": 2})
     c.evaluate.update({"every": 0, "batch_size": 8})
