@@ -1,6 +1,10 @@
 """Real pictures, end to end: train, evaluate with true and with detected boxes, predict."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -9,6 +13,7 @@ from jaxpose import predict
 from jaxpose.evaluate import evaluate
 from jaxpose.train import train
 
+ROOT = pathlib.Path(__file__).parents[1]
 LABELS = "annotations/person_keypoints_train2017.json"
 
 
@@ -56,6 +61,16 @@ def test_trains_evaluates_and_predicts(real_data, tmp_path):
 
 @pytest.mark.slow
 def test_learns_the_pictures_by_heart(real_data, tmp_path):
-    config = coco_config(real_data / "coco_mini", steps=2500)
-    train(config, tmp_path)
-    assert evaluate(config, tmp_path)["AP"] >= 0.6
+    flags = [
+        f"--config.data.dir={real_data / 'coco_mini'}",
+        "--config.train.steps=2500",
+        "--config.evaluate.every=2500",
+    ]
+    flags += [f"--config.data.validation.annotations={LABELS}", "--config.data.validation.images=train2017"]
+    flags += [f"--config.data.augmentation.{name}=0.0" for name in ("scale", "rotation", "mirror")]
+    command = [sys.executable, "-m", "jaxpose.main", "--config=configs/prtr.py:coco_laptop", "--platform=cpu"]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    flags += ["--config.method.flip_test=False", f"--workdir={tmp_path}"]
+    subprocess.run([*command, *flags], cwd=ROOT, env=environment, check=True)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert next(line for line in lines if line["split"] == "validation")["AP"] >= 0.6
