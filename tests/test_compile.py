@@ -68,3 +68,5 @@ def test_compiles_for_a_slice_and_sends_each_gradient_once(config):
     lines = {line.split()[0]: line for line in out.stdout.splitlines()}
     assert "FITS" in lines
     assert "all-gather" not in lines
+    sent, parameters = (float(lines[name].split()[1]) for name in ("all-reduce", "parameters"))
+    assert sent == pytest.approx(parameters, abs=1.0)  # MB: less a frozen stem, plus batch statistics
