@@ -29,7 +29,7 @@ and --config.method.skeleton for other joints than COCO's.
 
 from ml_collections import ConfigDict
 
-from jaxpose.config import base, coco_folders
+from jaxpose.config import augmentation, base, coco_folders
 
 COCO_PEOPLE = 149_813  # training examples of COCO 2017
 
@@ -86,7 +86,7 @@ def laptop(config: ConfigDict) -> None:
     )
     config.data.padding = 1.1
     config.data.marionettes.train = 4000
-    config.data.augmentation = {"scale": 0.1, "rotation": 10.0, "mirror": 0.5, "half_body": 0.0}
+    config.data.augmentation = augmentation(scale=0.1, rotation=10.0, mirror=0.5)
     config.optim.learning_rate = 2e-3
     config.optim.clip_norm = 0.1
     config.optim.schedule.update({"name": "cosine", "warmup": 200})
@@ -99,7 +99,7 @@ def recipe(config: ConfigDict, backbone: str, size: tuple[int, int]) -> None:
     hrnet = backbone.startswith("hrnet")
     config.method.update({"backbone": backbone, "input_size": size, "channels": "rgb" if hrnet else "bgr"})
     config.init_from = f"{backbone}_imagenet.npz"
-    config.data.augmentation = {"scale": 0.3, "rotation": 40.0, "mirror": 0.5, "half_body": 0.0}
+    config.data.augmentation = augmentation(scale=0.3, rotation=40.0, mirror=0.5)
     config.optim.learning_rate = 1e-4
     config.optim.weight_decay = 1e-4
     config.optim.clip_norm = 0.1
@@ -112,7 +112,7 @@ def recipe(config: ConfigDict, backbone: str, size: tuple[int, int]) -> None:
     config.train.batch_size = 64 if hrnet else 128
     epoch = COCO_PEOPLE // config.train.batch_size
     drops = (70, 95) if hrnet else (120, 140)
-    config.optim.schedule.update({"name": "step", "factor": 0.5, "boundaries": tuple(e * epoch for e in drops)})
+    config.optim.schedule.update({"name": "step", "factors": (0.5,), "boundaries": tuple(e * epoch for e in drops)})
     config.train.update({"steps": 200 * epoch, "checkpoint_every": epoch, "log_every": 100})
     config.evaluate.update({"every": 5 * epoch, "batch_size": 128})
     config.data.update({"workers": 0, "threads": 16})

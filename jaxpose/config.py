@@ -13,7 +13,7 @@ def base(name: str) -> ConfigDict:
     config.name = name
     config.seed = 0
     config.dtype = "float32"  # compute precision: float32 or bfloat16
-    config.init_from = ""  # parameters to start from, as written by python -m jaxpose.convert
+    config.init_from = ""  # to start from: a file that python -m jaxpose.convert wrote, or another run's folder
     config.data = data()
     config.optim = optim()
     config.train = ConfigDict(
@@ -31,9 +31,11 @@ def base(name: str) -> ConfigDict:
         {
             "every": 0,  # steps; 0: never while training
             "batch_size": 64,
+            "metrics": ("coco",),  # coco: AP and AR; pckh, pck: correct keypoints by size of head or torso
             "best": "AP",  # the metric by which the best checkpoint is kept
-            "suppression": "hard",  # of duplicate poses: hard, soft, none
-            "oks": 0.9,  # above which a pose is a duplicate
+            "suppression": "hard",  # of duplicate poses: hard, soft, parametric, none
+            "oks": 0.9,  # above which a pose is a duplicate, if hard or soft
+            "pose_nms": {"rules": "alphapose"},  # fields of jaxpose.ops.pose_nms.PoseNMS, if parametric
         }
     )
     config.sharding = ConfigDict({"fsdp": 1, "min_size": 2**18})  # see jaxpose/sharding.py
@@ -48,14 +50,26 @@ def data() -> ConfigDict:
             "dir": "",  # where the data set is; marionettes are written to ~/.cache/jaxpose/data unless it is set
             "skeleton": "coco",
             "train": {"annotations": "", "images": ""},
-            "validation": {"annotations": "", "images": "", "boxes": ""},  # boxes: detection file; empty: true boxes
+            "validation": {"annotations": "", "images": "", "boxes": ""},  # boxes: a detection file, or
+            # "simulated" by what the field `simulated` says; empty: true boxes
             "marionettes": {"scene": "single", "look": "studio", "train": 3000, "validation": 400, "seed": 0},
             "padding": 1.25,  # of a person's box
-            "augmentation": {"scale": 0.0, "rotation": 0.0, "mirror": 0.0, "half_body": 0.0},
+            "half_pixel": False,  # crops by pixel borders rather than indices; see PersonCrop
+            "antialias": False,
+            "augmentation": augmentation(),
+            "proposals": {"rule": "", "file": "", "from_step": 0},  # random training boxes; jaxpose/data/proposals.py
+            "simulated": {"seed": 0, "copies": 3, "jitter": 0.1, "misses": 0.0, "false_positives": 0.0},
+            "streams": {},  # {stream: fields of data that differ for it}, for methods with several
             "workers": 0,  # processes that read; 0: threads
             "threads": 4,
         }
     )
+
+
+def augmentation(**fields: float) -> dict:
+    """No random views, but for `fields`; see `jaxpose.data.transforms.Augmentation`."""
+    none = {"scale": 0.0, "octaves": False, "rotation": 0.0, "rotation_probability": 0.6}
+    return none | {"mirror": 0.0, "half_body": 0.0} | fields
 
 
 def coco_folders() -> dict:
@@ -63,6 +77,14 @@ def coco_folders() -> dict:
     return {
         split: {"annotations": f"annotations/person_keypoints_{name}.json", "images": name}
         for split, name in (("train", "train2017"), ("validation", "val2017"))
+    }
+
+
+def mpii_folders() -> dict:
+    """`data.train` and `data.validation` for MPII with Newell's split in the JSON form that HRNet publishes."""
+    return {
+        "train": {"annotations": "annot/train.json", "images": "images"},
+        "validation": {"annotations": "annot/valid.json", "images": "images", "head_boxes": "annot/gt_valid.mat"},
     }
 
 
@@ -75,10 +97,11 @@ def optim() -> ConfigDict:
             "weight_decay": 1e-4,
             "b1": 0.9,
             "b2": 0.999,
+            "decay": 0.99,
             "eps": 1e-8,
             "momentum": 0.9,
             "clip_norm": 0.0,
-            "schedule": {"name": "constant", "warmup": 0, "boundaries": (0,), "factor": 1.0},
+            "schedule": {"name": "constant", "warmup": 0, "boundaries": (0,), "factors": (1.0,)},
             "groups": ({"name": "all", "match": ".*"},),
         }
     )

@@ -1,5 +1,6 @@
 """Every example of a split exactly once -> metrics, on any number of devices and processes."""
 
+import dataclasses
 import functools
 import logging
 import pathlib
@@ -12,9 +13,13 @@ from jax.sharding import Mesh
 from jaxpose import sharding
 from jaxpose.checkpoint import load_for_inference
 from jaxpose.data import streams
+from jaxpose.data.pipeline import PersonExamples
+from jaxpose.errors import ConfigError
 from jaxpose.journal import Journal, write_json
 from jaxpose.methods.base import Method
+from jaxpose.metrics import keypoint_pck
 from jaxpose.metrics.coco import CocoKeypoints, write_results
+from jaxpose.metrics.suppression import Rows, Suppression
 from jaxpose.ops import geometry
 from jaxpose.types import Poses, Stream, Variables
 from jaxpose.viz import overlay
@@ -36,15 +41,18 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     """
     _, method, variables = load_for_inference(workdir)
     evaluator = Evaluator(config, method, sharding.make_mesh(config.sharding))
-    metric = evaluator.predict(variables)
-    scores = evaluator.score(metric)
+    rows = evaluator.predict(method, variables)
+    results = CocoKeypoints(evaluator.suppression)
+    results.update(rows)
+    scores = evaluator.score(rows)
+    controls = evaluator.controls(variables)
     if jax.process_index() == 0:
         folder = pathlib.Path(workdir) / "evaluation"
         folder.mkdir(exist_ok=True)
-        write_results(metric.results(method.joints), folder / "results.json")
-        write_json(folder / "scores.json", scores)
-        logger.info("%s\n%s", folder, table(scores))
-    return scores
+        write_results(results.results(method.joints), folder / "results.json")
+        write_json(folder / "scores.json", scores | controls)
+        logger.info("%s\n%s", folder, table(scores, controls, config.evaluate.best))
+    return scores | controls
 
 
 class Evaluator:
@@ -52,45 +60,58 @@ class Evaluator:
 
     def __init__(self, config: Any, method: Method, mesh: Mesh):
         self.config, self.method, self.mesh = config, method, mesh
+        self.suppression = Suppression.create(config.evaluate)
         sharding.check_batch_size(config.evaluate.batch_size, mesh, "evaluate.batch_size")
+        self._compiled: dict[Method, Any] = {}
 
     @functools.cached_property
-    def examples(self) -> Any:
-        return streams.person_examples(self.config, self.method, "validation")
-
-    @functools.cached_property
-    def _predict(self) -> Any:
-        """(variables, batch) -> poses and the examples' indices, compiled; every process gets all of them."""
-        return jax.jit(
-            lambda variables, batch: (self.method.predict(variables, batch), batch["source"]["index"]),
-            in_shardings=(sharding.replicated(self.mesh), sharding.batch_sharding(self.mesh)),
-            out_shardings=sharding.replicated(self.mesh),
-        )
+    def examples(self) -> PersonExamples:
+        return streams.evaluation_examples(self.config, self.method)
 
     def __call__(self, variables: Variables, journal: Journal, step: int) -> dict[str, float]:
         """Scores in [0, 1]; also puts them and pictures into the journal."""
         shown: list[np.ndarray] = []
-        scores = self.score(self.predict(variables, shown))
-        journal.scalars(step, "validation", scores)
+        scores = self.score(self.predict(self.method, variables, shown))
+        controls = self.controls(variables)
+        journal.scalars(step, "validation", scores | controls)
         if journal.active:
             journal.picture(step, "validation", overlay.panel(shown[:8], columns=4))
-            logger.info("step %d: %s", step, "  ".join(f"{k} {v:.3f}" for k, v in scores.items()))
+            logger.info("step %d\n%s", step, table(scores, controls, self.config.evaluate.best))
+        return scores | controls
+
+    def controls(self, variables: Variables) -> dict[str, float]:
+        """Scores of the method's controls, as "name/metric"."""
+        scores = {}
+        for name, control in self.method.controls().items():
+            suppression = dataclasses.replace(self.suppression, kind=control.suppression or self.suppression.kind)
+            found = self.score(self.predict(control.method, variables), suppression)
+            scores |= {f"{name}/{metric}": value for metric, value in found.items()}
         return scores
 
-    def predict(self, variables: Variables, shown: list[np.ndarray] | None = None) -> CocoKeypoints:
-        """A metric that holds the poses of every example; pictures of the first batch are added to `shown`."""
-        metric = CocoKeypoints(suppression=self.config.evaluate.suppression, threshold=self.config.evaluate.oks)
+    def predict(self, method: Method, variables: Variables, shown: list[np.ndarray] | None = None) -> Rows:
+        """The poses of every example, with the truth; pictures of the first batch are added to `shown`."""
+        blocks = []
         for i, local in enumerate(streams.evaluation_stream(self.config, self.examples)):
             batch = sharding.put_batch(local, self.mesh)
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-                poses, index = jax.device_get(self._predict(variables, batch))
-            metric.update(self.rows(poses, index))
+                poses, index = jax.device_get(self._predict(method)(variables, batch))
+            blocks.append(self.rows(poses, index))
             if shown is not None and i == 0 and jax.process_index() == 0:
                 shown += self.pictures(local["source"], poses)
-        return metric
+        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
-    def rows(self, poses: Poses, index: np.ndarray) -> dict[str, np.ndarray]:
-        """What the metric wants to know of the valid poses [B, N] of the examples `index` [B]."""
+    def _predict(self, method: Method) -> Any:
+        """(variables, batch) -> poses and the examples' indices, compiled; every process gets all of them."""
+        if method not in self._compiled:
+            self._compiled[method] = jax.jit(
+                lambda variables, batch: (method.predict(variables, batch), batch["source"]["index"]),
+                in_shardings=(sharding.replicated(self.mesh), sharding.batch_sharding(self.mesh)),
+                out_shardings=sharding.replicated(self.mesh),
+            )
+        return self._compiled[method]
+
+    def rows(self, poses: Poses, index: np.ndarray) -> Rows:
+        """What metrics want to know of the valid poses [B, N] of the examples `index` [B]."""
         example = np.broadcast_to(index[:, None], poses.valid.shape)[poses.valid]
         people, annotations = self.examples.people, self.examples.source.annotations
         return {
@@ -100,11 +121,46 @@ class Evaluator:
             "scores": poses.scores[poses.valid],
             "person_score": poses.person_score[poses.valid],
             "area": self.examples.crop.view(people.box[example]).size.prod(-1),
+            "box": people.box[example],
+            "box_score": people.score[example],
+            "truth": people.keypoints[example],
+            "visibility": people.visibility[example],
+            "head_size": people.head_size[example],
         }
 
-    def score(self, metric: CocoKeypoints) -> dict[str, float]:
-        """COCO AP and AR over all images of the split."""
-        return metric.compute(self.examples.source.annotations.to_coco(), self.method.joints)
+    def score(self, rows: Rows, suppression: Suppression | None = None) -> dict[str, float]:
+        """The numbers of all metrics in `config.evaluate.metrics`.
+
+        Args:
+          rows: from `predict`.
+          suppression: of duplicates; that of the config if None.
+
+        Raises:
+          ConfigError: an unknown metric, or one that compares with true joints where boxes are a detector's.
+        """
+        scores: dict[str, float] = {}
+        for name in self.config.evaluate.metrics:
+            if name == "coco":
+                metric = CocoKeypoints(suppression or self.suppression)
+                metric.update(rows)
+                scores |= metric.compute(self._truth, self.method.joints)
+            else:
+                scores |= self._pck(name, rows)
+        return scores
+
+    @functools.cached_property
+    def _truth(self) -> dict:
+        return self.examples.source.annotations.to_coco()
+
+    def _pck(self, name: str, rows: Rows) -> dict[str, float]:
+        if not self.examples.people.true_boxes:
+            raise ConfigError(
+                f"config.evaluate.metrics asks for {name!r}, which compares each box's pose with its true joints, but "
+                'the boxes of the validation split are detections. Use "coco", or set data.validation.boxes to "".'
+            )
+        metric = keypoint_pck.KeypointPck.create(name, self.method.joints)
+        metric.update(rows)
+        return metric.compute()
 
     def pictures(self, crops: Stream, poses: Poses) -> list[np.ndarray]:
         """Crops with the true pose and, after each, the same with the predicted one."""
@@ -117,8 +173,14 @@ class Evaluator:
         return pictures
 
 
-def table(scores: dict[str, float]) -> str:
-    """Scores as two aligned lines, in percent; "-" where there was nothing to find."""
-    width = max(len(name) for name in scores) + 2
-    head = "".join(name.rjust(width) for name in scores)
-    return head + "\n" + "".join(("-" if value < 0 else f"{100 * value:.1f}").rjust(width) for value in scores.values())
+def table(scores: dict[str, float], controls: dict[str, float], best: str) -> str:
+    """Scores as two aligned lines, in percent; "-" where there was nothing to find.
+
+    Below them, one line a control: its score in the metric `best`, and by how much the method's own is above it.
+    """
+    lines = [keypoint_pck.table(scores)]
+    for name, value in controls.items():
+        control, _, metric = name.partition("/")
+        if metric == best:
+            lines.append(f"{metric} of {control}: {100 * value:.1f}; margin {100 * (scores[best] - value):+.1f}")
+    return "\n".join(lines)

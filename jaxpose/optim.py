@@ -149,8 +149,9 @@ def _of(flat: Mapping[str, Any], owner: Mapping[str, str], name: str) -> Flat:
 def create(config: Any, total_steps: int) -> Optimizer:
     """The optimizer that `config.optim` describes.
 
-    Fields: `optimizer` ("adamw", "adam" or "sgd"), `learning_rate`, `weight_decay`, `b1`, `b2`, `eps`, `momentum`,
-    `schedule` (see `schedule`), `clip_norm`, `groups` (a sequence of `Group` fields).
+    Fields: `optimizer` ("adamw", "adam", "sgd" or "rmsprop"), `learning_rate`, `weight_decay`, `b1`, `b2`, `decay` (of
+    rmsprop's second moment), `eps`, `momentum`, `schedule` (see `schedule`), `clip_norm`, `groups` (a sequence of
+    `Group` fields).
 
     Raises:
       ConfigError: an unknown optimizer, schedule or group field, or two groups of one name.
@@ -180,7 +181,10 @@ def _direction(config: Any, group: Group) -> optax.GradientTransformation:
         return optax.chain(optax.add_decayed_weights(decay), adam)
     if config.optimizer == "sgd":
         return optax.chain(optax.add_decayed_weights(decay), optax.trace(config.momentum))
-    raise ConfigError(f"config.optim.optimizer is {config.optimizer!r}; it can be 'adamw', 'adam' or 'sgd'")
+    if config.optimizer == "rmsprop":
+        rms = optax.scale_by_rms(decay=config.decay, eps=config.eps, eps_in_sqrt=False)
+        return optax.chain(optax.add_decayed_weights(decay), rms)
+    raise ConfigError(f"config.optim.optimizer is {config.optimizer!r}; it can be 'adamw', 'adam', 'sgd' or 'rmsprop'")
 
 
 def schedule(peak: float, config: Any, total_steps: int) -> Schedule:
@@ -189,7 +193,7 @@ def schedule(peak: float, config: Any, total_steps: int) -> Schedule:
     Args:
       peak: the rate after the warm-up.
       config: `name` ("constant", "cosine" down to 0 at the end, or "step"), `warmup` steps (linear from 0), and for
-        "step" the `boundaries` (steps) at which the rate is multiplied by `factor`.
+        "step" the `boundaries` (steps) at which the rate is multiplied by `factors`, one for all or one for each.
       total_steps: where "cosine" ends.
 
     Raises:
@@ -201,10 +205,22 @@ def schedule(peak: float, config: Any, total_steps: int) -> Schedule:
     elif config.name == "cosine":
         after = optax.cosine_decay_schedule(peak, max(1, total_steps - warmup))
     elif config.name == "step":
-        after = optax.piecewise_constant_schedule(peak, {int(b) - warmup: config.factor for b in config.boundaries})
+        after = optax.piecewise_constant_schedule(peak, _drops(config, warmup))
     else:
         raise ConfigError(f"config.optim.schedule.name is {config.name!r}; it can be 'constant', 'cosine' or 'step'")
     if not warmup:
         return after
     rise = lambda step: peak * (step + 1) / warmup  # noqa: E731
     return optax.join_schedules([rise, after], [warmup])
+
+
+def _drops(config: Any, warmup: int) -> dict[int, float]:
+    """{step after the warm-up: factor} of a step schedule."""
+    boundaries = [int(b) - warmup for b in config.boundaries]
+    factors = tuple(config.factors) * (len(boundaries) if len(config.factors) == 1 else 1)
+    if len(factors) != len(boundaries):
+        raise ConfigError(
+            f"config.optim.schedule has {len(boundaries)} boundaries but {len(factors)} factors; "
+            "give one factor for all, or one for each"
+        )
+    return dict(zip(boundaries, factors, strict=True))

@@ -36,10 +36,11 @@ import numpy as np
 from jaxpose import sharding
 from jaxpose.data import images
 from jaxpose.data.sources import coco
+from jaxpose.data.streams import person_crop
 from jaxpose.data.transforms import PersonCrop
 from jaxpose.errors import DataError, ImageError, JaxposeError, NonFiniteError
 from jaxpose.methods.base import Method
-from jaxpose.metrics.coco import suppress
+from jaxpose.metrics.suppression import Suppression, suppress
 from jaxpose.skeleton import Skeleton
 from jaxpose.types import Variables
 from jaxpose.viz import draw_poses
@@ -102,10 +103,9 @@ def load(workdir: str | pathlib.Path, step: int | None = None, batch_size: int =
     return Predictor(
         method,
         variables,
-        padding=config.data.padding,
+        crop=person_crop(config.data, method),
         batch_size=batch_size,
-        suppression=config.evaluate.suppression,
-        oks=config.evaluate.oks,
+        suppression=Suppression.create(config.evaluate),
     )
 
 
@@ -121,10 +121,9 @@ class Predictor:
     Args:
       method: the paper.
       variables: its parameters and statistics.
-      padding: factor by which crops exceed boxes, as in training.
+      crop: how people are cut out, as in training; None for 1.25 times their boxes.
       batch_size: crops at once; raised to a multiple of the number of devices.
-      suppression: of duplicates among an image's people, "hard", "soft" or "none" (see `metrics.CocoKeypoints`).
-      oks: above which two poses are duplicates.
+      suppression: of duplicates among an image's people.
     """
 
     def __init__(
@@ -132,21 +131,18 @@ class Predictor:
         method: Method,
         variables: Variables,
         *,
-        padding: float = 1.25,
+        crop: PersonCrop | None = None,
         batch_size: int = 16,
-        suppression: str = "hard",
-        oks: float = 0.9,
+        suppression: Suppression = Suppression(),  # noqa: B008
     ):
         self._mesh = mesh = sharding.make_mesh(types.SimpleNamespace(fsdp=1))
         self.skeleton = method.joints
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._blank = _blank_batch(method, self.batch_size)
         height, width = self._blank["image"].shape[1:3]
-        self._crop = PersonCrop((width, height), padding)
+        self._crop = crop or PersonCrop((width, height))
         self._variables = variables
-        self._suppress = functools.partial(
-            suppress, sigmas=self.skeleton.sigmas, suppression=suppression, threshold=oks
-        )
+        self._suppress = functools.partial(suppress, sigmas=self.skeleton.sigmas, suppression=suppression)
         copied, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
         self._predict = jax.jit(method.predict, in_shardings=(copied, split), out_shardings=copied)
 
@@ -275,12 +271,15 @@ class Predictor:
             "image_id": np.zeros(len(box), np.int64),
             "index": box,
             "keypoints": keypoints,
+            "scores": scores,
             "person_score": person_score,
             "area": self._crop.view(job.boxes[box]).size.prod(-1),
+            "box": job.boxes[box],
+            "box_score": job.scores[box],
         }
-        kept = self._suppress(rows)
-        kept = kept[np.argsort(-person_score[kept], kind="stable")]
-        return People(keypoints[kept], scores[kept], person_score[kept], job.boxes[box[kept]])
+        rows = self._suppress(rows)
+        order = np.argsort(-rows["person_score"], kind="stable")
+        return People(*(rows[name][order] for name in ("keypoints", "scores", "person_score", "box")))
 
 
 @dataclasses.dataclass
@@ -311,7 +310,7 @@ class _Running:
 def _blank_batch(method: Method, batch_size: int) -> dict[str, np.ndarray]:
     spec = method.spec(batch_size)
     needed = {"image", "to_image", "person_score", "valid"}
-    if set(spec) != {"source"} or not needed <= set(spec["source"]):
+    if not needed <= set(spec.get("source", {})):
         found = {stream: sorted(fields) for stream, fields in spec.items()}
         raise DataError(f"{type(method).__name__} takes {found}; prediction makes crops of people ({sorted(needed)})")
     return {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in spec["source"].items()}

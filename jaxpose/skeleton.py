@@ -124,6 +124,20 @@ MPII = Skeleton(
                 "left_elbow", "left_wrist"),  # fmt: skip
 )  # fmt: skip
 
+LSP = Skeleton(
+    name="lsp",
+    joints=("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist",
+            "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist", "neck", "head_top"),
+    limbs=(("right_ankle", "right_knee"), ("right_knee", "right_hip"), ("left_hip", "right_hip"),
+           ("left_knee", "left_hip"), ("left_ankle", "left_knee"), ("left_shoulder", "left_hip"),
+           ("right_shoulder", "right_hip"), ("neck", "head_top"), ("neck", "right_shoulder"),
+           ("right_shoulder", "right_elbow"), ("right_elbow", "right_wrist"), ("neck", "left_shoulder"),
+           ("left_shoulder", "left_elbow"), ("left_elbow", "left_wrist")),
+    sigmas=(.089, .087, .107, .107, .087, .089, .062, .072, .079, .079, .072, .062, .026, .026),
+    upper_body=("right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist", "neck",
+                "head_top"),
+)  # fmt: skip
+
 CROWDPOSE = Skeleton(
     name="crowdpose",
     joints=_ARMS + _LEGS + ("head", "neck"),
@@ -141,7 +155,7 @@ MARIONETTE = Skeleton(
     upper_body=COCO.upper_body + ("spine", "thorax", "neck", "head", "head_top"),
 )  # fmt: skip
 
-SKELETONS = {s.name: s for s in (COCO, MPII, CROWDPOSE, MARIONETTE)}
+SKELETONS = {s.name: s for s in (COCO, MPII, LSP, CROWDPOSE, MARIONETTE)}
 
 
 def get(name: str) -> Skeleton:

@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxpose import keys, methods, optim, preemption, sharding
-from jaxpose.checkpoint import Checkpoints
+from jaxpose.checkpoint import Checkpoints, load_for_inference
 from jaxpose.convert import files
 from jaxpose.data import streams
 from jaxpose.digest import combine
@@ -42,7 +42,7 @@ def train(config: Any, workdir: str | pathlib.Path) -> TrainState:
     check_same_run(workdir, config)
     trainer = Trainer.create(config)
     steps, batch_size = config.train.steps, config.train.batch_size
-    examples = streams.person_examples(config, trainer.method, "train")
+    examples = streams.train_examples(config, trainer.method)
     evaluator = Evaluator(config, trainer.method, trainer.mesh)
     watch = Watch()
     with contextlib.ExitStack() as stack:
@@ -117,12 +117,13 @@ class Trainer:
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
 
     def init(self) -> TrainState:
-        """The state before the first step; with `config.init_from`, parameters of that file where it has them."""
+        """The state before the first step; with `config.init_from`, values of that file or run where it has them."""
         shardings = jax.tree.map(lambda x: x.sharding, self.template())
         key = keys.key(self.config.seed, 0, Purpose.INIT)
         variables = self.method.init(key)
-        if self.config.init_from:
-            variables = merge_pretrained(variables, files.load_variables(self.config.init_from), self.config.init_from)
+        loaded = load_pretrained(self.config.init_from) if self.config.init_from else {}
+        if loaded := self.method.adopt(loaded, variables):
+            variables = merge_pretrained(variables, loaded, self.config.init_from)
         return jax.jit(self._start, out_shardings=shardings)(variables)
 
     def _fresh(self, key: jax.Array) -> TrainState:
@@ -178,22 +179,24 @@ def train_step(
     """All phases of one step. A pure function of (state, batch).
 
     Returns:
-      The next state, and scalars to log: those of the losses, "learning_rate", "grad_norm", and for every phase
-      "finite/NAME", 1 if its loss, gradient and update are finite.
+      The next state, and scalars to log: "loss", the sum over the phases, "learning_rate", what the losses tell and
+      "grad_norm" (as "PHASE/..." if there are several), and for every phase "finite/PHASE", 1 if its loss, gradient and
+      update are finite.
     """
     batch = method.targets(batch, keys.key(seed, state.step, Purpose.TARGETS), train=True)
     phases = method.phases()
-    metrics = {"learning_rate": optimizer.learning_rate(state.step)}
+    metrics, total = {"learning_rate": optimizer.learning_rate(state.step)}, jnp.zeros(())
     gradient = functools.partial(accumulated_grad, parts=accumulate, unroll=unroll)
     for i, phase in enumerate(phases):
         key = keys.key(seed, state.step, Purpose.LOSS + i)
         state, values = apply_phase(state, batch, key, phase, optimizer, gradient)
         prefix = f"{phase.name}/" if len(phases) > 1 else ""
         metrics |= {k if k.startswith("finite/") else prefix + k: v for k, v in values.items()}
+        total += values["loss"]
     ema = state.ema
     if ema_decay:
         ema = jax.tree.map(lambda e, p: ema_decay * e + (1 - ema_decay) * p, ema, state.params)
-    return state.replace(step=state.step + 1, ema=ema), metrics
+    return state.replace(step=state.step + 1, ema=ema), metrics | {"loss": total}
 
 
 def apply_phase(
@@ -244,6 +247,15 @@ def accumulated_grad(
     stats, stacked = jax.lax.scan(body, batch_stats, cuts, unroll=parts if unroll else 1)
     value, metrics, grads = jax.tree.map(lambda x: jnp.mean(x, axis=0), stacked)
     return (value, methods.base.LossAux(metrics=metrics, batch_stats=stats)), grads
+
+
+def load_pretrained(path: str) -> Variables:
+    """Variables of a file that `jaxpose.convert` wrote, or of another run's newest good checkpoint.
+
+    Raises:
+      CheckpointError: neither is there.
+    """
+    return load_for_inference(path)[2] if pathlib.Path(path).is_dir() else files.load_variables(path)
 
 
 def merge_pretrained(variables: Variables, loaded: Variables, path: str) -> Variables:

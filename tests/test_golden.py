@@ -20,7 +20,6 @@ FOLDERS = cases.folders(ROOT)
 DETECTOR = "DETR, the person detector, is not built yet"
 DEFORMABLE = "deformable attention is not built yet"
 END_TO_END = "PRTR from whole images is not built yet"
-HEATMAPS = "heatmap methods are not built yet"
 
 PENDING = {
     "prtr/detr_criterion": DETECTOR,
@@ -35,11 +34,6 @@ PENDING = {
     "prtr/seq_keypoint_transformer": END_TO_END,
     "prtr/seq_readout": END_TO_END,
     "prtr/seq_train": END_TO_END,
-    "hrnet/accuracy": HEATMAPS,
-    "hrnet/decode": HEATMAPS,
-    "hrnet/flip_average": HEATMAPS,
-    "hrnet/generate_target": HEATMAPS,
-    "hrnet/heatmap_losses": HEATMAPS,
 }
 """Checks that no code answers yet: {check: reason}."""
 
@@ -47,10 +41,8 @@ PENDING_GROUPS = {
     "anatomy3d": "Anatomy-aware 3D is not built yet",
     "dcpose": "DCPose is not built yet",
     "dekr": "DEKR is not built yet",
-    "dsnt": "DSNT is not built yet",
     "higherhrnet": "HigherHRNet is not built yet",
     "regda": "RegDA is not built yet",
-    "rmpe": "RMPE is not built yet",
 }
 """Groups of cases of whole papers that no code answers yet: {group: reason}."""
 

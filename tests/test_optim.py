@@ -101,8 +101,9 @@ class TestSchedules:
         ("fields", "expected"),
         [
             ({"name": "constant"}, {0: 1.0, 99: 1.0}),
-            ({"name": "step", "boundaries": (10, 20), "factor": 0.5}, {9: 1.0, 10: 0.5, 19: 0.5, 20: 0.25}),
-            ({"name": "step", "boundaries": (10,), "factor": 0.1, "warmup": 4}, {0: 0.25, 3: 1.0, 9: 1.0, 10: 0.1}),
+            ({"name": "step", "boundaries": (10, 20), "factors": (0.5,)}, {9: 1.0, 10: 0.5, 19: 0.5, 20: 0.25}),
+            ({"name": "step", "boundaries": (10,), "factors": (0.1,), "warmup": 4}, {0: 0.25, 3: 1.0, 9: 1.0, 10: 0.1}),
+            ({"name": "step", "boundaries": (10, 20), "factors": (0.1, 10.0)}, {10: 0.1, 19: 0.1, 20: 1.0}),
             ({"name": "cosine"}, {0: 1.0, 50: 0.5, 100: 0.0}),
             ({"name": "cosine", "warmup": 10}, {0: 0.1, 9: 1.0, 55: 0.5, 100: 0.0}),
         ],
@@ -113,6 +114,10 @@ class TestSchedules:
         schedule = optim.schedule(1.0, config, total_steps=100)
         for step, value in expected.items():
             assert float(schedule(jnp.int32(step))) == pytest.approx(value, abs=1e-6), step
+
+    def test_factors_fit_the_boundaries(self):
+        with pytest.raises(ConfigError, match="3 boundaries but 2 factors"):
+            make(schedule={"name": "step", "boundaries": (1, 2, 3), "factors": (0.1, 0.1)})
 
     def test_unknown(self):
         with pytest.raises(ConfigError, match=r"schedule.name is 'linear'"):

@@ -11,6 +11,7 @@ import pytest
 from jaxpose import predict, runtime
 from jaxpose.errors import CheckpointError, DataError, NonFiniteError
 from jaxpose.methods.base import Method, person_spec
+from jaxpose.metrics.suppression import Suppression
 from jaxpose.ops import geometry
 from jaxpose.types import Poses
 
@@ -96,7 +97,7 @@ def test_duplicates_are_suppressed(predictor):
     boxes = np.concatenate([around((30, 40)), around((31, 41)), around((100, 60))])
     (people,) = predictor([picture((30, 40), (100, 60))], [boxes], [np.array([0.5, 0.8, 0.6])])
     np.testing.assert_allclose(people.person_score, [0.8, 0.6])
-    everyone = predict.Predictor(BrightSpot(), VARIABLES, batch_size=4, suppression="none")
+    everyone = predict.Predictor(BrightSpot(), VARIABLES, batch_size=4, suppression=Suppression("none"))
     (people,) = everyone([picture((30, 40), (100, 60))], [boxes], [np.array([0.5, 0.8, 0.6])])
     np.testing.assert_allclose(people.person_score, [0.8, 0.6, 0.5])
 

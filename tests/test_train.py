@@ -47,12 +47,12 @@ def recorded(workdir: pathlib.Path, step: int) -> dict[str, str]:
     return json.loads((workdir / "checkpoints" / str(step) / "digests" / "metadata").read_text())
 
 
-def command(folder: pathlib.Path, workdir: pathlib.Path, *extra: str) -> list[str]:
+def command(folder: pathlib.Path, workdir: pathlib.Path, *extra: str, name: str = "prtr") -> list[str]:
     """Runs tiny.config in a process of its own."""
     code = (
         "import sys; sys.path[:0] = ['tests', '.'];"
         "from jaxpose import main, runtime; runtime.start(); import tiny;"
-        f"c = tiny.config({str(folder)!r}); {';'.join(extra)};"
+        f"c = tiny.config({str(folder)!r}, {name!r}); {';'.join(extra)};"
         f"main.log_to_stderr(); main.run(c, {str(workdir)!r}, 'train')"
     )
     return [sys.executable, "-c", f"if __name__ == '__main__':\n    exec({code!r})"]
@@ -79,6 +79,16 @@ class TestResumption:
             command(folder, tmp_path, *changes), cwd=ROOT, env=ENVIRONMENT, check=True, stderr=subprocess.DEVNULL
         )
         assert recorded(tmp_path, 8) == recorded(finished, 8)
+
+    @pytest.mark.parametrize("name", sorted(tiny.CONFIGS.keys() - {"prtr"}))
+    def test_of_every_method(self, folder, tmp_path, name):
+        slow = "c.train.log_every = 1"
+        whole, cut = tmp_path / "whole", tmp_path / "cut"
+        run = lambda workdir: command(folder, workdir, slow, name=name)
+        subprocess.run(run(whole), cwd=ROOT, env=ENVIRONMENT, check=True, stderr=subprocess.DEVNULL)
+        assert run_until(run(cut), "step 5/8", signal.SIGKILL, tmp_path / "log") == -signal.SIGKILL
+        subprocess.run(run(cut), cwd=ROOT, env=ENVIRONMENT, check=True, stderr=subprocess.DEVNULL)
+        assert recorded(cut, 8) == recorded(whole, 8)
 
     def test_sigterm_saves_and_leaves_with_status_0(self, folder, finished, tmp_path):
         many = ("c.train.steps = 10**6", "c.train.checkpoint_every = 10**6", "c.optim.schedule.name = 'constant'")

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import prtr
+from configs import dsnt, heatmap, prtr, rmpe
 from jaxpose import skeleton
 
 COCO = skeleton.COCO
@@ -53,27 +53,40 @@ def edit_labels(folder: pathlib.Path, change) -> None:
     (folder / "labels.json").write_text(json.dumps(content))
 
 
-def config(folder: pathlib.Path) -> ConfigDict:
-    """PRTR at its smallest on the data of `write_coco`; a step takes a few milliseconds."""
-    c = prtr.get_config("coco_laptop")
-    c.method.update(
-        {
-            "input_size": (32, 32),
-            "backbone_width": 4,
-            "backbone_stages": (1, 1),
-            "hidden_dim": 16,
-            "heads": 2,
-            "encoder_layers": 1,
-            "decoder_layers": 2,
-            "feedforward": 16,
-        }
-    )
-    c.data.dir = str(folder)
+CONFIGS = {
+    "prtr": lambda: prtr.get_config("coco_laptop"),
+    "heatmap": heatmap.get_config,
+    "dsnt": dsnt.get_config,
+    "rmpe": rmpe.get_config,
+}
+"""Default config of each method."""
+
+SMALLEST = {
+    "prtr": {
+        "input_size": (32, 32),
+        "backbone_stages": (1, 1),
+        "hidden_dim": 16,
+        "heads": 2,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "feedforward": 16,
+    },
+    "heatmap": {"input_size": (32, 32), "backbone_stages": (1, 1), "deconv_layers": 1, "deconv_features": 4},
+    "dsnt": {"input_size": (32, 32), "backbone_stages": (1, 1), "dilate": 1},
+    "rmpe": {"input_size": (32, 32), "deconv_features": 4, "localization_width": 4, "localization_stages": (1, 1)},
+}
+
+
+def config(folder: pathlib.Path, name: str = "prtr") -> ConfigDict:
+    """A method at its smallest on the data of `write_coco`; a step takes a few milliseconds."""
+    c = CONFIGS[name]()
+    c.method.update(SMALLEST[name] | {"skeleton": "coco", "backbone_width": 4})
+    c.data.update({"source": "coco", "skeleton": "coco", "dir": str(folder)})
     for split in ("train", "validation"):
         c.data[split].update({"annotations": "labels.json", "images": "images"})
     c.data.threads = 2
     c.optim.learning_rate = 1e-3
     c.optim.schedule.warmup = 2
     c.train.update({"steps": 8, "batch_size": 8, "checkpoint_every": 2, "log_every": 2})
-    c.evaluate.update({"every": 0, "batch_size": 8})
+    c.evaluate.update({"every": 0, "batch_size": 8, "metrics": ("coco",), "best": "AP"})
     return c

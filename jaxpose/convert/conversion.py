@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from jaxpose.errors import CheckpointError
 from jaxpose.methods.base import Method
 from jaxpose.nn.hrnet import HRNet
 from jaxpose.nn.resnet import ResNet
+from jaxpose.nn.se_resnet import SEResNet
 from jaxpose.types import Variables
 
 StateDict = dict[str, np.ndarray]
@@ -68,22 +70,50 @@ def convert_backbone(state_dict: StateDict, method: Method) -> Conversion:
 
     Args:
       state_dict: entries by their original names.
-      method: a method whose module has a field `backbone`.
+      method: a method whose module, or a module within, has a field `backbone`.
 
     Raises:
       ConversionError: an unknown kind of backbone, or an entry that is missing, unknown or misshapen.
     """
-    backbone = getattr(method.module(), "backbone", None)
+    path, backbone = _find_backbone(method.module())
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     if not isinstance(backbone, ResNet | HRNet):
         raise ConversionError(f"{type(method).__name__} has no ResNet or HRNet backbone")
     template = jax.eval_shape(backbone.init, jax.random.key(0), image)
-    if isinstance(backbone, ResNet):
-        rules, ignored, absent = RESNET, (r"fc\.(weight|bias)",), ()
-    else:
-        rules, ignored, absent = _hrnet_backbone(backbone, state_dict)
-    template = {collection: {"backbone": tree} for collection, tree in template.items()}
-    return apply_rules(state_dict, nest(rules, "", "backbone"), template, ignored, absent)
+    parts = _resnet_backbone(backbone) if isinstance(backbone, ResNet) else _hrnet_backbone(backbone, state_dict)
+    rules, ignored, absent = parts
+    for name in reversed(path.split("/")):
+        template = {collection: {name: tree} for collection, tree in template.items()}
+    return apply_rules(state_dict, nest(rules, "", path), template, ignored, [f"{path}/{a}" for a in absent])
+
+
+def _find_backbone(module: nn.Module, prefix: str = "") -> tuple[str, nn.Module | None]:
+    """Path and value of the first field "backbone" in a module or the modules it holds."""
+    fields = {f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
+    held = {name: value for name, value in fields.items() if isinstance(value, nn.Module)}
+    if "backbone" in held:
+        return f"{prefix}backbone", held["backbone"]
+    for name, inner in held.items():
+        path, backbone = _find_backbone(inner, f"{prefix}{name}/")
+        if backbone is not None:
+            return path, backbone
+    return "", None
+
+
+def _resnet_backbone(backbone: ResNet) -> tuple[tuple[Rule, ...], tuple[str, ...], tuple[str, ...]]:
+    """Rules, names to ignore and paths that may be absent, for a torchvision file.
+
+    A truncated network ignores the last stages. What AlphaPose's variants add starts fresh, as do convolutions that
+    replace strided ones.
+    """
+    ignored = [r"fc\.(weight|bias)", rf"layer[{len(backbone.stage_sizes) + 1}-9]\..*"]
+    absent: tuple[str, ...] = ()
+    if isinstance(backbone, SEResNet):
+        absent = (r"layer\d_0/se/.*", r"layer\d_\d+/conv2_offset/.*")
+    if getattr(backbone, "shuffle", False):
+        ignored.append(r"layer[2-4]\.0\.conv2\.weight")
+        absent += (r"layer[2-4]_0/conv2/kernel",)
+    return RESNET, tuple(ignored), absent
 
 
 def _hrnet_backbone(
@@ -106,7 +136,7 @@ def _hrnet_backbone(
     if backbone.output == "high_resolution":
         ignored.append(rf"stage4\.{last}\.fuse_layers\.[123]\..*")
     if "final_layer.weight" in state_dict:
-        absent += [r"backbone/(incre_\d|downsamp_\d|final_layer)/.*", rf"backbone/stage4_{last}/fuse_[123]_.*"]
+        absent += [r"(incre_\d|downsamp_\d|final_layer)/.*", rf"stage4_{last}/fuse_[123]_.*"]
     return rules, tuple(ignored), tuple(absent)
 
 

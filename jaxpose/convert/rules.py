@@ -23,6 +23,11 @@ def conv_kernel(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
 
 
+def deconv_kernel(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """[in, out, h, w] of a transposed convolution -> [h, w, in, out], turned by half a circle."""
+    return array.transpose(2, 3, 0, 1)[::-1, ::-1] if array.ndim == 4 else array
+
+
 def linear_kernel(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """[out, in] -> [in, out]."""
     return array.T
@@ -61,6 +66,7 @@ Kind = dict[str, tuple[tuple[str, Transform], ...]]
 """{entry of the original module: our leaves with their transforms}. An empty tuple: the entry has no use here."""
 
 CONV: Kind = {"weight": (("kernel", conv_kernel),), "bias": (("bias", keep),)}
+DECONV: Kind = {"weight": (("kernel", deconv_kernel),), "bias": (("bias", keep),)}
 LINEAR: Kind = {"weight": (("kernel", linear_kernel),), "bias": (("bias", keep),)}
 LAYER_NORM: Kind = {"weight": (("scale", keep),), "bias": (("bias", keep),)}
 BATCH_NORM: Kind = {
@@ -154,6 +160,13 @@ HRNET_CLASSIFICATION = (
     Rule(r"final_layer\.1", "final_layer/bn", BATCH_NORM),
 )
 """What the classification form adds to `HRNET`."""
+
+DECONV_HEAD = (
+    *(Rule(rf"deconv_layers\.{3 * i}", f"deconv{i}", DECONV) for i in range(6)),
+    *(Rule(rf"deconv_layers\.{3 * i + 1}", f"bn{i}", BATCH_NORM) for i in range(6)),
+    Rule("final_layer", "final_layer", CONV),
+)
+"""The head of SimpleBaselines, a sequence in which each transposed convolution, norm and ReLU has a number."""
 
 DETR_TRANSFORMER = (
     Rule(r"(encoder|decoder)\.layers\.(\d+)\.self_attn", r"\1/layer\2/self_attention", ATTENTION),

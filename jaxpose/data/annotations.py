@@ -9,6 +9,9 @@ from jaxpose.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
 
+HEAD_SIZE_OF_BOX = 0.6
+"""PCKh divides by this share of the diagonal of the head's box (MPII's evaluation)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
@@ -27,6 +30,8 @@ class Annotations:
       area: [P] float32 square pixels (of the person's mask, where the data set has one).
       crowd: [P] bool, a region of many people: never an example, and in evaluation never a mistake.
       track_id: [P] int64, the same person over frames; -1 where unknown.
+      head_size: [P] float32 pixels, the length that PCKh divides by; 0 where unknown (all of them, unless given).
+      clip_boxes: whether a box ends at the image's border; not so where it is the region that is cropped (MPII).
     """
 
     skeleton: Skeleton
@@ -42,6 +47,12 @@ class Annotations:
     area: np.ndarray
     crowd: np.ndarray
     track_id: np.ndarray
+    head_size: np.ndarray | None = None
+    clip_boxes: bool = True
+
+    def __post_init__(self):
+        if self.head_size is None:
+            object.__setattr__(self, "head_size", np.zeros(len(self.person_image), np.float32))
 
     @property
     def num_images(self) -> int:
@@ -103,6 +114,14 @@ class Annotations:
             "keypoints": triples.reshape(-1).tolist(),
             "num_keypoints": int(labelled.sum()),
         }
+
+
+def tight_boxes(keypoints: np.ndarray, visibility: np.ndarray) -> np.ndarray:
+    """[P, 4] (x, y, w, h) around the labelled ones of [P, K, 2] keypoints; zeros for a person without any."""
+    labelled = visibility[..., None] > 0
+    low = np.min(keypoints, axis=1, where=labelled, initial=np.inf)
+    high = np.max(keypoints, axis=1, where=labelled, initial=-np.inf)
+    return np.where(labelled.any(1), np.concatenate([low, high - low], -1), 0)
 
 
 class Skipped:

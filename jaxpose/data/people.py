@@ -22,6 +22,8 @@ class People:
       score: [N] float32 of the box, 1 for a true one.
       keypoints: [N, K, 2] float32 pixels; zeros for a detected box.
       visibility: [N, K] uint8; zeros for a detected box.
+      head_size: [N] float32 pixels; 0 where unknown and for a detected box.
+      true_boxes: whether boxes are annotated people rather than detections.
     """
 
     image: np.ndarray
@@ -29,6 +31,8 @@ class People:
     score: np.ndarray
     keypoints: np.ndarray
     visibility: np.ndarray
+    head_size: np.ndarray
+    true_boxes: bool
 
     def __len__(self) -> int:
         return len(self.image)
@@ -37,15 +41,17 @@ class People:
 def annotated(annotations: Annotations, name: str) -> People:
     """The people with a true box and at least one labelled joint, as the top-down family chooses them.
 
-    Boxes are clipped to the image by the rule of `geometry.clip_boxes`. Crowd regions, people without area, boxes
-    outside the image and people without a labelled joint are no examples. The log says how many of each.
+    Boxes are clipped to the image by the rule of `geometry.clip_boxes`, where the data set wants it. Crowd regions,
+    people without area, boxes outside the image and people without a labelled joint are no examples. The log says how
+    many of each.
 
     Raises:
       DataError: nobody is left.
     """
     a = annotations
     size = (a.width[a.person_image].astype(np.float32), a.height[a.person_image].astype(np.float32))
-    box, inside = geometry.clip_boxes(a.box, size)
+    clipped, inside = geometry.clip_boxes(a.box, size)
+    box = clipped if a.clip_boxes else a.box
     reasons = {
         "crowd regions": a.crowd,
         "no area": ~a.crowd & (a.area <= 0),
@@ -66,25 +72,31 @@ def annotated(annotations: Annotations, name: str) -> People:
         score=np.ones(len(keep), np.float32),
         keypoints=a.keypoints[keep],
         visibility=a.visibility[keep],
+        head_size=a.head_size[keep],
+        true_boxes=True,
     )
 
 
-def detected(annotations: Annotations, path: str) -> People:
-    """The boxes of a COCO detection file; see `sources.coco.read_detections`.
+def detected(annotations: Annotations, boxes: dict[str, np.ndarray], name: str) -> People:
+    """The boxes of a detector.
+
+    Args:
+      annotations: of the images.
+      boxes: as from `sources.coco.read_detections` or `proposals.simulate_detections`.
+      name: of the detections, for messages.
 
     Raises:
-      DataError: the file is unusable, or has no box in any image of the data set.
+      DataError: there is no box.
     """
-    from jaxpose.data.sources import coco
-
-    boxes = coco.read_detections(path, annotations.image_id)
     count, joints = len(boxes["image"]), annotations.skeleton.num_joints
     if not count:
-        raise DataError(f"{path}: has no person box in any of the data set's {annotations.num_images} images")
+        raise DataError(f"{name}: has no person box in any of the data set's {annotations.num_images} images")
     return People(
         image=boxes["image"],
         box=boxes["box"],
         score=boxes["score"],
         keypoints=np.zeros((count, joints, 2), np.float32),
         visibility=np.zeros((count, joints), np.uint8),
+        head_size=np.zeros(count, np.float32),
+        true_boxes=False,
     )

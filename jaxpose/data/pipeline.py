@@ -17,8 +17,9 @@ import numpy as np
 
 from jaxpose.data import images
 from jaxpose.data.people import People
+from jaxpose.data.proposals import PoseGuidedProposals, inside
 from jaxpose.data.sources import Source
-from jaxpose.data.transforms import NO_AUGMENTATION, Augmentation, PersonCrop
+from jaxpose.data.transforms import NO_AUGMENTATION, Augmentation, PersonCrop, View
 from jaxpose.errors import ConfigError, DataError, ImageError
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,10 @@ class PersonExamples:
       people: the boxes to look at.
       crop: how.
       augmentation: random views, for training.
+      proposals: random boxes in place of the true ones, for training (RMPE).
+      proposals_from: the step of training from which on there are random boxes.
+      centered: add "centered_keypoints" [K, 2] and "centered_visible" [K]: the joints as the crop of the true box shows
+        them, turned and mirrored like the example.
       skip_bad_images: replace an unreadable image's example by the next one in the data set (counted, named in the
         log), as long as no more than a hundredth of the data set is bad. If False, raise.
     """
@@ -43,6 +48,9 @@ class PersonExamples:
     people: People
     crop: PersonCrop
     augmentation: Augmentation = NO_AUGMENTATION
+    proposals: PoseGuidedProposals | None = None
+    proposals_from: int = 0
+    centered: bool = False
     skip_bad_images: bool = False
 
     def __post_init__(self):
@@ -59,25 +67,38 @@ class PersonExamples:
         self.__dict__.update(state)
         self._lock = threading.Lock()
 
-    def load(self, i: int, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
-        """Example i; with `rng`, a random view of it."""
+    def load(self, i: int, rng: np.random.Generator | None, step: int = 0) -> dict[str, np.ndarray]:
+        """Example i; with `rng`, a random view of it for a step of training."""
         while True:
             row = int(self.people.image[i])
             try:
                 name = str(self.source.annotations.file_name[row])
                 image = images.decode(self.source.read(row), name)
-                return self._example(i, image, rng)
+                return self._example(i, image, rng, step)
             except ImageError as error:
                 self._note_bad(error)
                 i = (i + 1) % len(self)
 
-    def _example(self, i: int, image: np.ndarray, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
+    def _example(self, i: int, image: np.ndarray, rng: np.random.Generator | None, step: int) -> dict[str, np.ndarray]:
         joints = self.source.annotations.skeleton
         keypoints, visible = self.people.keypoints[i], self.people.visibility[i]
-        view = self.crop.view(self.people.box[i])
+        view = centered = self.crop.view(self.people.box[i])
+        region = None
         if rng is not None:
+            if self.proposals is not None and step >= self.proposals_from:
+                size = image.shape[1], image.shape[0]
+                proposal = self.proposals.draw(self.people.box[i], keypoints, visible, size, rng)
+                grown = dataclasses.replace(self.crop, padding=self.crop.padding / (1 + 2 * self.proposals.growth))
+                view, centered = grown.view(proposal.box), grown.view(proposal.centered)
+                region = proposal.centered_region
             view = self.augmentation(view, keypoints, visible, joints, rng)
         example = self.crop.example(image, view, keypoints, visible, joints)
+        if self.centered:
+            counted = visible if region is None else visible * inside(region, keypoints)
+            centered = View(centered.center, centered.size, view.rotation, view.mirror)
+            example["centered_keypoints"], example["centered_visible"] = self.crop.joints(
+                centered, keypoints, counted, joints
+            )
         example["person_score"] = np.float32(self.people.score[i])
         example["index"] = np.int32(i)
         example["valid"] = np.bool_(True)
@@ -128,6 +149,7 @@ class TrainStream:
         if batch_size % process[1]:
             raise ConfigError(f"config.train.batch_size is {batch_size}, not a multiple of {process[1]} processes")
         stream = grain.MapDataset.source(_Positions(len(examples))).seed(seed).shuffle().repeat(None)
+        stream = stream.map_with_index(lambda position, i: (position // batch_size, i))
         elastic = grain.experimental.ElasticIterator(
             stream.random_map(_Load(examples)),
             global_batch_size=batch_size,
@@ -202,8 +224,9 @@ class _Load(grain.transforms.RandomMap):
     def __init__(self, examples: PersonExamples):
         self.examples = examples
 
-    def random_map(self, i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        return self.examples.load(i, rng)
+    def random_map(self, element: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        step, i = element
+        return self.examples.load(i, rng, step)
 
 
 def _mark_flags_parsed() -> None:

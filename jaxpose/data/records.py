@@ -67,9 +67,11 @@ def to_columns(annotations: Annotations) -> dict[str, np.ndarray]:
         "area",
         "crowd",
         "track_id",
+        "head_size",
     )
     return {name: getattr(a, name) for name in names} | {
         "joints": np.concatenate([a.keypoints, a.visibility[..., None].astype(np.float32)], -1),
+        "clip_boxes": np.array(a.clip_boxes),
         "skeleton": np.array(skeleton.name),
         "skeleton_joints": np.array(skeleton.joints),
         "skeleton_limbs": np.array(skeleton.limbs, np.str_).reshape(-1, 2),

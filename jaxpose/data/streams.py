@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,8 @@ import jax
 
 from jaxpose.data import people
 from jaxpose.data.pipeline import PersonExamples, TrainStream, evaluation_batches
-from jaxpose.data.sources import open_source
+from jaxpose.data.proposals import PoseGuidedProposals, simulate_detections
+from jaxpose.data.sources import Source, coco, open_source
 from jaxpose.data.transforms import NO_AUGMENTATION, Augmentation, PersonCrop
 from jaxpose.methods.base import Method
 from jaxpose.types import Batch
@@ -22,18 +24,42 @@ def process() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
-def person_examples(config: Any, method: Method, split: str) -> PersonExamples:
+def train_examples(config: Any, method: Method) -> dict[str, PersonExamples]:
+    """The examples of every stream of the method, {stream: examples}.
+
+    A stream reads what `config.data` says, changed by the fields of `config.data.streams[stream]` where there are any.
+    """
+    sources: dict[str, Source] = {}
+    examples = {}
+    for name in method.spec(1):
+        data = config.data.copy_and_resolve_references()
+        data.update(data.streams.get(name, {}))
+        where = str({k: v for k, v in data.items() if k not in _LOOKS})
+        if where not in sources:
+            sources[where] = open_source(data, "train", progress=jax.process_index() == 0)
+        examples[name] = person_examples(data, method, "train", name, sources[where])
+    return examples
+
+
+_LOOKS = ("augmentation", "proposals", "padding", "half_pixel", "antialias", "streams", "threads", "workers")
+"""Fields of `config.data` that do not say where the data are."""
+
+
+def evaluation_examples(config: Any, method: Method) -> PersonExamples:
+    """What is evaluated: the people of the validation split."""
+    source = open_source(config.data, "validation", progress=jax.process_index() == 0)
+    return person_examples(config.data, method, "validation", "source", source)
+
+
+def person_examples(data: Any, method: Method, split: str, stream: str, source: Source) -> PersonExamples:
     """The people of a split as `config.data` asks for them.
 
-    Training looks at true boxes with augmentation and skips unreadable images. Evaluation looks at true boxes, or at
-    those of the detection file `data.<split>.boxes`, and an unreadable image is an error.
+    Training looks at true boxes with augmentation, or at random ones, and skips unreadable images. Evaluation looks at
+    true boxes, or at detections (`data.<split>.boxes`: a file, or "simulated" for those that `data.simulated`
+    describes), and an unreadable image is an error.
     """
-    data = config.data
-    source = open_source(data, split, progress=jax.process_index() == 0)
-    boxes = data[split].get("boxes", "") if split in data else ""
-    seen = people.detected(source.annotations, boxes) if boxes else people.annotated(source.annotations, source.name)
-    _, height, width, _ = method.spec(1)["source"]["image"].shape
     train = split == "train"
+    seen = choose_people(data, split, source)
     if train and getattr(method, "flip_test", False) and not data.augmentation.mirror:
         logger.warning(
             "config.method.flip_test averages with mirrored crops, but config.data.augmentation.mirror is 0: "
@@ -43,46 +69,80 @@ def person_examples(config: Any, method: Method, split: str) -> PersonExamples:
     return PersonExamples(
         source=source,
         people=seen,
-        crop=PersonCrop((width, height), data.padding),
+        crop=person_crop(data, method),
         augmentation=Augmentation(**data.augmentation) if train else NO_AUGMENTATION,
+        proposals=open_proposals(data.proposals, source) if train else None,
+        proposals_from=data.proposals.from_step,
+        centered=train and "centered_keypoints" in method.spec(1)[stream],
         skip_bad_images=train,
     )
 
 
+def person_crop(data: Any, method: Method) -> PersonCrop:
+    """How people are cut out of images for a method."""
+    _, height, width, _ = method.spec(1)["source"]["image"].shape
+    return PersonCrop((width, height), data.padding, data.half_pixel, data.antialias)
+
+
+def choose_people(data: Any, split: str, source: Source) -> people.People:
+    """The boxes of a split; see `person_examples`."""
+    boxes = data[split].get("boxes", "") if split in data else ""
+    if not boxes:
+        return people.annotated(source.annotations, source.name)
+    if boxes == "simulated":
+        found = simulate_detections(source.annotations, **data.simulated)
+    else:
+        found = coco.read_detections(boxes, source.annotations.image_id)
+    return people.detected(source.annotations, found, boxes)
+
+
+def open_proposals(config: Any, source: Source) -> PoseGuidedProposals | None:
+    """The random boxes that `config.data.proposals` describes, if any."""
+    if config.file:
+        return PoseGuidedProposals.read(config.file).for_skeleton(source.annotations.skeleton)
+    return PoseGuidedProposals.single(config.rule) if config.rule else None
+
+
 @dataclasses.dataclass
 class TrainBatches:
-    """Iterator over training batches of this process: {"source": fields}."""
+    """Iterator over training batches of this process: {stream: fields}."""
 
     config: Any
-    examples: PersonExamples
+    examples: dict[str, PersonExamples]
     step: int
 
     def __post_init__(self):
         data = self.config.data
-        self._stream = TrainStream(
-            self.examples,
-            seed=self.config.seed,
-            batch_size=self.config.train.batch_size,
-            step=self.step,
-            process=process(),
-            workers=data.workers,
-            threads=data.threads,
-        )
+        self._streams = {
+            name: TrainStream(
+                examples,
+                seed=self.config.seed if name == "source" else zlib.crc32(f"{name} {self.config.seed}".encode()),
+                batch_size=self.config.train.batch_size,
+                step=self.step,
+                process=process(),
+                workers=data.workers,
+                threads=data.threads,
+            )
+            for name, examples in self.examples.items()
+        }
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        return {"source": next(self._stream)}
+        return {name: next(stream) for name, stream in self._streams.items()}
 
     def describe(self, batch: Batch) -> str:
         """Which images are in a batch, for messages."""
-        rows = self.examples.people.image[batch["source"]["index"]]
-        names = [str(n) for n in self.examples.source.annotations.file_name[rows]]
+        names = []
+        for stream, examples in self.examples.items():
+            rows = examples.people.image[batch[stream]["index"]]
+            names += [str(n) for n in examples.source.annotations.file_name[rows]]
         return ", ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
 
     def close(self) -> None:
-        self._stream.close()
+        for stream in self._streams.values():
+            stream.close()
 
 
 def evaluation_stream(config: Any, examples: PersonExamples) -> Iterator[Batch]:

@@ -39,13 +39,17 @@ class Augmentation:
 
     Attributes:
       scale: the region's size is multiplied by 1 + N(0, 1) * scale, clipped to 1 -+ scale.
-      rotation: degrees; the angle is N(0, 1) * rotation, clipped to twice that, with probability .6 and else 0.
+      octaves: instead, multiply it by 2 to the power N(0, 1) * scale, clipped to twice `scale` (DSNT).
+      rotation: degrees; the angle is N(0, 1) * rotation, clipped to twice that.
+      rotation_probability: of turning at all.
       mirror: probability.
       half_body: probability of looking at the upper or lower half alone, where more than 8 joints are visible.
     """
 
     scale: float = 0.0
+    octaves: bool = False
     rotation: float = 0.0
+    rotation_probability: float = 0.6
     mirror: float = 0.0
     half_body: float = 0.0
 
@@ -57,14 +61,23 @@ class Augmentation:
             prefer_upper = rng.standard_normal() < 0.5  # the original draws a normal here: upper with probability .69
             half = geometry.half_body_box(keypoints, visible, joints.upper_body_indices, prefer_upper, aspect)
             center, size = half or (center, size)
-        size = size * np.clip(rng.standard_normal() * self.scale + 1, 1 - self.scale, 1 + self.scale)
+        size = size * self.factor(rng.standard_normal())
         rotation = 0.0
-        if rng.random() <= 0.6:
+        if rng.random() <= self.rotation_probability:
             rotation = float(np.clip(rng.standard_normal() * self.rotation, -2 * self.rotation, 2 * self.rotation))
         return View(center, size, rotation, mirror=rng.random() <= self.mirror)
 
+    def factor(self, normal: float) -> float:
+        """By how much the region grows for a draw from N(0, 1)."""
+        if self.octaves:
+            return 2 ** np.clip(normal * self.scale, -2 * self.scale, 2 * self.scale)
+        return np.clip(normal * self.scale + 1, 1 - self.scale, 1 + self.scale)
+
 
 NO_AUGMENTATION = Augmentation()
+
+MAX_FINER = 8
+"""So many samples a side of a crop's pixel are averaged at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +87,15 @@ class PersonCrop:
     Attributes:
       size: (width, height) of the crop.
       padding: factor by which the region exceeds the person's box.
+      half_pixel: see `geometry.crop_affine`; the convention of DSNT.
+      antialias: average over all pixels of the image that a pixel of the crop covers, where the region is larger than
+        the crop; by default four of them are interpolated, as in the original code of the top-down family.
     """
 
     size: tuple[int, int]
     padding: float = 1.25
+    half_pixel: bool = False
+    antialias: bool = False
 
     def view(self, box: np.ndarray) -> View:
         """The plain view of a box [4] (x, y, w, h); of many boxes [..., 4], views side by side."""
@@ -86,12 +104,18 @@ class PersonCrop:
         )
         return View(center, size)
 
-    def cut(self, image: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
-        """The crop [H, W, 3] uint8 (bilinear, black outside) and the map [2, 3] from image to crop pixels."""
-        import cv2
+    def affine(self, view: View) -> np.ndarray:
+        """The map [2, 3] from image to crop pixels."""
+        return geometry.crop_affine(
+            view.center, view.size, self.size, view.rotation, view.mirror, half_pixel=self.half_pixel
+        )
 
-        to_crop = geometry.crop_affine(view.center, view.size, self.size, view.rotation, view.mirror)
-        return cv2.warpAffine(image, to_crop, self.size, flags=cv2.INTER_LINEAR), to_crop
+    def cut(self, image: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
+        """The crop [H, W, 3] uint8 (black outside the image) and the map [2, 3] from image to crop pixels."""
+        to_crop = self.affine(view)
+        shrinks = float(np.max(view.size / np.array(self.size)))
+        finer = min(int(np.ceil(shrinks)), MAX_FINER) if self.antialias else 1
+        return _warp(image, to_crop, self.size, max(1, finer)), to_crop
 
     def crop(self, image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The plain crop of a box, and the map [2, 3] float32 from crop to image pixels."""
@@ -111,14 +135,31 @@ class PersonCrop:
           joints: their skeleton.
         """
         canvas, to_crop = self.cut(image, view)
+        keypoints, seen = self.joints(view, keypoints, visible, joints)
+        return {
+            "image": canvas,
+            "keypoints": keypoints,
+            "visible": seen,
+            "to_image": geometry.invert_affine(to_crop).astype(np.float32),
+        }
+
+    def joints(
+        self, view: View, keypoints: np.ndarray, visible: np.ndarray, joints: Skeleton
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Joints [K, 2] in pixels of the crop and [K] in {0, 1} which of them count; arguments as for `example`."""
         seen = np.asarray(visible > 0)
         if view.mirror:
             keypoints, seen = keypoints[joints.flip_index], seen[joints.flip_index]
             keypoints = np.where(seen[:, None], keypoints, 0)
-        moved = geometry.apply_affine(to_crop, keypoints.astype(np.float64))
-        return {
-            "image": canvas,
-            "keypoints": np.where(seen[:, None], moved, keypoints).astype(np.float32),
-            "visible": seen.astype(np.float32),
-            "to_image": geometry.invert_affine(to_crop).astype(np.float32),
-        }
+        moved = geometry.apply_affine(self.affine(view), keypoints.astype(np.float64))
+        return np.where(seen[:, None], moved, keypoints).astype(np.float32), seen.astype(np.float32)
+
+
+def _warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], finer: int) -> np.ndarray:
+    """An image under an affine map [2, 3] to pixels of `size`, each the mean of `finer` x `finer` bilinear samples."""
+    import cv2
+
+    matrix = matrix * finer
+    matrix[:, 2] += (finer - 1) / 2
+    canvas = cv2.warpAffine(image, matrix, (size[0] * finer, size[1] * finer), flags=cv2.INTER_LINEAR)
+    return canvas if finer == 1 else cv2.resize(canvas, size, interpolation=cv2.INTER_AREA)

@@ -46,6 +46,19 @@ class Phase:
 
 
 @dataclasses.dataclass(frozen=True)
+class Control:
+    """Another way to read a run's variables, evaluated beside the method to show what it gains.
+
+    Attributes:
+      method: reads them.
+      suppression: of duplicates, see `metrics.suppression`; that of the config if empty.
+    """
+
+    method: "Method"
+    suppression: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Method(abc.ABC):
     """A paper: network, targets, losses and decoding as pure functions. Holds hyperparameters, never arrays.
 
@@ -88,6 +101,18 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def decode(self, outputs: dict[str, jax.Array], batch: Batch) -> Poses:
         """Outputs -> poses in pixels of the original image: a fixed number of people and a validity mask."""
+
+    def adopt(self, loaded: Variables, fresh: Variables) -> Variables:
+        """Variables to start from, of those that `config.init_from` names; the others stay `fresh`.
+
+        Raises:
+          ConfigError: something is missing without which training makes no sense.
+        """
+        return loaded
+
+    def controls(self) -> dict[str, Control]:
+        """{name: control} to evaluate besides; none for most papers."""
+        return {}
 
     def predict(self, variables: Variables, batch: Batch) -> Poses:
         """Poses for a batch as the host delivers it."""

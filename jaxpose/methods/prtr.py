@@ -15,8 +15,8 @@ import numpy as np
 from einops import rearrange
 from flax.typing import Dtype
 
-from jaxpose.errors import ConfigError
-from jaxpose.methods.base import LossAux, Method, Phase, person_spec
+from jaxpose.methods.base import LossAux, Phase
+from jaxpose.methods.top_down import CropMethod
 from jaxpose.nn import initializers
 from jaxpose.nn.hrnet import HRNet
 from jaxpose.nn.positional import LearnedEncoding, sine_encoding
@@ -24,10 +24,7 @@ from jaxpose.nn.resnet import resnet
 from jaxpose.nn.transformer import MLP, Decoder, Encoder, linear
 from jaxpose.ops import geometry, oks
 from jaxpose.ops.assignment import assign, assigned_classes, take_assigned, weighted_cross_entropy
-from jaxpose.types import Batch, Poses, Spec, Variables
-
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
+from jaxpose.types import Batch, Poses, Stream, Variables
 
 
 class KeypointTransformer(nn.Module):
@@ -91,7 +88,7 @@ class KeypointTransformer(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class PRTR(Method):
+class PRTR(CropMethod):
     """Two-stage PRTR. The defaults are those of the COCO model with ResNet-50 at 384 x 288.
 
     Attributes:
@@ -108,9 +105,7 @@ class PRTR(Method):
       eos_coef: weight of the class "no keypoint" in the classification loss.
       keypoint_loss: weight of the coordinate loss; the classification loss has weight 1.
       cost_class, cost_coord: weights of probability and L1 distance when queries are assigned to true joints.
-      channels: order in which the network sees colours. The published ResNet models were trained on "bgr" (with mean
-        and deviation not reordered), the HRNet models on "rgb".
-      flip_test: average with the prediction for the mirrored crop.
+      channels: the published ResNet models were trained on "bgr", the HRNet models on "rgb".
       flip_shift: mirror predictions as x -> 1 - x like the original code, which is one crop pixel off the mirrored
         pixel grid and moves the average by half a pixel. Published scores include this. False mirrors exactly.
       background_logit: at inference, take probabilities over all K + 1 classes instead of the K joints.
@@ -138,22 +133,21 @@ class PRTR(Method):
     cost_class: float = 1.0
     cost_coord: float = 5.0
     channels: str = "bgr"
-    flip_test: bool = True
     flip_shift: bool = True
     background_logit: bool = False
     score_threshold: float = 0.2
 
     def __post_init__(self):
         """Raises `ConfigError` for values that cannot work together."""
-        _require(self.positional in ("sine", "learned"), "positional", self.positional, '"sine" or "learned"')
-        _require(self.channels in ("rgb", "bgr"), "channels", self.channels, '"rgb" or "bgr"')
-        _require(self.hidden_dim % 4 == 0, "hidden_dim", self.hidden_dim, "a multiple of 4")
-        _require(self.hidden_dim % self.heads == 0, "heads", self.heads, f"a divisor of hidden_dim {self.hidden_dim}")
+        super().__post_init__()
+        self.require(self.positional in ("sine", "learned"), "positional", '"sine" or "learned"')
+        self.require(self.hidden_dim % 4 == 0, "hidden_dim", "a multiple of 4")
+        self.require(self.hidden_dim % self.heads == 0, "heads", f"a divisor of hidden_dim {self.hidden_dim}")
         joints = self.joints.num_joints
-        _require(self.num_queries >= joints, "num_queries", self.num_queries, f"at least one a joint, {joints}")
-        _require(self._backbone_kind() is not None, "backbone", self.backbone, '"resnet50", "hrnet_w32" or alike')
+        self.require(self.num_queries >= joints, "num_queries", f"at least one a joint, {joints}")
+        self.require(self._backbone_kind() is not None, "backbone", '"resnet50", "hrnet_w32" or alike')
         fits = "resnet" in self.backbone or all(s % 32 == 0 for s in self.input_size)
-        _require(fits, "input_size", self.input_size, "multiples of 32 for HRNet")
+        self.require(fits, "input_size", "multiples of 32 for HRNet")
 
     # --- network ---
 
@@ -201,18 +195,11 @@ class PRTR(Method):
 
     # --- targets ---
 
-    def spec(self, batch_size: int) -> Spec:
-        return {"source": person_spec(batch_size, self.input_size, self.joints.num_joints)}
-
-    def targets(self, batch: Batch, key: jax.Array, train: bool) -> Batch:
-        """Adds "targets" [B, K, 2], fractions of the crop and zero for invisible joints; normalises "image"."""
-        stream = batch["source"]
-        image = stream["image"].astype(jnp.float32) / 255
-        image = image[..., ::-1] if self.channels == "bgr" else image
-        image = (image - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)
+    def labels(self, stream: Stream) -> Stream:
+        """ "targets" [B, K, 2], fractions of the crop and zero for invisible joints."""
         visible = stream["visible"] > 0
         fractions = stream["keypoints"] / jnp.array(self.input_size, jnp.float32)
-        return batch | {"source": stream | {"image": image, "targets": jnp.where(visible[..., None], fractions, 0)}}
+        return {"targets": jnp.where(visible[..., None], fractions, 0)}
 
     # --- matching ---
 
@@ -326,8 +313,3 @@ class PRTR(Method):
         last = 1.0 if self.flip_shift else 1 - 1 / self.input_size[0]
         mirrored = jnp.stack([last - keypoints[..., 0], keypoints[..., 1]], -1)
         return mirrored[:, self.joints.flip_index], scores[:, self.joints.flip_index]
-
-
-def _require(condition: bool, field: str, found: object, expected: str) -> None:
-    if not condition:
-        raise ConfigError(f"config.method.{field} is {found!r}, but PRTR needs {expected}")

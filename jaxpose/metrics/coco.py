@@ -9,23 +9,19 @@ Rows are put in order of image id and index, so that the numbers do not depend o
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-import jax
 import numpy as np
 
 from jaxpose.errors import DataError
-from jaxpose.ops import nms
+from jaxpose.metrics.suppression import Rows, Suppression, suppress
 from jaxpose.skeleton import Skeleton
 
 NUMBERS = ("AP", "AP50", "AP75", "AP_M", "AP_L", "AR", "AR50", "AR75", "AR_M", "AR_L")
-Suppression = Literal["hard", "soft", "none"]
 GroundTruth = Mapping[str, Any] | str | pathlib.Path
-Rows = dict[str, np.ndarray]
 
 _FIELDS = {
     "image_id": (np.int64, 1),
@@ -35,8 +31,7 @@ _FIELDS = {
     "person_score": (np.float64, 1),
     "area": (np.float64, 1),
 }
-_MAX_PAIRS = 2**18
-"""Pairs of poses that one call of suppression compares."""
+_OPTIONAL = {"box": (np.float64, 2), "box_score": (np.float64, 1)}
 
 
 @dataclasses.dataclass
@@ -44,13 +39,10 @@ class CocoKeypoints:
     """AP and AR of COCO keypoints, for any skeleton.
 
     Attributes:
-      suppression: "hard" drops a pose whose OKS with a better one of its image exceeds `threshold`; "soft" re-ranks and
-        keeps at most 20 poses an image; "none" keeps everything (for methods that suppress by themselves).
-      threshold: of OKS; .9 in the top-down family.
+      suppression: of duplicates.
     """
 
-    suppression: Suppression = "hard"
-    threshold: float = 0.9
+    suppression: Suppression = Suppression()
     _blocks: list[Rows] = dataclasses.field(default_factory=list, repr=False)
 
     def update(self, rows: Mapping[str, Any]) -> None:
@@ -63,7 +55,8 @@ class CocoKeypoints:
             keypoints [n, K, 2] in pixels of the image;
             scores [n, K] of the joints;
             person_score [n], by which people are ranked;
-            area [n] of the (enlarged) box that was cropped, in pixels^2, for OKS in suppression.
+            area [n] of the (enlarged) box that was cropped, in pixels^2, for OKS in suppression;
+            box [n, 4] (x, y, w, h) and box_score [n] of the detections, if suppression is "parametric".
 
         Raises:
           DataError: a field is missing, has another shape, or holds a number that is not finite.
@@ -88,7 +81,8 @@ class CocoKeypoints:
         if len(joints) > 1:
             raise DataError(f"poses with {joints} joints were added to one metric; use one metric a skeleton")
         blocks = [block for block in self._blocks if len(block["index"])] or self._blocks[:1]
-        rows = {name: np.concatenate([block[name] for block in blocks]) for name in _FIELDS}
+        names = [name for name in (*_FIELDS, *_OPTIONAL) if all(name in block for block in blocks)]
+        rows = {name: np.concatenate([block[name] for block in blocks]) for name in names}
         _forbid_repeats(rows, [len(block["index"]) for block in blocks])
         order = np.lexsort((rows["index"], rows["image_id"]))
         return {name: values[order] for name, values in rows.items()}
@@ -111,12 +105,12 @@ class CocoKeypoints:
                 f"the poses have {found} joints, skeleton {skeleton.name!r} has {skeleton.num_joints}; "
                 "evaluate with the skeleton that the method was trained for"
             )
-        kept = suppress(rows, skeleton.sigmas, self.suppression, self.threshold)
+        rows = suppress(rows, skeleton.sigmas, self.suppression)
         triples = np.concatenate([rows["keypoints"], rows["scores"][..., None]], axis=-1)
         columns = zip(
-            rows["image_id"][kept].tolist(),
-            triples[kept].reshape(len(kept), -1).tolist(),
-            rows["person_score"][kept].tolist(),
+            rows["image_id"].tolist(),
+            triples.reshape(len(triples), -1).tolist(),
+            rows["person_score"].tolist(),
             strict=True,
         )
         return [{"image_id": i, "category_id": category_id, "keypoints": k, "score": s} for i, k, s in columns]
@@ -227,62 +221,13 @@ def _name(ground_truth: GroundTruth) -> str:
     return "ground truth" if isinstance(ground_truth, Mapping) else str(ground_truth)
 
 
-def suppress(rows: Rows, sigmas: Iterable[float], suppression: Suppression, threshold: float) -> np.ndarray:
-    """Indices of the poses that remain, image by image, each image's best first ("none": all, as they come).
-
-    Args:
-      rows: image_id, keypoints, person_score and area as in `CocoKeypoints.update`, grouped by image id (rising).
-      sigmas: [K].
-      suppression: "hard", "soft" or "none".
-      threshold: of OKS.
-    """
-    if suppression == "none":
-        return np.arange(len(rows["index"]))
-    kept = [np.zeros(0, np.int64)]
-    pick = _picker(suppression)
-    sigmas = np.asarray(tuple(sigmas), np.float32)
-    for slots, valid in _padded_images(rows["image_id"]):
-        arrays = (rows[name][slots].astype(np.float32) for name in ("keypoints", "person_score", "area"))
-        order, keep = jax.device_get(pick(*arrays, valid, sigmas, threshold))
-        ranked = np.take_along_axis(slots, order, -1)
-        kept.append(ranked[np.take_along_axis(keep, order, -1)])
-    indices = np.concatenate(kept)
-    return indices[np.argsort(rows["image_id"][indices], kind="stable")]
-
-
-@functools.cache
-def _picker(suppression: Suppression) -> Any:
-    if suppression == "hard":
-        return jax.jit(nms.oks_nms)
-    if suppression == "soft":
-        return jax.jit(nms.soft_oks_nms)
-    raise ValueError(f"suppression is {suppression!r}; it can be 'hard', 'soft' or 'none'")
-
-
-def _padded_images(image_id: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Groups rows by image: (rows [I, N], valid [I, N]). Only a handful of shapes, whatever the data."""
-    _, start, count = np.unique(image_id, return_index=True, return_counts=True)
-    smaller, capacity = 0, 8
-    while smaller < count.max(initial=0):
-        images = np.flatnonzero((count > smaller) & (count <= capacity))
-        size = max(1, min(_MAX_PAIRS // capacity**2, 1 << (len(images) - 1).bit_length()))
-        for first in range(0, len(images), size):
-            chunk = images[first : first + size]
-            position = np.arange(capacity)
-            valid = np.zeros((size, capacity), bool)
-            valid[: len(chunk)] = position < count[chunk, None]
-            slots = np.zeros((size, capacity), np.int64)
-            slots[: len(chunk)] = start[chunk, None] + position
-            yield np.where(valid, slots, 0), valid
-        smaller, capacity = capacity, 4 * capacity
-
-
 def _checked(rows: Mapping[str, Any]) -> Rows:
     if missing := [name for name in _FIELDS if name not in rows]:
         raise DataError(f"poses lack the fields {missing}; expected {list(_FIELDS)}")
-    arrays = {name: np.array(rows[name], dtype) for name, (dtype, _) in _FIELDS.items()}
+    wanted = _FIELDS | {name: field for name, field in _OPTIONAL.items() if name in rows}
+    arrays = {name: np.array(rows[name], dtype) for name, (dtype, _) in wanted.items()}
     count, joints = np.size(arrays["index"]), (arrays["scores"].shape or (0,))[-1]
-    tails = {"keypoints": (joints, 2), "scores": (joints,)}
+    tails = {"keypoints": (joints, 2), "scores": (joints,), "box": (4,)}
     for name, values in arrays.items():
         expected = (count, *tails.get(name, ()))
         if values.shape != expected:

@@ -15,11 +15,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpose.ops import heatmaps
 from jaxpose.skeleton import MPII
 from jaxpose.types import Array
 
 MPII_THRESHOLDS = (0.5, 0.11)
 """PCKh@0.5, and the one that tables call "Mean@0.1": the original code reads .11 from its curve."""
+
+_METER_OF = {"neck": "upperneck", "head_top": "headtop"}  # other joints: "left_knee" is "lknee"
+_METER_GROUPS = {
+    "ubody": ("wrist", "elbow", "shoulder"),
+    "total_anewell": ("ankle", "knee", "hip", "wrist", "elbow"),
+    "total_mpii": ("ankle", "knee", "hip", "neck", "head_top", "wrist", "elbow", "shoulder"),
+    "all": ("ankle", "knee", "hip", "pelvis", "thorax", "neck", "head_top", "wrist", "elbow", "shoulder"),
+}
 
 
 @jax.tree_util.register_dataclass
@@ -83,11 +92,14 @@ def coordinate_pck(
       inclusive: whether a distance equal to the threshold is correct (MPII) or not (everybody else).
     """
     size = jnp.broadcast_to(jnp.asarray(size, jnp.float32), (keypoints.shape[0],) + jnp.shape(size)[1:])
-    size = size[:, None, None] if size.ndim == 1 else size[:, None, :]
-    usable = jnp.all(size > 0, axis=-1)
-    offset = (jnp.asarray(keypoints, jnp.float32) - jnp.asarray(truth, jnp.float32)) / jnp.where(size > 0, size, 1)
-    distance = jnp.sqrt(jnp.sum(jnp.square(offset), axis=-1))
-    counted = (jnp.asarray(visible) > 0) & usable
+    divisor = jnp.where(size > 0, size, 1)[:, None]
+    offset = jnp.asarray(keypoints, jnp.float32) - jnp.asarray(truth, jnp.float32)
+    if size.ndim == 1:  # divide last, so that a joint at the threshold is judged as the original evaluations do
+        distance = jnp.linalg.norm(offset, axis=-1) / divisor
+    else:
+        distance = jnp.linalg.norm(offset / divisor, axis=-1)
+    usable = size > 0 if size.ndim == 1 else jnp.all(size > 0, axis=-1)
+    counted = (jnp.asarray(visible) > 0) & usable[:, None]
     limits = jnp.asarray(thresholds, jnp.float32)[:, None, None]
     within = distance <= limits if inclusive else distance < limits
     return Counts(
@@ -139,13 +151,41 @@ def mpii_numbers(counts: Counts) -> dict[str, float]:
     return {name: float(value) for name, value in (parts | {"Mean": means[0], "Mean@0.1": means[1]}).items()}
 
 
-def heatmap_positions(heatmaps: Array) -> jax.Array:
-    """[B, H, W, K] -> [B, K, 2] positions (x, y) of the maxima; (0, 0) where a map has nothing above 0."""
-    batch, height, width, joints = heatmaps.shape
-    flat = jnp.reshape(heatmaps, (batch, height * width, joints))
-    best = jnp.argmax(flat, axis=1)
-    position = jnp.stack([best % width, best // width], axis=-1).astype(jnp.float32)
-    return jnp.where(jnp.max(flat, axis=1)[..., None] > 0, position, 0)
+def pckh_meters(
+    keypoints: Array, truth: Array, visible: Array, head_size: Array, threshold: float = 0.5
+) -> dict[str, float]:
+    """PCKh of MPII joint by joint and in groups, as the authors of DSNT report it, in [0, 1].
+
+    Groups pool all labelled joints (not a mean over joints): "ubody" wrists, elbows and shoulders; "total_anewell"
+    ankles, knees, hips, wrists and elbows; "total_mpii" all but pelvis and thorax; "all".
+
+    Args:
+      keypoints: [B, 16, 2] predicted.
+      truth: [B, 16, 2] in the same pixels.
+      visible: [B, 16], positive for labelled joints.
+      head_size: [B] pixels; people whose head has no size are left out.
+      threshold: fraction of the head's size; a joint exactly there is correct.
+
+    Returns:
+      {"rankle", ..., "lwrist" in MPII's order, "ubody", "total_anewell", "total_mpii", "all"}; NaN where nothing is
+      labelled.
+    """
+    counts = coordinate_pck(keypoints, truth, visible, head_size, (threshold,), inclusive=True)
+    correct, counted = np.asarray(counts.correct, np.float64)[0], np.asarray(counts.counted, np.float64)
+    members = {_meter_name(joint): [i] for i, joint in enumerate(MPII.joints)}
+    for group, parts in _METER_GROUPS.items():
+        members[group] = [i for i, joint in enumerate(MPII.joints) if part_of(joint) in parts]
+    return {name: float(_divide(correct[i].sum(), counted[i].sum())) for name, i in members.items()}
+
+
+def part_of(joint: str) -> str:
+    """The part of the body that a joint belongs to, whatever its side: "left_knee" -> "knee"."""
+    return joint.removeprefix("left_").removeprefix("right_")
+
+
+def _meter_name(joint: str) -> str:
+    part = part_of(joint)
+    return _METER_OF.get(part, (joint[0] if part != joint else "") + part)
 
 
 def heatmap_pck(output: Array, target: Array, thresholds: tuple[float, ...] = (0.5,), swapped: bool = True) -> Counts:
@@ -163,6 +203,6 @@ def heatmap_pck(output: Array, target: Array, thresholds: tuple[float, ...] = (0
     """
     _, height, width, _ = output.shape
     size = jnp.array([height, width] if swapped else [width, height], jnp.float32) / 10
-    truth = heatmap_positions(target)
+    truth = heatmaps.maxima(target)[0]
     size = jnp.broadcast_to(size, (output.shape[0], 2))
-    return coordinate_pck(heatmap_positions(output), truth, jnp.all(truth > 1, axis=-1), size, thresholds)
+    return coordinate_pck(heatmaps.maxima(output)[0], truth, jnp.all(truth > 1, axis=-1), size, thresholds)

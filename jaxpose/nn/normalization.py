@@ -59,7 +59,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", initializers.ones, None, channels)
         mean, var = running_mean.value, running_var.value
         if train:
-            mean, var = _moments(x.astype(jnp.float32))
+            mean, var = _moments(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
             if not self.is_initializing():
                 count = x.size // x.shape[-1]
                 unbiased = var * (count / max(count - 1, 1))

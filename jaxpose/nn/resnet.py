@@ -62,6 +62,11 @@ def _strided_max_pool(x: jax.Array) -> jax.Array:
     return best
 
 
+def max_pool(x: jax.Array) -> jax.Array:
+    """3x3 maximum with stride 2 of [B, H, W, C], padded by one; the first largest value receives the gradient."""
+    return jax.lax.platform_dependent(x, cpu=_strided_max_pool, default=_max_pool)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut.
 
@@ -108,11 +113,18 @@ class Bottleneck(BasicBlock):
         norm = functools.partial(NORMS[self.norm], dtype=self.dtype)
         y = conv(self.features, 1, dtype=self.dtype, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y, train))
-        y = conv(self.features, 3, self.stride, self.dilations[0], dtype=self.dtype, name="conv2")(y)
-        y = nn.relu(norm(name="bn2")(y, train))
+        y = nn.relu(norm(name="bn2")(self.spatial(y), train))
         y = conv(self.features * self.expansion, 1, dtype=self.dtype, name="conv3")(y)
         y = norm(name="bn3")(y, train)
-        return nn.relu(y + self.shortcut(x, norm, train))
+        return nn.relu(self.rescale(y) + self.shortcut(x, norm, train))
+
+    def spatial(self, x: jax.Array) -> jax.Array:
+        """The 3x3 convolution, which variants of the network replace."""
+        return conv(self.features, 3, self.stride, self.dilations[0], dtype=self.dtype, name="conv2")(x)
+
+    def rescale(self, x: jax.Array) -> jax.Array:
+        """What variants of the network do before the shortcut is added."""
+        return x
 
 
 class ResNet(nn.Module):
@@ -142,7 +154,7 @@ class ResNet(nn.Module):
         """[B, H, W, 3] -> maps of strides 4, 8, 16, 32 (undilated)."""
         x = conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(x.astype(self.dtype))
         x = nn.relu(NORMS[self.norm](dtype=self.dtype, name="bn1")(x, train))
-        x = jax.lax.platform_dependent(x, cpu=_strided_max_pool, default=_max_pool)
+        x = max_pool(x)
         maps = []
         for stage in range(len(self.stage_sizes)):
             x = self._stage(stage, x, train)
@@ -163,8 +175,13 @@ class ResNet(nn.Module):
                 norm=self.norm,
                 dtype=self.dtype,
                 name=f"layer{stage + 1}_{index}",
+                **self.block_fields(stage, index),
             )(x, train)
         return x
+
+    def block_fields(self, stage: int, index: int) -> dict:
+        """Further fields of a block, which variants of the network give."""
+        return {}
 
 
 STAGES = {

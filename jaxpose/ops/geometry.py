@@ -100,10 +100,13 @@ def crop_affine(
     crop_size: tuple[int, int],
     rotation: Array | float = 0.0,
     mirror: Array | bool = False,
+    half_pixel: bool = False,
 ) -> Array:
     """The map from image pixels to crop pixels.
 
     p' = s R (p - center) + (width, height) / 2 with s = crop width / region width; the region's height is not used.
+    The top-down family applies this to pixel indices. With `half_pixel` it holds for p + 1/2 and p' + 1/2, the places
+    of pixel centres when an image is seen as a continuous plane, so that the borders of region and crop coincide.
     Mirroring turns the person about the vertical line through `center` before the rotation, which equals mirroring
     the whole image and the centre with it.
 
@@ -113,18 +116,21 @@ def crop_affine(
       crop_size: (width, height) of the crop.
       rotation: [...] degrees; positive turns the content counter-clockwise on the screen.
       mirror: [...] bool.
+      half_pixel: whether pixel i is at i + 1/2 rather than at i.
 
     Returns:
       [..., 2, 3].
     """
+    half = 0.5 if half_pixel else 0.0
     xp = _namespace(center, size, rotation, mirror)
     radians = xp.asarray(rotation, center.dtype) * (np.pi / 180)
     scale = crop_size[0] / size[..., 0]
     cos, sin = scale * xp.cos(radians), scale * xp.sin(radians)
     side = xp.where(xp.asarray(mirror), -1, 1).astype(center.dtype)
     rows = []
-    for a, b, half in ((cos * side, sin, crop_size[0] * 0.5), (-sin * side, cos, crop_size[1] * 0.5)):
-        rows.append(xp.stack(xp.broadcast_arrays(a, b, half - a * center[..., 0] - b * center[..., 1]), -1))
+    x, y = center[..., 0] - half, center[..., 1] - half
+    for a, b, middle in ((cos * side, sin, crop_size[0] * 0.5 - half), (-sin * side, cos, crop_size[1] * 0.5 - half)):
+        rows.append(xp.stack(xp.broadcast_arrays(a, b, middle - a * x - b * y), -1))
     return xp.stack(rows, -2)
 
 

@@ -52,3 +52,17 @@ def person_score(scores: Array, box_score: Array, threshold: float = 0.2) -> jax
     confident = scores > threshold
     total = jnp.sum(jnp.where(confident, scores, 0), axis=-1)
     return jnp.asarray(box_score, jnp.float32) * total / jnp.maximum(jnp.sum(confident, axis=-1), 1)
+
+
+def proposal_score(scores: Array, box_score: Array) -> jax.Array:
+    """AlphaPose's score of a person: mean joint score + box score + 1.25 x best joint score; up to about 3.25.
+
+    Args:
+      scores: [..., K] joint scores, after pose NMS where it is used.
+      box_score: [...] score of the person's box; 0 for true boxes, which have none.
+
+    Returns:
+      [...] float32.
+    """
+    scores = jnp.asarray(scores, jnp.float32)
+    return jnp.mean(scores, axis=-1) + jnp.asarray(box_score, jnp.float32) + 1.25 * jnp.max(scores, axis=-1)

@@ -13,7 +13,7 @@ from jaxpose.errors import ConfigError
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory):
     config = tiny.config(tiny.write_coco(tmp_path_factory.mktemp("coco"), images=10))
-    return streams.person_examples(config, methods.create(config.method), "train")
+    return streams.train_examples(config, methods.create(config.method))["source"]
 
 
 def take(examples, count: int, **options) -> list[dict[str, np.ndarray]]:

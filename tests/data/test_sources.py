@@ -1,5 +1,6 @@
 """What happens to data that is not as it should be: an error that says where, or a count in the log."""
 
+import dataclasses
 import json
 import logging
 import pathlib
@@ -126,6 +127,13 @@ class TestPeople:
         with pytest.raises(DataError, match="none of the 12 annotated people"):
             people.annotated(coco.read_keypoints(folder / "labels.json"), "set")
 
+    @pytest.mark.parametrize(("clip", "expected"), [(True, [0, 0, 29, 39]), (False, [-10, -10, 30, 40])])
+    def test_boxes_that_are_regions_are_not_clipped(self, folder, clip, expected):
+        tiny.edit_labels(folder, first_person(lambda person: person.update(bbox=[-10, -10, 30, 40])))
+        labels = coco.read_keypoints(folder / "labels.json")
+        seen = people.annotated(dataclasses.replace(labels, clip_boxes=clip), "set")
+        np.testing.assert_array_equal(seen.box[0], expected)
+
     def test_detections(self, folder, caplog):
         records = [
             {"image_id": 101, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5},
@@ -135,7 +143,9 @@ class TestPeople:
         ]
         (folder / "boxes.json").write_text(json.dumps(records))
         with caplog.at_level(logging.WARNING, "jaxpose"):
-            seen = people.detected(coco.read_keypoints(folder / "labels.json"), str(folder / "boxes.json"))
+            labels = coco.read_keypoints(folder / "labels.json")
+            boxes = coco.read_detections(folder / "boxes.json", labels.image_id)
+            seen = people.detected(labels, boxes, "boxes.json")
         assert seen.image.tolist() == [1]
         assert seen.score.tolist() == [0.5]
         assert "outside the data set (record 1)" in caplog.text
@@ -163,20 +173,20 @@ class TestImages:
         (folder / "images" / "003.jpg").write_bytes(b"\xff\xd8 broken")
         config = tiny.config(folder)
         method = methods.create(config.method)
-        examples = streams.person_examples(config, method, "train")
+        examples = streams.train_examples(config, method)["source"]
         with caplog.at_level(logging.WARNING, "jaxpose"):
             assert examples.load(3, None)["index"] == 4
             examples.load(3, None)
         assert list(examples.bad) == ["003.jpg"]
         assert caplog.text.count("skipped an example") == 1
         with pytest.raises(ImageError, match=r"003.jpg"):
-            list(streams.evaluation_stream(config, streams.person_examples(config, method, "validation")))
+            list(streams.evaluation_stream(config, streams.evaluation_examples(config, method)))
 
     def test_too_many_broken_images_are_an_error(self, folder):
         for i in (3, 4):
             (folder / "images" / f"00{i}.jpg").write_bytes(b"")
         config = tiny.config(folder)
-        examples = streams.person_examples(config, methods.create(config.method), "train")
+        examples = streams.train_examples(config, methods.create(config.method))["source"]
         with pytest.raises(DataError, match="2 of 12 images cannot be read"):
             examples.load(3, None)
 

@@ -1,12 +1,19 @@
 """One training example of the top-down family: random view, crop, targets."""
 
+import dataclasses
+import itertools
+
 import jax
 import numpy as np
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import skeleton
+from jaxpose.data.sources import mpii
 from jaxpose.data.transforms import NO_AUGMENTATION, Augmentation, PersonCrop, View
+from jaxpose.methods import top_down
+from jaxpose.methods.dsnt import DSNT
 from jaxpose.methods.prtr import PRTR
+from jaxpose.ops import dsnt, geometry
 
 COCO = skeleton.COCO
 TIE = 0.02
@@ -96,4 +103,60 @@ def check_augment(case) -> None:
     assert_allclose(example["keypoints"], case.outputs["joints"][:, :2], atol=1e-3)
 
 
-CHECKS = {"prtr/sample": check_sample, "hrnet/augment": check_augment}
+def check_mpii_augmentation(case) -> None:
+    """The box of a person, a random view of it, joints, the way back to the image, and the picture.
+
+    The original resamples three times (to a square with a margin, to turn it, to the network's size), which blurs; here
+    it is once. So pictures are compared by how they lie on each other.
+    """
+    attrs, inputs, expected = case.attrs, case.inputs, case.outputs
+    x, y, w, h = box = np.array(mpii.square(tuple(inputs["center"].tolist()), float(inputs["scale"])))
+    assert_allclose([x, y, x + w, y + h], expected["bounding_box"], rtol=1e-5)
+    size = (attrs["size"], attrs["size"])
+    crop = PersonCrop(size, padding=1.0, half_pixel=True, antialias=True)
+    augmentation = Augmentation(scale=0.25, octaves=True, rotation=30.0, rotation_probability=0.4, mirror=0.5)
+    method = DSNT(input_size=size, dilate=0, truncate=2)
+    for name, draws in attrs["draws"].items():
+        view = crop.view(box)
+        if draws:
+            normal = [draws["scale_exponent"] / 0.25, draws["rotate_degrees"] / 30]
+            rng = Draws(normal, [draws["rotate_u"], 0.0 if draws["hflip"] else 1.0])
+            view = augmentation(view, inputs["keypoints"], inputs["mask"], skeleton.MPII, rng)
+        example = crop.example(inputs["image"], view, inputs["keypoints"], inputs["mask"], skeleton.MPII)
+        labels = jax.device_get(method.labels({k: v[None] for k, v in (example | {"valid": np.True_}).items()}))
+        mask = expected[f"{name}_part_mask"] > 0
+        assert_array_equal(labels["mask" if draws else "labelled"][0], mask)
+        coords = expected[f"{name}_part_coords"]
+        assert_allclose(labels["points"][0][mask], coords[mask], atol=2e-5)
+        pixels = coords @ expected[f"{name}_transform_m"].T + expected[f"{name}_transform_b"]
+        ours = geometry.apply_affine(example["to_image"], np.asarray(dsnt.normalized_to_pixel(coords, size)))
+        assert_allclose(ours, pixels, atol=2e-3)
+        theirs = expected[f"{name}_input"].transpose(1, 2, 0)
+        if name in attrs["subtract_mean"]:
+            theirs = theirs + np.float32(attrs["mean"])
+        gain = np.array(draws["channel_gain"] if draws else (1, 1, 1), np.float32)
+        _check_aligned(crop, inputs["image"], view, gain, theirs)
+
+
+def _check_aligned(crop: PersonCrop, image: np.ndarray, view: View, gain: np.ndarray, theirs: np.ndarray) -> None:
+    """Of crops that are moved a little, the one most like the original's is less than a pixel of the image away.
+
+    The original rounds the corners of its first crop to whole pixels.
+    """
+    per_pixel = float(view.size[0] / crop.size[0])
+
+    def difference(move: tuple[float, float]) -> float:
+        moved = dataclasses.replace(view, center=view.center + np.array(move))
+        return float(np.abs(top_down.recolor(crop.cut(image, moved)[0] / np.float32(255), gain) - theirs).mean())
+
+    steps = np.linspace(-1, 1, 17) * per_pixel
+    best = min(itertools.product(steps, steps), key=difference)
+    assert np.abs(best).max() < 1
+    assert difference(best) < 0.016
+
+
+CHECKS = {
+    "prtr/sample": check_sample,
+    "hrnet/augment": check_augment,
+    "dsnt/mpii_augmentation": check_mpii_augmentation,
+}

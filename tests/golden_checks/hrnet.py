@@ -1,85 +1,182 @@
-"""HRNet: the backbone under its 1x1 heatmap head, crop geometry, box rules."""
+"""HRNet and SimpleBaselines: networks, targets, losses, decoding, crop geometry, box rules."""
 
-import flax.linen as nn
+import dataclasses
+
 import jax
 import numpy as np
-import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from golden_checks import networks
 from golden_checks.prtr import check_relative
 from jaxpose.convert.conversion import apply_rules
-from jaxpose.convert.rules import CONV, HRNET, Rule, nest
-from jaxpose.nn.hrnet import HRNet
-from jaxpose.nn.resnet import conv
-from jaxpose.ops import geometry
+from jaxpose.convert.heatmap import rules
+from jaxpose.methods.heatmap import Heatmap
+from jaxpose.metrics import pck
+from jaxpose.nn.resnet import max_pool
+from jaxpose.ops import geometry, heatmaps
 
-RULES = (*nest(HRNET, "", "backbone"), Rule("final_layer", "head", CONV))
-
-
-class PoseHRNet(nn.Module):
-    """HRNet with a 1x1 convolution on its finest branch."""
-
-    num_joints: int
-
-    @nn.compact
-    def __call__(self, image, train: bool = False):
-        features = HRNet(width=32, output="high_resolution", name="backbone")(image, train)
-        return conv(self.num_joints, 1, use_bias=True, name="head")(features[0])
+DECODE = jax.jit(heatmaps.decode)
 
 
-def _network(case):
-    if case.attrs["model"] != "pose_hrnet":
-        pytest.skip("the deconvolution head of SimpleBaselines is not built yet")
-    module = PoseHRNet(case.attrs["num_joints"])
+def _method(attrs: dict) -> Heatmap:
+    fields = {"final_kernel": attrs["final_conv_kernel"]}
+    if attrs["model"] == "pose_hrnet":
+        stages = [attrs["stages"][f"STAGE{i}"] for i in (2, 3, 4)]
+        fields |= {"backbone": f"hrnet_w{stages[0]['NUM_CHANNELS'][0]}"}
+        return Heatmap(**fields, backbone_stages=tuple(stage["NUM_MODULES"] for stage in stages))
+    filters, kernels = set(attrs["deconv_filters"]), set(attrs["deconv_kernels"])
+    assert len(filters) == len(kernels) == 1, "transposed convolutions of several kinds"
+    fields |= {"backbone": f"resnet{attrs['num_layers']}", "backbone_stages": tuple(attrs["blocks"])}
+    fields |= {"deconv_layers": len(attrs["deconv_filters"]), "deconv_bias": attrs["deconv_with_bias"]}
+    return Heatmap(**fields, deconv_features=filters.pop(), deconv_kernel=kernels.pop())
+
+
+def _network(case, dtype: str = "float32"):
+    """Method, network, its variables and the image of a case, whatever its number of joints."""
+    method = dataclasses.replace(_method(case.attrs), dtype=dtype)
+    module = method.module()
+    module = module.clone(head=module.head.clone(num_joints=case.attrs["num_joints"]))
     image = networks.to_channels_last(case.inputs["image"])
     template = jax.eval_shape(module.init, jax.random.key(0), image)
-    return module, apply_rules(case.state_dict, RULES, template).variables, image
+    return method, module, apply_rules(case.state_dict, rules(method), template).variables, image
+
+
+def _channels_last(arrays: dict, *names: str) -> list[np.ndarray]:
+    return [networks.to_channels_last(arrays[name]) for name in names]
+
+
+# --- networks ---
 
 
 def check_forward(case) -> None:
-    module, variables, image = _network(case)
+    _, module, variables, image = _network(case)
     apply = jax.jit(lambda v, x: module.apply(v, x, capture_intermediates=True, mutable=["intermediates"]))
-    heatmaps, captured = jax.device_get(apply(variables, image))
-    backbone = captured["intermediates"]["backbone"]
+    outputs, captured = jax.device_get(apply(variables, image))
     for name in sorted({n.split("/")[1].rsplit("_", 1)[0] for n in case.outputs if n.startswith("mid/")}):
-        ours = networks.to_channels_first(_stage_output(backbone, name))
+        ours = networks.to_channels_first(_inner(captured["intermediates"], name))
         moments = {"mean": ours.mean((0, 2, 3)), "std": ours.std((0, 2, 3)), "crop": ours[:, :4, :3, :3]}
         for kind, value in moments.items():
             key = f"mid/{name}_{kind}"
             assert_allclose(value, case.outputs[key], rtol=networks.FORWARD, atol=networks.FORWARD, err_msg=key)
-    assert_allclose(networks.to_channels_first(heatmaps), case.outputs["heatmaps"], rtol=0, atol=networks.FORWARD)
+    maps = networks.to_channels_first(outputs["maps"])
+    assert_allclose(maps, case.outputs["heatmaps"], rtol=0, atol=networks.FORWARD)
 
 
-def _stage_output(backbone: dict, name: str):
-    """Output of "layer1", or of a branch of a stage as in "stage3.1"."""
-    stage, _, branch = name.partition(".")
-    last = max((key for key in backbone if key.startswith(f"{stage}_")), key=lambda key: int(key.split("_")[1]))
-    output = backbone[last]["__call__"][0]
-    return output[int(branch)] if branch else output
+def _inner(captured: dict, name: str) -> np.ndarray:
+    """What the original module `name` puts out: "maxpool", "deconv_layers", "layer1", or "stage3.1" for a branch."""
+    if name == "maxpool":
+        return np.asarray(max_pool(jax.nn.relu(captured["backbone"]["bn1"]["__call__"][0])))
+    network, _, stage = ("head", "", "bn") if name == "deconv_layers" else ("backbone", "", name)
+    stage, _, branch = stage.partition(".")
+    found = [key for key in captured[network] if key.startswith(stage) and key[len(stage) :].lstrip("_").isdigit()]
+    last = max(found, key=lambda key: int(key[len(stage) :].lstrip("_")))
+    output = captured[network][last]["__call__"][0]
+    return np.maximum(output, 0) if network == "head" else output[int(branch)] if branch else output
 
 
 def check_train_step(case) -> None:
-    module, variables, image = _network(case)
-    target = case.inputs["target"].transpose(0, 2, 3, 1)
-    weight = case.inputs["target_weight"].transpose(0, 2, 1)[:, None]
+    """In float64, as the case was computed: in float32 the original's own gradients are up to 3e-3 away from it."""
+    with jax.enable_x64(True):
+        _check_train_step(case)
+
+
+def _check_train_step(case) -> None:
+    method, module, variables, image = _network(case, "float64")
+    variables, image = jax.tree.map(np.float64, (variables, image))
+    (target,) = _channels_last(case.inputs, "target")
+    weight = case.inputs["target_weight"][..., 0]
 
     def loss(params):
-        heatmaps, state = module.apply(variables | {"params": params}, image, train=True, mutable=["batch_stats"])
-        return 0.5 * (((heatmaps - target) * weight) ** 2).mean(), (heatmaps, state["batch_stats"])
+        outputs, state = module.apply(variables | {"params": params}, image, train=True, mutable=["batch_stats"])
+        return method.criterion(outputs["maps"], target, weight), (outputs["maps"], state["batch_stats"])
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    (value, (heatmaps, batch_stats)), gradients = jax.device_get(step(variables["params"]))
-    expected = case.outputs
+    (value, (maps, batch_stats)), gradients = jax.device_get(step(variables["params"]))
+    expected, maps = case.outputs, networks.to_channels_first(maps)
     assert_allclose(value, expected["loss"], rtol=networks.LOSS)
-    assert_allclose(heatmaps.mean((0, 1, 2)), expected["out_mean"], rtol=networks.FORWARD, atol=networks.FORWARD)
+    tolerance = {"rtol": networks.FORWARD, "atol": networks.FORWARD}
+    assert_allclose(maps.mean((0, 2, 3)), expected["out_mean"], **tolerance)
+    assert_allclose(maps.std((0, 2, 3)), expected["out_std"], **tolerance)
+    rows, columns = expected["out_crop"].shape[2:]
+    assert_allclose(maps[:, :, :rows, :columns], expected["out_crop"], **tolerance)
+    final = gradients["head"]["final_layer"]["kernel"].transpose(3, 2, 0, 1).reshape(-1)
+    crop = expected["grad_crop/final_layer.weight"]
+    assert_allclose(final[: len(crop)], crop, rtol=networks.GRADIENT, atol=1e-7)
     norms = {name: expected[f"grad_norm/{name}"] for name in case.attrs["grad_names"]}
-    networks.check_gradients(gradients, RULES, norms)
+    networks.check_gradients(gradients, rules(method), norms)
     for layer in case.attrs["bn_layers"]:
         for kind in ("running_mean", "running_var"):
-            ((path, _),) = (t for rule in RULES for t in rule.targets(f"{layer}.{kind}") or ())
+            ((path, _),) = (t for rule in rules(method) for t in rule.targets(f"{layer}.{kind}") or ())
             ours = networks.leaf(batch_stats, path)
             assert_allclose(ours, expected[f"{kind}/{layer}"], rtol=1e-4, atol=1e-5, err_msg=f"{layer} {kind}")
+
+
+# --- targets, losses, decoding ---
+
+
+def check_generate_target(case) -> None:
+    attrs, expected = case.attrs, case.outputs
+    size = tuple(attrs["heatmap_size_wh"])
+    stride = np.array(attrs["image_size_wh"]) / size
+    joints, visible = case.inputs["joints"][..., :2], case.inputs["joints_vis"][..., 0]
+    maps, weight = heatmaps.gaussian_targets(joints, visible, stride, size, attrs["sigma"])
+    assert_allclose(networks.to_channels_first(maps), expected["target"], rtol=0, atol=1e-6)
+    assert_array_equal(weight, expected["target_weight"][..., 0])
+    weighted = weight * np.array(attrs["joints_weight"], np.float32)
+    assert_allclose(weighted, expected["target_weight_different"][..., 0], rtol=1e-6)
+
+
+def check_heatmap_losses(case) -> None:
+    maps, target = _channels_last(case.inputs, "pred", "target")
+    weights = {"": np.ones((len(maps), maps.shape[-1]), np.float32), "_weighted": case.inputs["target_weight"][..., 0]}
+    losses = {"mse": heatmaps.mse, "ohkm": lambda *arrays: heatmaps.ohkm(*arrays, case.attrs["topk"])}
+    for name, loss in losses.items():
+        for suffix, weight in weights.items():
+            value, gradient = jax.value_and_grad(loss)(maps, target, weight)
+            key = name + suffix
+            assert_allclose(value, case.outputs[key], rtol=1e-6, err_msg=key)
+            wanted = case.outputs[f"{key}_grad"]
+            assert_allclose(networks.to_channels_first(gradient), wanted, rtol=1e-5, atol=1e-9, err_msg=key)
+
+
+def check_decode(case) -> None:
+    (maps,), expected = _channels_last(case.inputs, "heatmaps"), case.outputs
+    positions, scores = heatmaps.maxima(maps)
+    assert_array_equal(positions, expected["max_preds"])
+    assert_array_equal(scores, expected["maxvals"][..., 0])
+    height, width = maps.shape[1:3]
+    affine = geometry.crop_affine(case.inputs["center"], case.inputs["scale"] * 200, (width, height))
+    for post_process, found in ((False, positions), (True, DECODE(maps, 1.0)[0])):
+        image = geometry.apply_affine(geometry.invert_affine(affine), found)
+        assert_allclose(image, expected[f"final_preds_post_process_{post_process}"], rtol=0, atol=1e-3)
+
+
+def check_flip_average(case) -> None:
+    maps, mirrored = _channels_last(case.inputs, "output", "output_of_mirrored_image")
+    index = np.arange(maps.shape[-1])
+    for a, b in case.attrs["flip_pairs"]:
+        index[[a, b]] = b, a
+    back = heatmaps.flip_back(mirrored, index, shift=False)
+    assert_array_equal(networks.to_channels_first(back), case.outputs["flipped_back"])
+    for shift in (False, True):
+        average = (maps + heatmaps.flip_back(mirrored, index, shift)) / 2
+        wanted = case.outputs[f"average_shift_{shift}"]
+        assert_allclose(networks.to_channels_first(average), wanted, rtol=1e-6, atol=1e-7)
+
+
+def check_accuracy(case) -> None:
+    """`acc` is the mean over joints and then every joint, -1 where none counted."""
+    maps, target = _channels_last(case.inputs, "output", "target")
+    threshold, expected = case.attrs["thr"], case.outputs
+    counts = pck.heatmap_pck(maps, target, (threshold,))
+    assert_allclose(np.nan_to_num(counts.accuracy()[0], nan=-1), expected["acc"][1:], rtol=1e-6)
+    assert_allclose(heatmaps.accuracy(maps, target, threshold), expected["avg_acc"], rtol=1e-6)
+    assert_allclose(expected["acc"][0], expected["avg_acc"], rtol=1e-6)
+    assert np.sum(np.asarray(counts.counted) > 0) == expected["count"]
+    assert_array_equal(heatmaps.maxima(maps)[0], expected["pred"])
+
+
+# --- boxes and crops ---
 
 
 def check_affine(case) -> None:
@@ -121,6 +218,11 @@ def check_half_body(case) -> None:
 CHECKS = {
     "hrnet/forward": check_forward,
     "hrnet/train_step": check_train_step,
+    "hrnet/generate_target": check_generate_target,
+    "hrnet/heatmap_losses": check_heatmap_losses,
+    "hrnet/decode": check_decode,
+    "hrnet/flip_average": check_flip_average,
+    "hrnet/accuracy": check_accuracy,
     "hrnet/affine": check_affine,
     "hrnet/clean_boxes": check_clean_boxes,
     "hrnet/half_body": check_half_body,

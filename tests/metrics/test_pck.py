@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from jaxpose.metrics import pck
+from jaxpose.ops import heatmaps
 from jaxpose.skeleton import MPII
 
 count = jax.jit(pck.coordinate_pck, static_argnames=("thresholds", "inclusive"))
@@ -86,7 +87,7 @@ def heatmaps(positions, size=(20, 40)):
 def test_heatmap_positions_of_empty_maps_are_zero():
     maps = heatmaps([(7, 30), (3, 2)])
     maps[..., 1] = -1
-    np.testing.assert_array_equal(pck.heatmap_positions(maps), [[[7, 30], [0, 0]]])
+    np.testing.assert_array_equal(heatmaps.maxima(maps)[0], [[[7, 30], [0, 0]]])
 
 
 def test_heatmap_joints_at_the_border_do_not_count():
@@ -122,3 +123,36 @@ def test_mpii_part_never_seen_is_nan():
     numbers = pck.mpii_numbers(pck.mpii_pckh(truth, truth, visible, np.tile([0.0, 0.0, 9.0, 9.0], (2, 1))))
     assert np.isnan(numbers["Head"])
     assert numbers["Mean"] == 100
+
+
+def meters(**change):
+    """Meters of three people whose head is 10 pixels and whose joints are all 5 pixels off but for `change`."""
+    truth = np.random.default_rng(0).uniform(20, 80, (3, 16, 2)).round()
+    keypoints, visible = truth + [5.0, 0.0], np.ones((3, 16))
+    for joint, distance in change.items():
+        keypoints[:, MPII.index(joint)] = truth[:, MPII.index(joint)] + [distance, 0]
+    visible[0, MPII.index("left_knee")] = 0
+    return pck.pckh_meters(keypoints, truth, visible, np.array([10.0, 10, 10]), 0.5)
+
+
+def test_meters_pool_labelled_joints():
+    found = meters(left_wrist=5.1, right_wrist=5.1, left_knee=6, pelvis=7)
+    assert list(found)[:4] == ["rankle", "rknee", "rhip", "lhip"]
+    assert list(found)[-4:] == ["ubody", "total_anewell", "total_mpii", "all"]
+    assert (found["lwrist"], found["lknee"], found["pelvis"], found["headtop"]) == (0, 0, 0, 1)
+    assert found["ubody"] == pytest.approx(1 - 6 / 18)
+    assert found["total_anewell"] == pytest.approx(1 - 8 / 29)
+    assert found["total_mpii"] == pytest.approx(1 - 8 / 41)
+    assert found["all"] == pytest.approx(1 - 11 / 47)
+
+
+def test_meter_without_samples_is_nan():
+    visible = np.zeros((1, 16))
+    visible[0, MPII.index("left_hip")] = 1
+    found = pck.pckh_meters(np.zeros((1, 16, 2)), np.zeros((1, 16, 2)), visible, np.ones(1))
+    assert [name for name, value in found.items() if not np.isnan(value)] == [
+        "lhip",
+        "total_anewell",
+        "total_mpii",
+        "all",
+    ]

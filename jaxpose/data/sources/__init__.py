@@ -1,6 +1,7 @@
 """Data sets, one file each. A source has annotations in memory and images to be read one by one, in any order."""
 
 import dataclasses
+import importlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 from jaxpose import skeleton as skeletons
 from jaxpose.data.annotations import Annotations
 from jaxpose.errors import ConfigError
+
+SOURCES = ("marionettes", "coco", "mpii", "lsp", "records")
+"""Values of `config.data.source`, each a module of this package."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Source:
         """Image i with all its people: {"image": bytes, "image_id", "file_name", "box" [N, 4], ...}."""
         a = self.annotations
         rows = a.person_image == i
-        people = ("person_id", "box", "keypoints", "visibility", "area", "crowd", "track_id")
+        people = ("person_id", "box", "keypoints", "visibility", "area", "crowd", "track_id", "head_size")
         example = {field: getattr(a, field)[rows] for field in people}
         return {"image": self.read(i), "image_id": int(a.image_id[i]), "file_name": str(a.file_name[i])} | example
 
@@ -40,8 +44,8 @@ def open_source(data: Any, split: str, *, progress: bool = True) -> Source:
     """The source that `config.data` describes, with the joints of `data.skeleton`.
 
     Args:
-      data: `config.data`; `data.source` is "marionettes", "coco" (images in a folder and a COCO-format keypoint file)
-        or "records" (any of them written by `python -m jaxpose.data.records`).
+      data: `config.data`; `data.source` is "marionettes", "coco" (images in a folder and a COCO-format keypoint file),
+        "mpii", "lsp" (LSP and LSP Extended) or "records" (any of them written by `python -m jaxpose.data.records`).
       split: "train" or "validation".
       progress: show a bar where data has to be made first.
 
@@ -50,14 +54,9 @@ def open_source(data: Any, split: str, *, progress: bool = True) -> Source:
       DataError: what is on disk does not fit.
     """
     target = skeletons.get(data.skeleton)
-    if data.source == "marionettes":
-        from jaxpose.data.sources import marionettes as module
-    elif data.source == "coco":
-        from jaxpose.data.sources import coco as module
-    elif data.source == "records":
-        from jaxpose.data.sources import records as module
-    else:
-        raise ConfigError(f"config.data.source is {data.source!r}; it can be 'marionettes', 'coco' or 'records'")
+    if data.source not in SOURCES:
+        raise ConfigError(f"config.data.source is {data.source!r}; it can be one of {', '.join(SOURCES)}")
+    module = importlib.import_module(f"{__name__}.{data.source}")
     source = module.open_split(data, split, progress=progress)
     try:
         return dataclasses.replace(source, annotations=source.annotations.with_skeleton(target))

@@ -1,0 +1,496 @@
+"""Boxes as a detector would give them: pose-guided proposals (RMPE section 3.5), fitted and drawn; a stand-in detector.
+
+A pose network that only ever sees true boxes fails on a detector's. The difference depends on the pose: poses are
+aligned by their torso and clustered into atomic poses, and each atomic pose has its own distribution of the four
+offsets between detected and true sides, in units of the box. Training then draws boxes from it.
+
+    python -m jaxpose.data.proposals --annotations=person_keypoints_train2017.json --boxes=detections.json \\
+        --output=pgpg.json
+
+The annotations are in COCO format, the boxes a COCO detection file (see `sources.coco.read_detections`).
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxpose.data.annotations import Annotations
+from jaxpose.data.transforms import Rng
+from jaxpose.errors import DataError, JaxposeError
+from jaxpose.skeleton import Skeleton
+
+logger = logging.getLogger(__name__)
+
+RULES = ("alphapose", "rmpe2017")
+MATCH_IOU = 0.5
+"""Overlap from which on a detection is one of a true box."""
+
+_COMMAND = "jaxpose.data.proposals"
+_NO_CENTERS = np.zeros((0, 0, 2))
+_SIDES = ("left", "right")
+_PATCH_THRESHOLD = {"alphapose": 0.85, "rmpe2017": 0.7}
+_GROWTH = {"alphapose": 0.0, "rmpe2017": 0.15}
+"""The 2017 code grows detected boxes alike; AlphaPose's crops are 1.25 times as large as the box instead."""
+_SMALLEST = 5.0
+"""Shortest side that the 2017 code draws, in pixels."""
+_PUBLISHED_MEAN = (-0.0142, 0.0043, 0.0154, -0.0013)
+_PUBLISHED_STD = (0.1158, 0.068, 0.1337, 0.0711)
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+    """A box to train on.
+
+    Attributes:
+      box: [4] (x, y, w, h) pixels, what the network sees.
+      centered: [4] the box in whose frame a centred copy of the person lies, for the parallel branch: the true box as
+        the rule grows it; or `box` itself where that is a patch, as a patch is not to be undone.
+      centered_region: [4] the true box as the rule grows it; the parallel branch is asked for the joints within.
+    """
+
+    box: np.ndarray
+    centered: np.ndarray
+    centered_region: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PoseGuidedProposals:
+    """Draws boxes for training. Deterministic in the generator that it is given, and picklable.
+
+    One of two things happens: with some probability a patch of the box at a uniform position; otherwise each side moves
+    by a normal draw, in units of the box's width or height.
+
+      alphapose: u > .85: patch of u x the box. Otherwise the sides move, x_min kept in [1, W - 3], x_max in
+        [x_min + 2, W - 3] where W - 3 wins; y likewise.
+      rmpe2017: u > .7: patch of u x the box, placed in the box grown by 15 % a side and clipped to the image. Otherwise
+        the sides of that grown box move, in units of the box as it was, within the image and at least 5 pixels apart.
+
+    Attributes:
+      rule: which generation of the original code.
+      mean, std: [A + 1, 4] of the offsets of x_min, y_min, x_max, y_max, one row an atomic pose; the last row serves
+        poses whose torso is not labelled, and is all there is if there are no atomic poses.
+      centers: [A, K, 2] the atomic poses: joints relative to the middle of the hips, in torso lengths.
+      joints: [K] names of the joints of `centers`; empty if there are none.
+    """
+
+    rule: Literal["alphapose", "rmpe2017"]
+    mean: np.ndarray
+    std: np.ndarray
+    centers: np.ndarray
+    joints: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.rule not in RULES:
+            raise ValueError(f"proposals: rule is {self.rule!r}, expected one of {RULES}")
+        rows = (len(self.centers) + 1, 4)
+        if self.mean.shape != rows or self.std.shape != rows or self.centers.shape[1:] != (len(self.joints), 2):
+            raise ValueError(
+                f"proposals: mean {self.mean.shape}, std {self.std.shape} and centers {self.centers.shape} do not fit "
+                f"each other and {len(self.joints)} joints; expected [A + 1, 4] twice and [A, joints, 2]"
+            )
+
+    @property
+    def patch_threshold(self) -> float:
+        """A uniform number above it gives a patch."""
+        return _PATCH_THRESHOLD[self.rule]
+
+    @property
+    def growth(self) -> float:
+        """Share of its width and height by which a box grows on every side."""
+        return _GROWTH[self.rule]
+
+    @classmethod
+    def single(
+        cls,
+        rule: str = "alphapose",
+        mean: Sequence[float] = _PUBLISHED_MEAN,
+        std: Sequence[float] = _PUBLISHED_STD,
+    ) -> "PoseGuidedProposals":
+        """One distribution for all poses; by default the numbers that AlphaPose trains with."""
+        rows = (np.asarray(values, np.float64)[None] for values in (mean, std))
+        return cls(rule, *rows, centers=_NO_CENTERS)
+
+    def __call__(
+        self,
+        box: np.ndarray,
+        keypoints: np.ndarray,
+        visible: np.ndarray,
+        image_size: tuple[float, float],
+        rng: Rng,
+    ) -> np.ndarray:
+        """The box [4] of `draw`."""
+        return self.draw(box, keypoints, visible, image_size, rng).box
+
+    def draw(
+        self,
+        box: np.ndarray,
+        keypoints: np.ndarray,
+        visible: np.ndarray,
+        image_size: tuple[float, float],
+        rng: Rng,
+    ) -> Proposal:
+        """A random box for a person.
+
+        Args:
+          box: [4] the true box (x, y, w, h) in pixels of the image.
+          keypoints: [K, 2] pixels.
+          visible: [K], positive where a joint is labelled.
+          image_size: (width, height).
+          rng: asked for one uniform number, then for two more (a patch's x and y) or for four normal ones (x_min,
+            y_min, x_max, y_max).
+        """
+        box = np.asarray(box, np.float64)
+        size, limit = box[2:], np.asarray(image_size, np.float64)
+        base = self.base(box, image_size)
+        patch_scale = rng.random()
+        if patch_scale > self.patch_threshold:
+            position = np.array([rng.random(), rng.random()])
+            patch = patch_scale * size
+            drawn = np.concatenate([base[:2] + position * (size - patch), patch + 1])
+            return Proposal(drawn, drawn, base)
+        atom = self.atom(keypoints, visible)
+        normal = np.array([rng.standard_normal() for _ in range(4)])
+        offset = (self.mean[atom] + self.std[atom] * normal) * np.tile(size, 2)
+        low, high = base[:2] + offset[:2], base[:2] + base[2:] + offset[2:]
+        if self.rule == "alphapose":
+            low = np.maximum(1, np.minimum(low, limit - 3))
+            high = np.minimum(np.maximum(low + 2, high), limit - 3)
+        else:
+            low = np.clip(low, 0, np.maximum(limit - _SMALLEST, 0))
+            high = np.minimum(np.maximum(low + _SMALLEST, high), limit)
+        return Proposal(np.concatenate([low, high - low]), base, base)
+
+    def base(self, box: np.ndarray, image_size: tuple[float, float]) -> np.ndarray:
+        """The box [4] whose sides are moved: the true one, in the 2017 rule grown by 15 % and clipped to the image."""
+        box = np.asarray(box, np.float64)
+        if not self.growth:
+            return box
+        low = np.maximum(box[:2] - self.growth * box[2:], 0)
+        high = np.minimum(box[:2] + (1 + self.growth) * box[2:], image_size)
+        return np.concatenate([low, high - low])
+
+    def atom(self, keypoints: np.ndarray, visible: np.ndarray) -> int:
+        """Index of the atomic pose nearest to a pose [K, 2], over its labelled joints; -1 without a labelled torso."""
+        if not len(self.centers):
+            return -1
+        pose, labelled = align(keypoints[None], visible[None], self.joints)
+        return int(nearest(pose, labelled, self.centers)[0])
+
+    def for_skeleton(self, skeleton: Skeleton) -> "PoseGuidedProposals":
+        """These proposals with the atomic poses' joints in the order of `skeleton`.
+
+        Raises:
+          DataError: a joint of `skeleton` is missing.
+        """
+        if not len(self.centers) or self.joints == skeleton.joints:
+            return self
+        if missing := [j for j in skeleton.joints if j not in self.joints]:
+            raise DataError(f"proposals: the atomic poses lack joints {missing} of {skeleton.name!r}; fit them anew")
+        order = [self.joints.index(j) for j in skeleton.joints]
+        return dataclasses.replace(self, centers=self.centers[:, order], joints=skeleton.joints)
+
+    def write(self, path: str | pathlib.Path) -> None:
+        """Writes a JSON file that `read` takes."""
+        arrays = {name: getattr(self, name).tolist() for name in ("mean", "std", "centers")}
+        pathlib.Path(path).write_text(json.dumps({"rule": self.rule, "joints": self.joints, **arrays}, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: str | pathlib.Path) -> "PoseGuidedProposals":
+        """Reads what `write` wrote.
+
+        Raises:
+          DataError: not such a file.
+        """
+        from jaxpose.data.sources.coco import read_json
+
+        content = read_json(path)
+        expected = {"rule", "joints", "mean", "std", "centers"}
+        if not isinstance(content, dict) or not expected <= content.keys():
+            raise DataError(f"{path}: expected the fields {sorted(expected)}; write it by python -m {_COMMAND}")
+        joints = tuple(content["joints"])
+        try:
+            mean, std = (np.array(content[name], np.float64).reshape(-1, 4) for name in ("mean", "std"))
+            centers = np.array(content["centers"], np.float64).reshape(-1, len(joints), 2) if joints else _NO_CENTERS
+            return cls(content["rule"], mean, std, centers, joints)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}; write it anew by python -m {_COMMAND}") from error
+
+
+def inside(box: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
+    """[K] bool: which of the keypoints [K, 2] lie in a box [4] or on its border."""
+    return ((keypoints >= box[:2]) & (keypoints <= box[:2] + box[2:])).all(-1)
+
+
+# --- atomic poses ---
+
+
+def align(keypoints: np.ndarray, visible: np.ndarray, joints: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Poses relative to the middle of the hips, in units of the torso (middle of the shoulders to that of the hips).
+
+    Where one shoulder or hip is labelled it stands for both.
+
+    Args:
+      keypoints: [P, K, 2].
+      visible: [P, K], positive where labelled.
+      joints: [K] names.
+
+    Returns:
+      Aligned poses [P, K, 2], 0 where not labelled; and [P, K] bool labelled joints, all False for poses without a
+      labelled shoulder, a labelled hip, or with a torso of length 0.
+
+    Raises:
+      DataError: the skeleton has no shoulders and hips.
+    """
+    if missing := [j for part in ("shoulder", "hip") for s in _SIDES if (j := f"{s}_{part}") not in joints]:
+        raise DataError(f"poses are aligned by the torso, but their skeleton has no {', '.join(missing)}")
+    labelled = np.asarray(visible) > 0
+    points = np.where(labelled[..., None], np.asarray(keypoints, np.float64), 0)
+
+    def middle(part: str) -> tuple[np.ndarray, np.ndarray]:
+        pair = [joints.index(f"{side}_{part}") for side in _SIDES]
+        count = labelled[:, pair].sum(1)
+        return points[:, pair].sum(1) / np.maximum(count, 1)[:, None], count > 0
+
+    (shoulders, has_shoulder), (hips, has_hip) = middle("shoulder"), middle("hip")
+    length = np.linalg.norm(shoulders - hips, axis=-1)
+    usable = has_shoulder & has_hip & (length > 0)
+    labelled = labelled & usable[:, None]
+    aligned = (points - hips[:, None]) / np.where(usable, length, 1)[:, None, None]
+    return np.where(labelled[..., None], aligned, 0), labelled
+
+
+def nearest(poses: np.ndarray, labelled: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """[P] index of the center [A, K, 2] that is nearest to each aligned pose [P, K, 2] over its labelled joints [P, K].
+
+    -1 for poses without a labelled joint.
+    """
+    index = np.full(len(poses), -1)
+    for first in range(0, len(poses), 1024):
+        block = slice(first, first + 1024)
+        squared = np.square(poses[block, None] - centers).sum(-1)
+        distance = np.where(labelled[block, None], squared, 0).sum(-1)
+        index[block] = np.where(labelled[block].any(-1), distance.argmin(-1), -1)
+    return index
+
+
+def cluster(poses: np.ndarray, labelled: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """Atomic poses [A, K, 2] by k-means (k-means++ start); A is `count`, or less where clusters end up empty.
+
+    Joints that are not labelled take the mean of that joint over all poses.
+
+    Args:
+      poses: [P, K, 2] from `align`; those without a labelled joint are left out.
+      labelled: [P, K].
+      count: number of clusters.
+      seed: of the start.
+
+    Raises:
+      DataError: fewer poses than clusters.
+    """
+    from scipy.cluster.vq import kmeans2
+
+    usable = labelled.any(-1)
+    poses, labelled = poses[usable], labelled[usable]
+    if len(poses) < count:
+        raise DataError(f"{len(poses)} poses with a labelled torso are too few for {count} atomic poses; ask for fewer")
+    mean = poses.sum(0) / np.maximum(labelled.sum(0), 1)[:, None]
+    filled = np.where(labelled[..., None], poses, mean).reshape(len(poses), -1)
+    generator = np.random.default_rng(seed)
+    centers, assigned = kmeans2(filled, count, iter=100, minit="++", missing="warn", rng=generator)
+    return centers[np.unique(assigned)].reshape(-1, *poses.shape[1:])
+
+
+# --- fitting ---
+
+
+def fit(
+    annotations: Annotations,
+    detections: dict[str, np.ndarray],
+    clusters: int = 20,
+    rule: str = "alphapose",
+    seed: int = 0,
+    fewest: int = 20,
+) -> PoseGuidedProposals:
+    """Proposals that vary boxes as a detector does.
+
+    Each detection belongs to the true box of its image that it overlaps most, if IoU >= .5. Crowd regions and people
+    without a labelled joint do not take part. Mean and standard deviation are taken an atomic pose, and over all of
+    them for the last row.
+
+    Args:
+      annotations: the truth.
+      detections: {"image": [D] rows, "box": [D, 4], ...} as `sources.coco.read_detections` gives them.
+      clusters: atomic poses; 0 for one distribution only.
+      rule: see `PoseGuidedProposals`.
+      seed: of the clustering.
+      fewest: matched detections that an atomic pose needs for numbers of its own; with less it takes everybody's.
+
+    Raises:
+      DataError: too few poses or matches.
+    """
+    a = annotations
+    people = np.flatnonzero(~a.crowd & (a.visibility > 0).any(-1) & (a.box[:, 2:] > 0).all(-1))
+    matched, offsets = _offsets(a.person_image[people], a.box[people], detections["image"], detections["box"])
+    if len(offsets) < max(fewest, 2):
+        raise DataError(
+            f"only {len(offsets)} of {len(detections['image'])} detections overlap one of {len(people)} people with "
+            f"IoU >= {MATCH_IOU}; do boxes and annotations belong to the same images?"
+        )
+    mean, std = [offsets.mean(0)], [offsets.std(0)]
+    if not clusters:
+        return PoseGuidedProposals.single(rule, mean[0], std[0])
+    poses, labelled = align(a.keypoints[people], a.visibility[people], a.skeleton.joints)
+    centers = cluster(poses, labelled, clusters, seed)
+    atoms = nearest(poses, labelled, centers)[matched]
+    for atom in reversed(range(len(centers))):
+        own = offsets[atoms == atom]
+        enough = len(own) >= max(fewest, 2)
+        mean.insert(0, own.mean(0) if enough else mean[-1])
+        std.insert(0, own.std(0) if enough else std[-1])
+    return PoseGuidedProposals(rule, np.array(mean), np.array(std), centers, a.skeleton.joints)
+
+
+def _offsets(
+    true_image: np.ndarray, true_box: np.ndarray, image: np.ndarray, box: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(index of the matched true box [M], offsets [M, 4] of x_min, y_min, x_max, y_max in units of the true box)."""
+    matched, offsets = [np.zeros(0, np.int64)], [np.zeros((0, 4))]
+    for row in np.unique(image):
+        truth, found = np.flatnonzero(true_image == row), box[image == row].astype(np.float64)
+        if not len(truth):
+            continue
+        overlap = iou(found, true_box[truth])
+        best = truth[overlap.argmax(1)]
+        good = overlap.max(1) >= MATCH_IOU
+        moved = corners(found[good]) - corners(true_box[best[good]])
+        matched.append(best[good])
+        offsets.append(moved / np.tile(true_box[best[good], 2:], 2))
+    return np.concatenate(matched), np.concatenate(offsets)
+
+
+def corners(boxes: np.ndarray) -> np.ndarray:
+    """[..., 4] (x, y, w, h) -> (x_min, y_min, x_max, y_max)."""
+    return np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], -1)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes (x, y, w, h): [N, 4], [M, 4] -> [N, M]."""
+    first, second = corners(a)[:, None], corners(b)[None]
+    overlap = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
+    intersection = np.maximum(overlap, 0).prod(-1)
+    union = a[:, None, 2:].prod(-1) + b[None, :, 2:].prod(-1) - intersection
+    return intersection / np.where(union > 0, union, 1)
+
+
+# --- a detector's stand-in ---
+
+
+def simulate_detections(
+    annotations: Annotations,
+    seed: int,
+    copies: int = 3,
+    jitter: float = 0.1,
+    misses: float = 0.0,
+    false_positives: float = 0.0,
+) -> dict[str, np.ndarray]:
+    """Boxes as a poor detector would find them: displaced, several a person, some of nobody, some people without.
+
+    A person's boxes depend on `seed` and the person's id alone, an image's false ones on `seed` and the image's id. All
+    lie within the image. A true detection scores about its overlap with the true box, a false one less than .5.
+
+    Args:
+      annotations: the truth; crowd regions and people without a box get none.
+      seed: of all draws.
+      copies: boxes a person.
+      jitter: standard deviation of each side's displacement, in units of the true width or height.
+      misses: probability that a person is not found at all.
+      false_positives: expected number of false boxes an image.
+
+    Returns:
+      {"image": [D] int32 rows, "box": [D, 4] float32 (x, y, w, h), "score": [D] float32}, by image, as
+      `sources.coco.read_detections` gives them.
+    """
+    a = annotations
+    limits = np.stack([a.width, a.height], -1).astype(np.float64)
+    rows, boxes, scores = [], [], []
+    for person in np.flatnonzero(~a.crowd & (a.box[:, 2:] > 0).all(-1)):
+        row = int(a.person_image[person])
+        rng = np.random.default_rng([seed, 0, int(a.person_id[person])])
+        if rng.random() < misses:
+            continue
+        box = a.box[person].astype(np.float64)
+        moved = corners(box) + jitter * rng.standard_normal((copies, 4)) * np.tile(box[2:], 2)
+        found = _inside(moved, limits[row])
+        rows += [row] * copies
+        boxes.append(found)
+        scores.append(iou(found, box[None])[:, 0] * rng.uniform(0.9, 1, copies))
+    for row in range(a.num_images) if false_positives else ():
+        rng = np.random.default_rng([seed, 1, int(a.image_id[row])])
+        count = rng.poisson(false_positives)
+        low, size = rng.random((2, count, 2)) * limits[row]
+        rows += [row] * count
+        boxes.append(_inside(np.concatenate([low, low + 0.5 * size], -1), limits[row]))
+        scores.append(0.5 * rng.random(count))
+    order = np.argsort(np.array(rows, np.int64), kind="stable")
+    return {
+        "image": np.array(rows, np.int32)[order],
+        "box": np.concatenate([np.zeros((0, 4)), *boxes]).astype(np.float32)[order],
+        "score": np.concatenate([np.zeros(0), *scores]).astype(np.float32)[order],
+    }
+
+
+def _inside(corner_boxes: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    """(x_min, y_min, x_max, y_max) -> (x, y, w, h) within an image of size `limit`, sides of 2 pixels or more."""
+    low = np.clip(corner_boxes[..., :2], 0, np.maximum(limit - 2, 0))
+    high = np.minimum(np.maximum(corner_boxes[..., 2:], low + 2), limit)
+    return np.concatenate([low, high - low], -1)
+
+
+# --- the command ---
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog=f"python -m {_COMMAND}", description="Fits pose-guided proposals.")
+    add: Any = parser.add_argument
+    add("--annotations", type=pathlib.Path, required=True, help="COCO keypoint file")
+    add("--boxes", type=pathlib.Path, required=True, help="COCO detection file of the same images")
+    add("--output", type=pathlib.Path, required=True, help="JSON file to write")
+    add("--clusters", type=int, default=20, help="atomic poses; 0: one distribution (default %(default)s)")
+    add("--rule", choices=RULES, default=RULES[0], help="how boxes are drawn (default %(default)s)")
+    add("--threshold", type=float, default=0.0, help="boxes that score lower are left out (default %(default)s)")
+    add("--seed", type=int, default=0, help="of the clustering (default %(default)s)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    try:
+        _run(options)
+    except JaxposeError as error:
+        logger.error("%s", error)
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    from jaxpose.data.sources import coco
+
+    annotations = coco.read_keypoints(options.annotations)
+    detections = coco.read_detections(options.boxes, annotations.image_id)
+    good = detections["score"] >= options.threshold
+    detections = {name: values[good] for name, values in detections.items()}
+    proposals = fit(annotations, detections, options.clusters, options.rule, options.seed)
+    proposals.write(options.output)
+    logger.info("%d atomic poses -> %s", len(proposals.centers), options.output)
+    for name in ("mean", "std"):
+        numbers = ", ".join(f"{v:+.4f}" for v in getattr(proposals, name)[-1])
+        logger.info("%s over all poses (x_min, y_min, x_max, y_max): %s", name, numbers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""Heatmaps from a person's crop: SimpleBaselines (Xiao et al., ECCV 2018) and HRNet (Sun et al., CVPR 2019).
+
+A network makes one map a joint and is trained to draw a Gaussian at the joint's place. The maximum of the map, moved a
+quarter of a pixel towards its larger neighbour, is the joint. Both papers share everything but the network.
+"""
+
+import dataclasses
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpose.methods.base import LossAux, Phase
+from jaxpose.methods.top_down import TopDown
+from jaxpose.nn import initializers
+from jaxpose.nn.heads import DECONV_PADDING, DeconvHead
+from jaxpose.nn.hrnet import HRNet
+from jaxpose.nn.resnet import resnet
+from jaxpose.ops import heatmaps, oks
+from jaxpose.skeleton import Skeleton
+from jaxpose.types import Batch, Stream, Variables
+
+LOSSES = ("mse", "ohkm")
+JOINT_WEIGHTS = {"elbow": 1.2, "knee": 1.2, "wrist": 1.5, "ankle": 1.5}
+"""Weights of joints that are harder to find, by the last part of their names; 1 for others."""
+
+
+def joint_weights(skeleton: Skeleton) -> np.ndarray:
+    """[K] float32 weights of a skeleton's joints, see `JOINT_WEIGHTS`."""
+    return np.array([JOINT_WEIGHTS.get(joint.rpartition("_")[2], 1.0) for joint in skeleton.joints], np.float32)
+
+
+class HeatmapNetwork(nn.Module):
+    """A backbone and a head.
+
+    Attributes:
+      backbone: returns a list of maps; the last is used.
+      head: turns it into joints' maps.
+    """
+
+    backbone: nn.Module
+    head: nn.Module
+
+    def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """Normalised [B, H, W, 3] -> {"maps": [B, h, w, K] float32}."""
+        return {"maps": self.head(self.backbone(image, train)[-1], train)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Heatmap(TopDown):
+    """The defaults are those of HRNet-W32 on COCO at 256 x 192.
+
+    Attributes:
+      channels: the published HRNets see "rgb", the published ResNets "bgr" (with mean and deviation not reordered).
+      backbone: "resnet18", 34, 50, 101, 152, or "hrnet_wC" with C channels in the finest branch (32, 48).
+      backbone_width: channels of a ResNet's stem; 0 for the published 64.
+      backbone_stages: blocks per stage (ResNet) or modules of stages 2 to 4 (HRNet); empty for the published ones.
+      deconv_layers: transposed convolutions after a ResNet; each doubles the resolution. An HRNet has none.
+      deconv_features: channels of each.
+      deconv_kernel: size of each, 4, 3 or 2.
+      deconv_bias: whether they have a bias.
+      final_kernel: size of the last convolution, 1 or 3.
+      sigma: standard deviation of the targets in pixels of the map: 2, or 3 for crops of 384 x 288.
+      loss: "mse", or "ohkm" for the hardest joints of each person alone.
+      ohkm_joints: so many.
+      weighted_joints: joints count by `JOINT_WEIGHTS`; the weight enters the loss squared.
+      score_threshold: joints at or below do not count in a person's score.
+    """
+
+    backbone: str = "hrnet_w32"
+    backbone_width: int = 0
+    backbone_stages: tuple[int, ...] = ()
+    deconv_layers: int = 3
+    deconv_features: int = 256
+    deconv_kernel: int = 4
+    deconv_bias: bool = False
+    final_kernel: int = 1
+    sigma: float = 2.0
+    loss: str = "mse"
+    ohkm_joints: int = 8
+    weighted_joints: bool = False
+    score_threshold: float = 0.2
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require(self._backbone_kind() is not None, "backbone", '"resnet50", "hrnet_w32" or alike')
+        self.require(self.loss in LOSSES, "loss", '"mse" or "ohkm"')
+        joints = self.joints.num_joints
+        self.require(self.loss == "mse" or 0 < self.ohkm_joints <= joints, "ohkm_joints", f"1 to {joints}")
+        self.require(self.sigma > 0, "sigma", "a positive deviation in pixels of the map")
+        self.require(self.final_kernel in (1, 3), "final_kernel", "1 or 3")
+        if self.is_hrnet:
+            given = len(self.backbone_stages)
+            self.require(given in (0, 3), "backbone_stages", "the modules of stages 2, 3 and 4, or nothing, for HRNet")
+        else:
+            self.require(self.deconv_kernel in DECONV_PADDING, "deconv_kernel", "4, 3 or 2")
+            most = self._stages + 1
+            self.require(0 <= self.deconv_layers <= most, "deconv_layers", f"0 to {most} after {self._stages} stages")
+        multiple = 32 if self.is_hrnet else 2 ** (self._stages + 1)
+        fits = all(side > 0 and side % multiple == 0 for side in self.input_size)
+        self.require(fits, "input_size", f"multiples of {multiple} with this backbone")
+
+    # --- network ---
+
+    def _backbone_kind(self) -> re.Match | None:
+        return re.fullmatch(r"(resnet)(18|34|50|101|152)|(hrnet)_w(\d+)", self.backbone)
+
+    @property
+    def is_hrnet(self) -> bool:
+        return self.backbone.startswith("hrnet")
+
+    @property
+    def _stages(self) -> int:
+        return len(self.backbone_stages) or 4
+
+    @property
+    def stride(self) -> int:
+        """Crop pixels a map pixel: 4 in the papers."""
+        return 4 if self.is_hrnet else 2 ** (self._stages + 1 - self.deconv_layers)
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """(width, height) of the maps."""
+        return self.input_size[0] // self.stride, self.input_size[1] // self.stride
+
+    def module(self) -> HeatmapNetwork:
+        dtype = jnp.dtype(self.dtype)
+        head = DeconvHead(
+            self.joints.num_joints,
+            layers=0 if self.is_hrnet else self.deconv_layers,
+            features=self.deconv_features,
+            kernel=self.deconv_kernel,
+            use_bias=self.deconv_bias,
+            final_kernel=self.final_kernel,
+            dtype=dtype,
+        )
+        return HeatmapNetwork(self._backbone(), head)
+
+    def _backbone(self) -> nn.Module:
+        kind, dtype = self._backbone_kind(), jnp.dtype(self.dtype)
+        if self.is_hrnet:
+            fields = {"modules": tuple(self.backbone_stages)} if self.backbone_stages else {}
+            return HRNet(width=int(kind[4]), output="high_resolution", dtype=dtype, **fields)
+        fields = {"stage_sizes": tuple(self.backbone_stages)} if self.backbone_stages else {}
+        return resnet(int(kind[2]), width=self.backbone_width or 64, dtype=dtype, **fields)
+
+    def init(self, key: jax.Array) -> Variables:
+        image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+        return initializers.initialize(self.module(), key, image)
+
+    # --- targets and losses ---
+
+    def labels(self, stream: Stream) -> Stream:
+        """ "target" [B, h, w, K] and "weight" [B, K]."""
+        visible = stream["visible"] * stream["valid"][:, None]
+        target, weight = heatmaps.gaussian_targets(stream["keypoints"], visible, self.stride, self.map_size, self.sigma)
+        if self.weighted_joints:
+            weight = weight * joint_weights(self.joints)
+        return {"target": target, "weight": weight}
+
+    def criterion(self, maps: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
+        """The loss of maps [B, h, w, K] for targets [B, h, w, K] and weights [B, K]."""
+        if self.loss == "ohkm":
+            return heatmaps.ohkm(maps, target, weight, self.ohkm_joints)
+        return heatmaps.mse(maps, target, weight)
+
+    def heatmap_loss(
+        self, variables: Variables, batch: Batch, step: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, LossAux]:
+        """The difference between maps and targets; "accuracy" is the training monitor of both papers."""
+        stream = batch["source"]
+        outputs, mutated = self.module().apply(variables, stream["image"], train=True, mutable=["batch_stats"])
+        maps, target = outputs["maps"], stream["target"]
+        metrics = {"accuracy": heatmaps.accuracy(maps, target)}
+        return self.criterion(maps, target, stream["weight"]), LossAux(metrics, mutated["batch_stats"])
+
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("pose", self.heatmap_loss),)
+
+    # --- inference ---
+
+    def maps(self, variables: Variables, image: jax.Array) -> jax.Array:
+        return self.module().apply(variables, image)["maps"]
+
+    def read(self, maps: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Maxima, moved by a quarter of a map's pixel; scores are their values, about 1 where the network is sure."""
+        return heatmaps.decode(maps, self.stride)
+
+    def person_score(self, scores: jax.Array, box_score: jax.Array) -> jax.Array:
+        return oks.person_score(scores, box_score, self.score_threshold)

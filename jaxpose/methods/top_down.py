@@ -1,0 +1,129 @@
+"""What methods share that look at one person's crop, and those that read one pose from its heatmaps."""
+
+import abc
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from jaxpose.errors import ConfigError
+from jaxpose.methods.base import Method, person_spec
+from jaxpose.ops import geometry, heatmaps, oks
+from jaxpose.types import Batch, Poses, Spec, Stream, Variables
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class CropMethod(Method):
+    """A method that looks at one person's crop at a time.
+
+    Attributes:
+      input_size: (width, height) of the crop.
+      channels: order in which the network sees colours, "rgb" or "bgr" (mean and deviation are not reordered).
+      mean, std: subtracted from, and divided by, each channel in [0, 1].
+      color_jitter: in training each channel is multiplied by U(1 - c, 1 + c) and clamped to [0, 1].
+      flip_test: average with what is found in the mirrored crop.
+    """
+
+    input_size: tuple[int, int] = (192, 256)
+    channels: str = "rgb"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    color_jitter: float = 0.0
+    flip_test: bool = True
+
+    def __post_init__(self):
+        """Raises `ConfigError` for values that cannot work together."""
+        self.require(self.channels in ("rgb", "bgr"), "channels", '"rgb" or "bgr"')
+
+    def require(self, condition: bool, field: str, expected: str) -> None:
+        """Raises `ConfigError` about a field that does not hold what is expected."""
+        if not condition:
+            found = getattr(self, field)
+            raise ConfigError(f"config.method.{field} is {found!r}, but {type(self).__name__} needs {expected}")
+
+    def spec(self, batch_size: int) -> Spec:
+        return {"source": person_spec(batch_size, self.input_size, self.joints.num_joints)}
+
+    def targets(self, batch: Batch, key: jax.Array, train: bool) -> Batch:
+        """Normalises (in training also recolours) "image" and adds `labels`."""
+        stream = batch["source"]
+        image = stream["image"].astype(jnp.float32) / 255
+        if train and self.color_jitter:
+            image = jitter(image, key, self.color_jitter)
+        return {"source": stream | {"image": self.normalize(image)} | self.labels(stream)}
+
+    def normalize(self, image: jax.Array) -> jax.Array:
+        """RGB [..., 3] in [0, 1] as the network wants it."""
+        image = image[..., ::-1] if self.channels == "bgr" else image
+        return (image - jnp.array(self.mean)) / jnp.array(self.std)
+
+    def labels(self, stream: Stream) -> Stream:
+        """Fields that the loss wants besides those of `person_spec`, such as target maps."""
+        return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class TopDown(CropMethod):
+    """A crop goes in, maps come out, and one pose is read from them.
+
+    A subclass says what its network's maps are (`maps`), how a pose is read from them (`read`), and what its loss wants
+    to know (`labels`).
+
+    Attributes:
+      flip_shift: move the mirrored maps one column to the right before averaging, as the heatmap family does to make up
+        for its rounded targets; see `ops.heatmaps.flip_back`.
+    """
+
+    flip_shift: bool = True
+
+    # --- what a subclass says ---
+
+    @abc.abstractmethod
+    def maps(self, variables: Variables, image: jax.Array) -> jax.Array:
+        """Maps [B, h, w, K] float32 for normalised crops [B, H, W, 3], in evaluation mode."""
+
+    @abc.abstractmethod
+    def read(self, maps: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Positions [B, K, 2] in pixels of the crop, and scores [B, K], from maps [B, h, w, K]."""
+
+    def person_score(self, scores: jax.Array, box_score: jax.Array) -> jax.Array:
+        """Scores [B] of people, from those of their joints [B, K] and of their boxes [B]."""
+        return oks.person_score(scores, box_score)
+
+    # --- what follows from it ---
+
+    def forward(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        """{"maps": [B, h, w, K]}, averaged with those of the mirrored crop in a flip test."""
+        image = batch["source"]["image"]
+        if not self.flip_test:
+            return {"maps": self.maps(variables, image)}
+        both = rearrange([image, image[:, :, ::-1]], "flip b h w c -> (b flip) h w c")
+        maps = self.maps(variables, both)
+        mirrored = heatmaps.flip_back(maps[1::2], self.joints.flip_index, self.flip_shift)
+        return {"maps": (maps[::2] + mirrored) / 2}
+
+    def decode(self, outputs: dict[str, jax.Array], batch: Batch) -> Poses:
+        """One person a crop."""
+        stream = batch["source"]
+        positions, scores = self.read(outputs["maps"])
+        return Poses(
+            keypoints=geometry.apply_affine(stream["to_image"], positions)[:, None],
+            scores=scores[:, None],
+            person_score=self.person_score(scores, stream["person_score"])[:, None],
+            valid=stream["valid"][:, None],
+        )
+
+
+def jitter(image: jax.Array, key: jax.Array, amount: float) -> jax.Array:
+    """Images [B, H, W, 3] in [0, 1] with every channel multiplied by U(1 - amount, 1 + amount), clamped."""
+    shape = (image.shape[0], 1, 1, image.shape[-1])
+    return recolor(image, jax.random.uniform(key, shape, minval=1 - amount, maxval=1 + amount))
+
+
+def recolor(image: jax.Array, gain: jax.Array) -> jax.Array:
+    """Images [..., 3] in [0, 1], each channel multiplied by `gain` [..., 3] and clamped."""
+    return jnp.clip(image * gain, 0, 1)

@@ -1,0 +1,122 @@
+"""Duplicates among the people of an image: which poses remain, decided on device, image by image."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpose.errors import ConfigError, DataError
+from jaxpose.ops import nms
+from jaxpose.ops.pose_nms import PoseNMS, pose_nms
+
+Rows = dict[str, np.ndarray]
+"""Poses as columns; see `metrics.CocoKeypoints.update`."""
+
+_MAX_PAIRS = 2**18
+"""Pairs of poses that one call compares."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Suppression:
+    """What happens to duplicates.
+
+    Attributes:
+      kind: "hard" drops a pose whose OKS with a better one of its image exceeds `oks`; "soft" re-ranks and keeps at
+        most 20 poses an image; "parametric" groups and merges poses by `rules`; "none" keeps everything, for methods
+        that find each person once.
+      oks: threshold of "hard" and "soft"; .9 in the top-down family.
+      rules: parameters of parametric pose NMS (RMPE).
+    """
+
+    kind: str = "hard"
+    oks: float = 0.9
+    rules: PoseNMS = PoseNMS.preset()
+
+    def __post_init__(self):
+        """Raises `ConfigError` for an unknown kind."""
+        if self.kind not in ("hard", "soft", "parametric", "none"):
+            raise ConfigError(
+                f"config.evaluate.suppression is {self.kind!r}; it can be 'hard', 'soft', 'parametric' or 'none'"
+            )
+
+    @classmethod
+    def create(cls, config: Any) -> "Suppression":
+        """What `config.evaluate` describes: fields `suppression`, `oks`, and `pose_nms`, the fields of `PoseNMS`."""
+        return cls(config.suppression, config.oks, PoseNMS.preset(**config.pose_nms))
+
+
+def suppress(rows: Rows, sigmas: Iterable[float], suppression: Suppression) -> Rows:
+    """The poses that remain, image by image, each image's best first ("none": all, as they come).
+
+    Args:
+      rows: poses as in `metrics.CocoKeypoints.update`, grouped by image id (rising).
+      sigmas: [K] of the skeleton.
+      suppression: how. "parametric" also gives new keypoints, scores and person_score, for it merges poses.
+
+    Raises:
+      DataError: boxes are missing that "parametric" needs.
+    """
+    if suppression.kind == "none":
+        return rows
+    if suppression.kind == "parametric":
+        return _merge(rows, suppression.rules)
+    kept = [np.zeros(0, np.int64)]
+    pick = _picker(suppression.kind)
+    sigmas = np.asarray(tuple(sigmas), np.float32)
+    for slots, valid in _padded_images(rows["image_id"]):
+        arrays = (rows[name][slots].astype(np.float32) for name in ("keypoints", "person_score", "area"))
+        order, keep = jax.device_get(pick(*arrays, valid, sigmas, suppression.oks))
+        ranked = np.take_along_axis(slots, order, -1)
+        kept.append(ranked[np.take_along_axis(keep, order, -1)])
+    indices = np.concatenate(kept)
+    indices = indices[np.argsort(rows["image_id"][indices], kind="stable")]
+    return {name: values[indices] for name, values in rows.items()}
+
+
+@functools.cache
+def _picker(kind: str) -> Any:
+    return jax.jit({"hard": nms.oks_nms, "soft": nms.soft_oks_nms}[kind])
+
+
+def _merge(rows: Rows, rules: PoseNMS) -> Rows:
+    """Parametric pose NMS of all images; the order within an image is that of picking."""
+    if missing := {"box", "box_score"} - rows.keys():
+        raise DataError(f"parametric suppression looks at detections, but the poses lack the fields {sorted(missing)}")
+    blocks, picked = [], [np.zeros(0, np.int64)]
+    changed = ("keypoints", "scores", "person_score")
+    for slots, valid in _padded_images(rows["image_id"]):
+        fields = (rows[name][slots].astype(np.float32) for name in ("keypoints", "scores", "box", "box_score"))
+        found = jax.device_get(_pose_nms(*fields, valid, rules))
+        kept = np.take_along_axis(found.keep, found.order, -1)
+        picked.append(np.take_along_axis(slots, found.order, -1)[kept])
+        images, position = np.nonzero(kept)
+        blocks.append({name: getattr(found, name)[images, found.order[images, position]] for name in changed})
+    indices = np.concatenate(picked)
+    by_image = np.argsort(rows["image_id"][indices], kind="stable")
+    remaining = {name: values[indices[by_image]] for name, values in rows.items()}
+    merged = {name: np.concatenate([block[name] for block in blocks]) for name in changed} if blocks else {}
+    return remaining | {name: values[by_image].astype(rows[name].dtype) for name, values in merged.items()}
+
+
+_pose_nms = jax.jit(pose_nms)
+
+
+def _padded_images(image_id: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Groups rows by image: (rows [I, N], valid [I, N]). Only a handful of shapes, whatever the data."""
+    _, start, count = np.unique(image_id, return_index=True, return_counts=True)
+    smaller, capacity = 0, 8
+    while smaller < count.max(initial=0):
+        images = np.flatnonzero((count > smaller) & (count <= capacity))
+        size = max(1, min(_MAX_PAIRS // capacity**2, 1 << (len(images) - 1).bit_length()))
+        for first in range(0, len(images), size):
+            chunk = images[first : first + size]
+            position = np.arange(capacity)
+            valid = np.zeros((size, capacity), bool)
+            valid[: len(chunk)] = position < count[chunk, None]
+            slots = np.zeros((size, capacity), np.int64)
+            slots[: len(chunk)] = start[chunk, None] + position
+            yield np.where(valid, slots, 0), valid
+        smaller, capacity = capacity, 4 * capacity

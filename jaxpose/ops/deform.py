@@ -1,0 +1,85 @@
+"""Deformable convolution (Dai et al., ICCV 2017; modulated: Zhu et al., CVPR 2019)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from jaxpose.ops.sampling import sample
+from jaxpose.types import Array
+
+
+def deform_conv(
+    x: Array,
+    offsets: Array,
+    kernel: Array,
+    mask: Array | None = None,
+    bias: Array | None = None,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+) -> jax.Array:
+    """A convolution whose taps are moved, at every place of the output, by offsets that the network computes.
+
+    Taps read by bilinear interpolation, zeros outside, as torchvision.ops.deform_conv2d does. Channels fall into as
+    many groups with offsets of their own as `offsets` holds, and into as many groups with kernels of their own as
+    `kernel` leaves room for.
+
+    Args:
+      x: [B, H, W, C].
+      offsets: [B, h, w, G * T * 2] for G offset groups and T = kh * kw taps in row-major order; (dy, dx) pairs, pixels.
+      kernel: [kh, kw, C / groups, O].
+      mask: [B, h, w, G * T] factors of the taps (version 2); None for version 1.
+      bias: [O].
+      stride, padding, dilation: of the regular grid of taps.
+
+    Returns:
+      [B, h, w, O] in the type of `x`. h and w are those of an ordinary convolution.
+
+    Raises:
+      ValueError: sizes that do not fit; the message says which.
+    """
+    taps = _regular_taps(x.shape, kernel.shape, stride, padding, dilation)
+    height, width, count = taps.shape[:3]
+    offset_groups = _offset_groups(x.shape, offsets.shape, mask, taps.shape)
+    if x.shape[3] % kernel.shape[2]:
+        raise ValueError(f"a kernel for {kernel.shape[2]} channels does not divide the input's {x.shape[3]}")
+    shape = (len(x), height, width, offset_groups, count)
+    points = taps[:, :, None] + offsets.astype(jnp.float32).reshape(*shape, 2)
+    points = rearrange(points[..., ::-1], "b h w g t xy -> (b g) h w t xy")
+    values = sample(rearrange(x, "b h w (g c) -> (b g) h w c", g=offset_groups), points)
+    if mask is not None:
+        values = values * rearrange(mask, "b h w (g t) -> (b g) h w t 1", t=count).astype(values.dtype)
+    values = rearrange(values, "(b g) h w t c -> b h w t (g c)", g=offset_groups)
+    groups = x.shape[3] // kernel.shape[2]
+    kernels = rearrange(kernel, "i j c (n o) -> (i j) n c o", n=groups).astype(values.dtype)
+    out = jnp.einsum("bhwtnc,tnco->bhwno", rearrange(values, "b h w t (n c) -> b h w t n c", n=groups), kernels)
+    out = rearrange(out, "b h w n o -> b h w (n o)")
+    return out if bias is None else out + bias.astype(out.dtype)
+
+
+def _regular_taps(image: tuple[int, ...], kernel: tuple[int, ...], stride: int, padding: int, dilation: int) -> Array:
+    """Rows and columns [h, w, T, 2] (y, x) that an ordinary convolution reads."""
+    axes = []
+    for size, taps in zip(image[1:3], kernel[:2], strict=True):
+        count = (size + 2 * padding - dilation * (taps - 1) - 1) // stride + 1
+        axes.append(np.arange(count)[:, None] * stride - padding + np.arange(taps) * dilation)
+    rows, columns = np.broadcast_arrays(axes[0][:, None, :, None], axes[1][None, :, None, :])
+    return np.stack([rows, columns], -1).reshape(*rows.shape[:2], -1, 2).astype(np.float32)
+
+
+def _offset_groups(image: tuple[int, ...], offsets: tuple[int, ...], mask: Array | None, taps: tuple[int, ...]) -> int:
+    """G, or an error about what does not fit."""
+    height, width, count = taps[:3]
+    groups, rest = divmod(offsets[3], 2 * count)
+    if rest or not groups or image[3] % groups:
+        raise ValueError(
+            f"offsets hold {offsets[3]} values at a place; {count} taps need a multiple of {2 * count}, "
+            f"as many times as groups that {image[3]} channels divide into"
+        )
+    wanted = (image[0], height, width)
+    if offsets[:3] != wanted:
+        raise ValueError(f"offsets are for {offsets[:3]} (batch, rows, columns), the output has {wanted}")
+    if mask is not None and mask.shape != (*wanted, groups * count):
+        raise ValueError(f"the mask has shape {mask.shape}, but it needs {(*wanted, groups * count)}")
+    return groups

@@ -1,0 +1,378 @@
+"""Heatmaps of one person's joints: targets, losses, and positions read back from them.
+
+Maps are [..., H, W, K], channels last. Positions are (x, y) in pixel indices of the map. In this family of methods
+(SimpleBaselines, HRNet, AlphaPose) the position in the crop is the position in the map times the stride, without
+half-pixel terms.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpose.ops import geometry
+from jaxpose.types import Array
+
+NORMALIZATIONS = ("softmax", "sigmoid", "divide_sum")
+"""How a map becomes a distribution before its expectation is taken."""
+
+
+# --- the flip test ---
+
+
+def flip_back(maps: Array, flip_index: Array, shift: bool = True) -> jax.Array:
+    """Maps of the mirrored crop as maps of the crop itself: columns reversed, left and right joints exchanged.
+
+    Targets are drawn at rounded positions without half-pixel terms, so a map of the mirrored crop, turned back, lies
+    on average .75 of a pixel to the left. Published scores include the `shift`, which leaves .25 to the right.
+
+    Args:
+      maps: [..., H, W, K].
+      flip_index: [K] permutation, see `Skeleton.flip_index`.
+      shift: move the result one column to the right; the first column keeps its value.
+
+    Returns:
+      [..., H, W, K].
+    """
+    maps = jnp.asarray(maps)[..., ::-1, :][..., np.asarray(flip_index)]
+    if not shift:
+        return maps
+    return jnp.concatenate([maps[..., :1, :], maps[..., :-1, :]], axis=-2)
+
+
+def flip_keypoints(keypoints: Array, visible: Array, flip_index: Array, width: int) -> tuple[jax.Array, jax.Array]:
+    """Joints as they are in the mirrored image: x -> width - 1 - x, left and right exchanged, invisible ones (0, 0).
+
+    Args:
+      keypoints: [..., K, 2] pixels.
+      visible: [..., K], positive where a joint counts.
+      flip_index: [K] permutation.
+      width: of the image in pixels.
+
+    Returns:
+      keypoints [..., K, 2] and visible [..., K].
+    """
+    flip_index = np.asarray(flip_index)
+    keypoints, visible = jnp.asarray(keypoints)[..., flip_index, :], jnp.asarray(visible)[..., flip_index]
+    mirrored = jnp.stack([width - 1 - keypoints[..., 0], keypoints[..., 1]], axis=-1)
+    return jnp.where(visible[..., None] > 0, mirrored, 0), visible
+
+
+# --- reading maxima ---
+
+
+def _flat(maps: Array) -> jax.Array:
+    """[..., H, W, K] -> [..., H * W, K] float32."""
+    maps = jnp.asarray(maps, jnp.float32)
+    return maps.reshape(*maps.shape[:-3], -1, maps.shape[-1])
+
+
+def maxima(maps: Array) -> tuple[jax.Array, jax.Array]:
+    """Position and value of each map's maximum, the first in row-major order.
+
+    Args:
+      maps: [..., H, W, K].
+
+    Returns:
+      positions [..., K, 2], whole numbers in float32, (0, 0) where nothing in the map is above 0;
+      scores [..., K], the maxima, whatever their sign.
+    """
+    width = maps.shape[-2]
+    flat = _flat(maps)
+    best, scores = jnp.argmax(flat, axis=-2), jnp.max(flat, axis=-2)
+    positions = jnp.stack([best % width, best // width], axis=-1).astype(jnp.float32)
+    return jnp.where(scores[..., None] > 0, positions, 0), scores
+
+
+def quarter_offset(maps: Array, positions: Array, amount: float = 0.25) -> jax.Array:
+    """Moves positions towards the larger neighbour, by `amount` along each axis.
+
+    A position moves if its nearest pixel (px, py) has 1 < px < W - 1 and 1 < py < H - 1. So index 1 stays, as in all
+    code of this family, while W - 2 moves. Equal neighbours do not move it.
+
+    Args:
+      maps: [..., H, W, K].
+      positions: [..., K, 2], as `maxima` finds them.
+      amount: in pixels of the map.
+
+    Returns:
+      [..., K, 2].
+    """
+    height, width = maps.shape[-3:-1]
+    flat = _flat(maps)
+    pixel = jnp.floor(positions + 0.5).astype(jnp.int32)
+    x, y = jnp.clip(pixel[..., 0], 1, width - 2), jnp.clip(pixel[..., 1], 1, height - 2)
+
+    def value(column: jax.Array, row: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(flat, (row * width + column)[..., None, :], axis=-2)[..., 0, :]
+
+    slope = jnp.stack([value(x + 1, y) - value(x - 1, y), value(x, y + 1) - value(x, y - 1)], axis=-1)
+    inside = jnp.all((pixel > 1) & (pixel < jnp.array([width - 1, height - 1])), axis=-1, keepdims=True)
+    return positions + jnp.where(inside, amount * jnp.sign(slope), 0)
+
+
+def decode(maps: Array, stride: Array | float) -> tuple[jax.Array, jax.Array]:
+    """The family's decoding: maxima, moved by a quarter of a pixel, in pixels of the crop.
+
+    Args:
+      maps: [..., H, W, K].
+      stride: crop pixels a map pixel, a number or (x, y).
+
+    Returns:
+      positions [..., K, 2] and scores [..., K].
+    """
+    positions, scores = maxima(maps)
+    return quarter_offset(maps, positions) * jnp.asarray(stride, jnp.float32), scores
+
+
+# --- targets ---
+
+
+def gaussian_targets(
+    keypoints: Array,
+    visible: Array,
+    stride: Array | float,
+    size: tuple[int, int],
+    sigma: float = 2.0,
+    radius: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """One truncated Gaussian of height 1 a joint, centred on the nearest pixel.
+
+    The centre is trunc(position / stride + .5), so what lies up to 1.5 pixels before the first one falls on it. A joint
+    whose window lies outside the map gets weight 0. A window that ends exactly one pixel before the map still counts
+    as inside, with an empty map, as in the original code.
+
+    AlphaPose draws the same. The maps of RMPE (2017) have sigma 1.75 and radius 3.
+
+    Args:
+      keypoints: [..., K, 2] pixels of the crop.
+      visible: [..., K], weights of the joints; drawn above .5.
+      stride: crop pixels a map pixel, a number or (x, y).
+      size: (width, height) of the map.
+      sigma: standard deviation in pixels of the map.
+      radius: half-side of the square outside of which the map is 0; three sigma if None.
+
+    Returns:
+      maps [..., H, W, K] and weights [..., K], both float32. Positions that are not finite get weight 0.
+    """
+    radius = round(3 * sigma) if radius is None else radius
+    center = jnp.trunc(jnp.asarray(keypoints, jnp.float32) / jnp.asarray(stride, jnp.float32) + 0.5)
+    limits = jnp.array(size, jnp.float32)
+    inside = jnp.all((center - radius < limits) & (center + radius + 1 >= 0), axis=-1)
+    weight = jnp.where(inside, jnp.asarray(visible, jnp.float32), 0)
+
+    def profile(axis: int) -> jax.Array:
+        offset = jnp.arange(size[axis], dtype=jnp.float32)[:, None] - center[..., None, :, axis]
+        return jnp.where(jnp.abs(offset) <= radius, jnp.exp(-jnp.square(offset) / (2 * sigma**2)), 0)
+
+    columns = jnp.where(weight[..., None, :] > 0.5, profile(0), 0)
+    return profile(1)[..., :, None, :] * columns[..., None, :, :], weight
+
+
+# --- losses on maps ---
+
+
+def mse(maps: Array, targets: Array, weight: Array) -> jax.Array:
+    """Half the mean squared difference over all elements; the weight multiplies both maps, so it enters squared.
+
+    Args:
+      maps: [B, H, W, K].
+      targets: [B, H, W, K].
+      weight: [B, K].
+    """
+    difference = (jnp.asarray(maps, jnp.float32) - targets) * weight[:, None, None, :]
+    return 0.5 * jnp.mean(jnp.square(difference))
+
+
+def ohkm(maps: Array, targets: Array, weight: Array, top: int = 8) -> jax.Array:
+    """`mse` over each person's `top` joints of largest loss (online hard keypoint mining).
+
+    Args:
+      maps: [B, H, W, K].
+      targets: [B, H, W, K].
+      weight: [B, K].
+      top: joints that count.
+    """
+    difference = (jnp.asarray(maps, jnp.float32) - targets) * weight[:, None, None, :]
+    losses = 0.5 * jnp.mean(jnp.square(difference), axis=(1, 2))
+    return jnp.mean(jax.lax.top_k(losses, top)[0])
+
+
+def accuracy(maps: Array, targets: Array, threshold: float = 0.5, swapped: bool = True) -> jax.Array:
+    """The family's training monitor: share of joints whose maximum is near the target's, averaged over joints.
+
+    Distances are in units of a tenth of the map. A joint counts where the target's maximum has x > 1 and y > 1. With no
+    joint to count the accuracy is 0.
+
+    Args:
+      maps: [B, H, W, K].
+      targets: [B, H, W, K].
+      threshold: below which a distance is near.
+      swapped: divide x by the height and y by the width, as SimpleBaselines and HRNet do; AlphaPose does not.
+    """
+    height, width = maps.shape[1:3]
+    unit = jnp.array([height, width] if swapped else [width, height], jnp.float32) / 10
+    truth, _ = maxima(targets)
+    found, _ = maxima(maps)
+    distance = jnp.linalg.norm((found - truth) / unit, axis=-1)
+    counted = jnp.all(truth > 1, axis=-1)
+    number = jnp.sum(counted, axis=0)
+    share = jnp.sum(counted & (distance < threshold), axis=0) / jnp.maximum(number, 1)
+    return jnp.sum(share) / jnp.maximum(jnp.sum(number > 0), 1)
+
+
+# --- integral regression ---
+
+
+def normalize(maps: Array, kind: str = "softmax") -> tuple[jax.Array, jax.Array]:
+    """Maps as distributions, and how confident each joint is.
+
+    Args:
+      maps: [..., H, W, K] logits; for "divide_sum" non-negative numbers.
+      kind: "softmax", "sigmoid" (divided by the sum afterwards) or "divide_sum".
+
+    Returns:
+      probabilities [..., H, W, K], which sum to 1 over H and W, and confidence [..., K]: the largest value of the
+      sigmoid, or 1 for the other kinds, whose values say how narrow a map is rather than how sure.
+
+    Raises:
+      ValueError: another kind.
+    """
+    maps = jnp.asarray(maps, jnp.float32)
+    if kind == "softmax":
+        return jax.nn.softmax(maps, axis=(-3, -2)), jnp.ones(maps.shape[:-3] + maps.shape[-1:])
+    if kind not in NORMALIZATIONS:
+        raise ValueError(f"unknown normalization {kind!r}; known: {', '.join(NORMALIZATIONS)}")
+    values = jax.nn.sigmoid(maps) if kind == "sigmoid" else maps
+    confidence = jnp.max(values, axis=(-3, -2)) if kind == "sigmoid" else jnp.ones(maps.shape[:-3] + maps.shape[-1:])
+    return values / jnp.sum(values, axis=(-3, -2), keepdims=True), confidence
+
+
+def _mean_index(marginal: jax.Array) -> jax.Array:
+    """Expected index [..., K] of distributions [..., N, K]."""
+    return jnp.sum(marginal * jnp.arange(marginal.shape[-2], dtype=jnp.float32)[:, None], axis=-2)
+
+
+@jax.custom_vjp
+def _symmetric_mean_index(marginal: jax.Array) -> jax.Array:
+    return _mean_index(marginal)
+
+
+def _symmetric_forward(marginal: jax.Array) -> tuple[jax.Array, jax.Array]:
+    mean = _mean_index(marginal)
+    length = marginal.shape[-2]
+    after = jnp.arange(length, dtype=jnp.float32)[:, None] >= mean[..., None, :]
+    return mean, jnp.where(after | (mean > length)[..., None, :], 2.0, -2.0)
+
+
+def _symmetric_backward(slope: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    return (slope * gradient[..., None, :],)
+
+
+_symmetric_mean_index.defvjp(_symmetric_forward, _symmetric_backward)
+
+
+def expectation(probabilities: Array, symmetric: bool = False) -> jax.Array:
+    """Expected position of distributions over a map.
+
+    The exact gradient of an expected index by the probability at pixel i is i, so errors weigh more at the right and
+    lower ends of a map. AlphaPose replaces it by 2 from the expected index on and by -2 before it (Fang et al., TPAMI
+    2022, "symmetric integral keypoints regression").
+
+    Args:
+      probabilities: [..., H, W, K].
+      symmetric: use that gradient instead of the exact one; the value is the same.
+
+    Returns:
+      [..., K, 2] float32 (x, y).
+    """
+    probabilities = jnp.asarray(probabilities, jnp.float32)
+    mean = _symmetric_mean_index if symmetric else _mean_index
+    return jnp.stack([mean(jnp.sum(probabilities, axis=-3)), mean(jnp.sum(probabilities, axis=-2))], axis=-1)
+
+
+def integral_loss(
+    maps: Array, targets: Array, weight: Array, kind: str = "sigmoid", symmetric: bool = True
+) -> jax.Array:
+    """L1 distance of expected positions, as fractions of the map, summed over joints and averaged over people.
+
+    Args:
+      maps: [B, H, W, K] logits.
+      targets: [B, K, 2] true positions as fractions (x / width, y / height) of the map, which are those of the crop.
+      weight: [B, K], or [B, K, 2] for single coordinates.
+      kind: see `normalize`.
+      symmetric: see `expectation`.
+    """
+    height, width = maps.shape[1:3]
+    fractions = expectation(normalize(maps, kind)[0], symmetric) / jnp.array([width, height], jnp.float32)
+    weight = weight if weight.ndim == 3 else weight[..., None]
+    return jnp.sum(jnp.abs(fractions - targets) * weight) / len(maps)
+
+
+def decode_integral(maps: Array, stride: Array | float, kind: str = "sigmoid") -> tuple[jax.Array, jax.Array]:
+    """Expected positions in pixels of the crop, and their confidence.
+
+    Args:
+      maps: [..., H, W, K] logits.
+      stride: crop pixels a map pixel, a number or (x, y).
+      kind: see `normalize`.
+
+    Returns:
+      positions [..., K, 2] and scores [..., K].
+    """
+    probabilities, confidence = normalize(maps, kind)
+    return expectation(probabilities) * jnp.asarray(stride, jnp.float32), confidence
+
+
+# --- the crops of 2017 and 2018 ---
+
+
+def grow_boxes(boxes: Array, image_size: tuple[float, float], amount: float = 0.15) -> jax.Array:
+    """Boxes [..., 4] (x1, y1, x2, y2) grown by a share of their size on every side and cut at the image's border.
+
+    Args:
+      boxes: [..., 4] (x1, y1, x2, y2) in pixels.
+      image_size: (width, height).
+      amount: share of the width or height.
+    """
+    boxes = jnp.asarray(boxes, jnp.float32)
+    margin = amount * (boxes[..., 2:] - boxes[..., :2])
+    limits = jnp.array(image_size, jnp.float32)
+    low, high = jnp.maximum(boxes[..., :2] - margin, 0), jnp.minimum(boxes[..., 2:] + margin, limits)
+    return jnp.concatenate([low, high], axis=-1)
+
+
+def padded_crop_to_image(boxes: Array, size: tuple[int, int], gap: float = 0.0) -> jax.Array:
+    """The map to image pixels from a crop, or from its heatmap, in which a box is padded on both sides to the aspect.
+
+    Args:
+      boxes: [..., 4] (x1, y1, x2, y2) in pixels.
+      size: (width, height) of the crop or heatmap.
+      gap: pixels by which the padding is too narrow: 1 in RMPE (2017), 0 in AlphaPose (2018).
+
+    Returns:
+      [..., 2, 3].
+    """
+    boxes = jnp.asarray(boxes, jnp.float32)
+    extent = boxes[..., 2:] - boxes[..., :2]
+    region = geometry.widen_to_aspect(extent, size[0] / size[1])
+    corner = boxes[..., :2] - jnp.maximum(region - extent - gap, 0) / 2
+    scale = region[..., 1, None, None] / size[1] * jnp.eye(2)
+    return jnp.concatenate([scale, corner[..., None]], axis=-1)
+
+
+def decode_2017(maps: Array, boxes: Array) -> tuple[jax.Array, jax.Array]:
+    """RMPE's decoding in the code of 2017: whole pixels of the image.
+
+    Columns of the map are counted from 1 and rows from .5. There is no quarter offset, and negative values are 0.
+
+    Args:
+      maps: [..., H, W, K].
+      boxes: [..., 4] (x1, y1, x2, y2), grown (see `grow_boxes`) and truncated to whole pixels.
+
+    Returns:
+      keypoints [..., K, 2] float32, truncated to whole pixels of the image, and scores [..., K].
+    """
+    height, width = maps.shape[-3:-1]
+    positions, scores = maxima(jnp.maximum(jnp.asarray(maps), 0))
+    to_image = padded_crop_to_image(boxes, (width, height), gap=1)
+    return jnp.trunc(geometry.apply_affine(to_image, positions + jnp.array([1.0, 0.5]))), scores

@@ -1,0 +1,294 @@
+"""Pose-guided proposals: what is drawn, what is fitted, and the detector's stand-in."""
+
+import dataclasses
+import json
+import pickle
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+from numpy.testing import assert_allclose, assert_array_equal
+
+from jaxpose.data import proposals
+from jaxpose.data.proposals import PoseGuidedProposals, simulate_detections
+from jaxpose.data.sources import coco
+from jaxpose.errors import DataError
+from jaxpose.skeleton import COCO
+
+WIDTH, HEIGHT = 640, 480
+MEANS = {"standing": (-0.1, -0.05, 0.1, 0.05), "lying": (0.05, 0.15, -0.05, 0.2)}
+STD = 0.02
+
+
+def pose(kind):
+    """Joints in a unit box, upright or lying."""
+    heights = {"eye": 0.05, "ear": 0.06, "shoulder": 0.2, "elbow": 0.4, "wrist": 0.5}
+    heights |= {"hip": 0.55, "knee": 0.75, "ankle": 1.0, "nose": 0.07}
+    x = [{"left": 0.7, "right": 0.3, "center": 0.5}[side] for side in COCO.sides]
+    points = np.stack([x, [heights[joint.split("_")[-1]] for joint in COCO.joints]], -1)
+    return points if kind == "standing" else points[:, ::-1]
+
+
+def write_people(folder, count=200, seed=0):
+    """Annotation and detection files: half of the people stand, half lie; offsets as MEANS and STD say."""
+    rng = np.random.default_rng(seed)
+    images, people, boxes = [], [], []
+    for i in range(count):
+        kind = ("standing", "lying")[i % 2]
+        box = np.concatenate([rng.uniform(150, 250, 2), [80, 160] if kind == "standing" else [160, 80]])
+        keypoints = box[:2] + pose(kind) * box[2:] + rng.normal(0, 1, (17, 2))
+        visible = rng.random(17) < 0.8
+        triples = np.where(visible[:, None], np.concatenate([keypoints, np.full((17, 1), 2)], 1), 0)
+        images.append({"id": i + 1, "file_name": f"{i}.jpg", "width": WIDTH, "height": HEIGHT})
+        people.append(
+            {
+                "id": i + 1,
+                "image_id": i + 1,
+                "category_id": 1,
+                "bbox": box.tolist(),
+                "area": float(box[2:].prod()),
+                "iscrowd": 0,
+                "keypoints": triples.reshape(-1).tolist(),
+                "num_keypoints": int(visible.sum()),
+            }
+        )
+        moved = proposals.corners(box) + (np.array(MEANS[kind]) + STD * rng.standard_normal(4)) * np.tile(box[2:], 2)
+        for found in (moved, proposals.corners(box) + 400):  # the second one is nobody's
+            bbox = [*found[:2], *(found[2:] - found[:2])]
+            boxes.append({"image_id": i + 1, "category_id": 1, "bbox": bbox, "score": 0.9})
+    category = {"id": 1, "name": "person", "keypoints": list(COCO.joints), "skeleton": []}
+    truth = {"images": images, "annotations": people, "categories": [category]}
+    (folder / "truth.json").write_text(json.dumps(truth))
+    (folder / "boxes.json").write_text(json.dumps(boxes))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("people")
+    write_people(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def annotations(files):
+    return coco.read_keypoints(files / "truth.json")
+
+
+@pytest.fixture(scope="module")
+def detections(files, annotations):
+    return coco.read_detections(files / "boxes.json", annotations.image_id)
+
+
+@pytest.fixture(scope="module")
+def fitted(annotations, detections):
+    return proposals.fit(annotations, detections, clusters=2)
+
+
+NOBODY = (np.zeros((0, 2)), np.zeros(0))
+BOX = np.array([200.0, 150.0, 80.0, 160.0])
+
+
+# --- drawing ---
+
+
+@pytest.mark.parametrize("rule", proposals.RULES)
+@given(
+    box=st.tuples(st.floats(0, 630), st.floats(0, 470), st.floats(1, 640), st.floats(1, 480)), seed=st.integers(0, 999)
+)
+def test_boxes_lie_within_the_image(rule, box, seed):
+    """Patches may exceed a box that the image's border cuts, all others stay inside and keep a least size."""
+    sampler = PoseGuidedProposals.single(rule)
+    box = np.minimum(box, [WIDTH, HEIGHT, *(np.array([WIDTH, HEIGHT]) - box[:2])])
+    drawn = sampler.draw(box, *NOBODY, (WIDTH, HEIGHT), np.random.default_rng(seed))
+    patch = np.random.default_rng(seed).random() > sampler.patch_threshold
+    assert patch == (drawn.centered is drawn.box)
+    low, high = drawn.box[:2], drawn.box[:2] + drawn.box[2:]
+    if patch:
+        assert (drawn.box[2:] <= box[2:] + 1).all()
+    elif rule == "alphapose":
+        assert (low >= 1).all()
+        assert (high <= np.array([WIDTH, HEIGHT]) - 3).all()
+    else:
+        assert (low >= 0).all()
+        assert (high <= np.array([WIDTH, HEIGHT])).all()
+        assert (drawn.box[2:] >= 5 - 1e-9).all()
+
+
+@pytest.mark.parametrize("rule", proposals.RULES)
+def test_draws_have_the_distribution(rule):
+    mean, std = (0.1, -0.05, 0.02, 0.08), (0.05, 0.02, 0.1, 0.03)
+    sampler, rng = PoseGuidedProposals.single(rule, mean, std), np.random.default_rng(0)
+    drawn = [sampler.draw(BOX, *NOBODY, (WIDTH, HEIGHT), rng) for _ in range(4000)]
+    moved = np.array([d.box for d in drawn if d.centered is not d.box])
+    assert_allclose(len(moved) / len(drawn), sampler.patch_threshold, atol=0.02)
+    base = sampler.base(BOX, (WIDTH, HEIGHT))
+    offsets = (proposals.corners(moved) - proposals.corners(base)) / np.tile(BOX[2:], 2)
+    assert_allclose(offsets.mean(0), mean, atol=0.006)
+    assert_allclose(offsets.std(0), std, rtol=0.06)
+
+
+def test_equal_generators_give_equal_boxes_also_after_pickling(fitted):
+    again = pickle.loads(pickle.dumps(fitted))
+    keypoints, visible = BOX[:2] + pose("lying") * BOX[2:], np.ones(17)
+    one, other = (
+        [sampler(BOX, keypoints, visible, (WIDTH, HEIGHT), rng) for _ in range(10)]
+        for sampler, rng in ((fitted, np.random.default_rng(3)), (again, np.random.default_rng(3)))
+    )
+    assert_array_equal(one, other)
+
+
+def test_each_pose_has_its_own_distribution(fitted):
+    for kind, mean in MEANS.items():
+        rng = np.random.default_rng(0)
+        keypoints, visible = BOX[:2] + pose(kind) * BOX[2:], np.ones(17)
+        drawn = [fitted.draw(BOX, keypoints, visible, (WIDTH, HEIGHT), rng) for _ in range(500)]
+        moved = np.array([d.box for d in drawn if d.centered is not d.box])
+        offsets = (proposals.corners(moved) - proposals.corners(BOX)) / np.tile(BOX[2:], 2)
+        assert_allclose(offsets.mean(0), mean, atol=0.01)
+
+
+def test_a_pose_without_torso_takes_the_common_distribution(fitted):
+    keypoints, visible = pose("lying") * 100, np.ones(17)
+    assert fitted.atom(keypoints, visible) in (0, 1)
+    visible[[COCO.index("left_hip"), COCO.index("right_hip")]] = 0
+    assert fitted.atom(keypoints, visible) == -1
+    assert_allclose(fitted.mean[-1], np.mean(list(MEANS.values()), 0), atol=0.01)
+
+
+# --- atomic poses ---
+
+
+@given(shift=st.floats(-500, 500), scale=st.floats(0.1, 10), seed=st.integers(0, 99))
+def test_alignment_removes_place_and_size(shift, scale, seed):
+    rng = np.random.default_rng(seed)
+    visible = (rng.random((1, 17)) < 0.8).astype(int)
+    keypoints = pose("standing")[None] + rng.normal(0, 0.02, (1, 17, 2))
+    aligned, labelled = proposals.align(keypoints, visible, COCO.joints)
+    moved, same = proposals.align(scale * keypoints + shift, visible, COCO.joints)
+    assert_array_equal(labelled, same)
+    assert_allclose(moved, aligned, atol=1e-6)
+    torso = [COCO.index(j) for j in ("left_shoulder", "right_shoulder", "left_hip", "right_hip")]
+    has_torso = visible[0, torso[:2]].any() and visible[0, torso[2:]].any()
+    assert_array_equal(labelled[0], (visible[0] > 0) & has_torso)
+
+
+def test_joints_are_needed_that_make_a_torso():
+    with pytest.raises(DataError, match="no left_shoulder, right_shoulder"):
+        proposals.align(np.zeros((1, 2, 2)), np.ones((1, 2)), ("left_hip", "right_hip"))
+
+
+def test_only_labelled_joints_decide_what_is_nearest():
+    centers = np.array([[[0.0, 0], [0, 0]], [[1.0, 0], [5, 5]]])
+    poses = np.array([[[0.9, 0], [0, 0]], [[0.9, 0], [0, 0]], [[0, 0], [0, 0]]])
+    labelled = np.array([[True, True], [True, False], [False, False]])
+    assert proposals.nearest(poses, labelled, centers).tolist() == [0, 1, -1]
+
+
+# --- fitting ---
+
+
+def test_fit_finds_the_distributions(annotations, fitted):
+    assert fitted.mean.shape == (3, 4)
+    atoms = [fitted.atom(pose(kind), np.ones(17)) for kind in MEANS]
+    assert sorted(atoms) == [0, 1]
+    for atom, mean in zip(atoms, MEANS.values()):
+        assert_allclose(fitted.mean[atom], mean, atol=0.01)
+        assert_allclose(fitted.std[atom], STD, rtol=0.25)
+
+
+def test_rare_poses_take_the_common_numbers(annotations, detections):
+    rare = proposals.fit(annotations, detections, clusters=2, fewest=150)
+    assert_array_equal(rare.mean, rare.mean[[-1, -1, -1]])
+    assert_array_equal(rare.std, rare.std[[-1, -1, -1]])
+
+
+def test_fit_is_deterministic_and_keeps_through_a_file(annotations, detections, fitted, tmp_path):
+    again = proposals.fit(annotations, detections, clusters=2)
+    again.write(tmp_path / "pgpg.json")
+    read = PoseGuidedProposals.read(tmp_path / "pgpg.json")
+    for name in ("rule", "mean", "std", "centers", "joints"):
+        assert_array_equal(getattr(read, name), getattr(fitted, name))
+
+
+def test_a_single_distribution_keeps_through_a_file(tmp_path):
+    PoseGuidedProposals.single().write(tmp_path / "pgpg.json")
+    read = PoseGuidedProposals.read(tmp_path / "pgpg.json")
+    assert_array_equal(read.mean, PoseGuidedProposals.single().mean)
+    assert read.atom(pose("lying"), np.ones(17)) == -1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "expected the fields"),
+        ('{"rule": "x", "joints": [], "mean": [0,0,0,0], "std": [1,1,1,1], "centers": []}', "rule is 'x'"),
+        ('{"rule": "alphapose", "joints": [], "mean": [0,0,0,0], "std": [], "centers": []}', "do not fit"),
+    ],
+)
+def test_unusable_files(tmp_path, content, message):
+    (tmp_path / "bad.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        PoseGuidedProposals.read(tmp_path / "bad.json")
+
+
+def test_joints_follow_the_skeleton(fitted):
+    reordered = dataclasses.replace(COCO, joints=COCO.joints[::-1], limbs=(), upper_body=())
+    turned = fitted.for_skeleton(reordered)
+    assert turned.atom(pose("lying")[::-1], np.ones(17)) == fitted.atom(pose("lying"), np.ones(17))
+    with pytest.raises(DataError, match="lack joints"):
+        fitted.for_skeleton(dataclasses.replace(COCO, joints=("tail", *COCO.joints[1:]), limbs=(), upper_body=()))
+
+
+def test_boxes_of_other_images_are_noticed(annotations, detections):
+    elsewhere = detections | {"box": detections["box"] + np.array([300, 0, 0, 0], np.float32)}
+    with pytest.raises(DataError, match="only 0 of 400 detections overlap"):
+        proposals.fit(annotations, elsewhere)
+    with pytest.raises(DataError, match="too few for 1000 atomic poses"):
+        proposals.fit(annotations, detections, clusters=1000)
+
+
+def test_the_command_writes_what_fit_finds(files, fitted, tmp_path):
+    output = tmp_path / "pgpg.json"
+    arguments = ["--annotations", files / "truth.json", "--boxes", files / "boxes.json", "--output", output]
+    assert proposals.main([*map(str, arguments), "--clusters=2"]) == 0
+    assert_array_equal(PoseGuidedProposals.read(output).mean, fitted.mean)
+    assert proposals.main([*map(str, arguments), "--threshold=0.99"]) == 1  # no box scores that high
+
+
+# --- the detector's stand-in ---
+
+
+def test_simulated_boxes_depend_on_the_person_alone(annotations):
+    found = simulate_detections(annotations, seed=1, copies=2, false_positives=0.5)
+    assert_array_equal(np.sort(found["image"]), found["image"])
+    half = dataclasses.replace(
+        annotations,
+        **{
+            name: getattr(annotations, name)[100:]
+            for name in ("person_image", "person_id", "box", "keypoints", "visibility", "area", "crowd", "track_id")
+        },
+    )
+    fewer = simulate_detections(half, seed=1, copies=2)
+    for row in (100, 199):
+        mine, same = (d["box"][d["image"] == row] for d in (found, fewer))
+        assert_array_equal(mine[:2], same)
+    other = simulate_detections(annotations, seed=2, copies=2)
+    assert not np.array_equal(other["box"][:10], found["box"][:10])
+
+
+def test_simulated_boxes_are_as_bad_as_asked(annotations):
+    exact = simulate_detections(annotations, seed=0, copies=1, jitter=0)
+    assert_allclose(exact["box"], annotations.box, rtol=1e-6)
+    assert exact["score"].min() >= 0.9 - 1e-6
+    rough = simulate_detections(annotations, seed=0, copies=4, jitter=0.15, misses=0.25, false_positives=1.0)
+    assert 0 <= rough["score"].min() <= rough["score"].max() <= 1
+    low, high = rough["box"][:, :2], rough["box"][:, :2] + rough["box"][:, 2:]
+    assert (low >= 0).all()
+    assert (high <= np.array([WIDTH, HEIGHT]) + 1e-3).all()
+    nobody = simulate_detections(annotations, seed=0, misses=1.0)
+    assert nobody["box"].shape == (0, 4)
+    found = len(simulate_detections(annotations, seed=0, copies=1, misses=0.25)["box"])
+    assert_allclose(found / annotations.num_people, 0.75, atol=0.1)
+    false = len(simulate_detections(annotations, seed=0, misses=1.0, false_positives=1.0)["box"])
+    assert_allclose(false / annotations.num_images, 1.0, atol=0.2)
