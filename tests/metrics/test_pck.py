@@ -75,7 +75,7 @@ def test_nothing_seen_is_nan():
     assert np.isnan(counts.mean_error())
 
 
-def heatmaps(positions, size=(20, 40)):
+def peaks(positions, size=(20, 40)):
     """[1, H, W, K] with a peak at each (x, y)."""
     width, height = size
     maps = np.zeros((1, height, width, len(positions)), np.float32)
@@ -85,20 +85,20 @@ def heatmaps(positions, size=(20, 40)):
 
 
 def test_heatmap_positions_of_empty_maps_are_zero():
-    maps = heatmaps([(7, 30), (3, 2)])
+    maps = peaks([(7, 30), (3, 2)])
     maps[..., 1] = -1
     np.testing.assert_array_equal(heatmaps.maxima(maps)[0], [[[7, 30], [0, 0]]])
 
 
 def test_heatmap_joints_at_the_border_do_not_count():
-    target = heatmaps([(1, 10), (10, 1), (0, 0), (2, 2)])
+    target = peaks([(1, 10), (10, 1), (0, 0), (2, 2)])
     np.testing.assert_array_equal(pck.heatmap_pck(target, target).counted, [0, 0, 0, 1])
 
 
 @pytest.mark.parametrize(("swapped", "expected"), [(True, [1, 0]), (False, [0, 1])])
 def test_heatmap_axes(swapped, expected):
     """One pixel is less than a twentieth of 40, but not of 20; the original code exchanges width and height."""
-    target, moved = heatmaps([(10, 10), (10, 10)], (20, 40)), heatmaps([(11, 10), (10, 11)], (20, 40))
+    target, moved = peaks([(10, 10), (10, 10)], (20, 40)), peaks([(11, 10), (10, 11)], (20, 40))
     np.testing.assert_array_equal(pck.heatmap_pck(moved, target, swapped=swapped).accuracy()[0], expected)
 
 
