@@ -69,17 +69,18 @@ def laptop(config: ConfigDict) -> None:
             "input_size": (128, 128),
             "backbone": "resnet18",
             "backbone_width": 16,
-            "backbone_stages": (1, 1, 1, 1),
+            "backbone_stages": (1, 1, 2),
+            "dilate": 1,
             "color_jitter": 0.2,
         }
     )
     config.data.padding = 1.1
     config.data.marionettes.train = 4000
     config.data.augmentation = augmentation(scale=0.15, octaves=True, rotation=15.0, mirror=0.5)
-    config.optim.learning_rate = 2e-3
+    config.optim.learning_rate = 5e-3
     config.optim.schedule.update({"name": "cosine", "warmup": 100})
-    config.train.update({"steps": 2500, "batch_size": 32, "checkpoint_every": 500, "log_every": 50})
-    config.evaluate.every = 1250
+    config.train.update({"steps": 2800, "batch_size": 32, "checkpoint_every": 500, "log_every": 50})
+    config.evaluate.every = 1400
 
 
 def lspet(config: ConfigDict) -> None:

@@ -83,10 +83,10 @@ def laptop(config: ConfigDict) -> None:
     config.data.padding = 1.1
     config.data.marionettes.train = 4000
     config.data.augmentation = augmentation(scale=0.15, rotation=15.0, mirror=0.5)
-    config.optim.learning_rate = 2e-3
+    config.optim.learning_rate = 5e-3
     config.optim.schedule.update({"name": "cosine", "warmup": 100})
-    config.train.update({"steps": 2500, "batch_size": 32, "checkpoint_every": 500, "log_every": 50})
-    config.evaluate.every = 1250
+    config.train.update({"steps": 3200, "batch_size": 32, "checkpoint_every": 500, "log_every": 50})
+    config.evaluate.every = 1600
 
 
 def lspet(config: ConfigDict) -> None:

@@ -3,7 +3,7 @@
     python -m jaxpose.main --config=configs/rmpe.py --workdir=runs/rmpe
 
 Variant         network                     input    data         hardware     published AP (val2017, detector, flip)
-(none)          small, with transformers    96x96    marionettes  2 CPU cores  -
+(none)          small, with transformers    64x96    marionettes  2 CPU cores  -
 coco            FastPose R50                192x256  COCO 2017    TPU v5e-16   72.0
 coco_duc        FastPose-DUC R50-shuffle    192x256  COCO 2017    TPU v5e-16   72.4
 coco_dcn        FastPose-DCN R50            192x256  COCO 2017    TPU v5e-16   72.8
@@ -73,7 +73,7 @@ def laptop(config: ConfigDict) -> None:
     """A small network between transformers, and the same without, both trained from scratch."""
     config.method.update(
         {
-            "input_size": (96, 96),
+            "input_size": (64, 96),
             "network": "simplepose",
             "backbone": "resnet18",
             "backbone_width": 16,
@@ -83,6 +83,7 @@ def laptop(config: ConfigDict) -> None:
             "localization_width": 8,
             "localization_stages": (1, 1, 1, 1),
             "parallel": "trained",
+            "determinant_floor": 0.05,
         }
     )
     config.data.marionettes.update({"scene": "crowd", "train": 1500, "validation": 200})
@@ -91,7 +92,7 @@ def laptop(config: ConfigDict) -> None:
     config.data.augmentation = augmentation(scale=0.15, rotation=15.0, mirror=0.5)
     config.data.proposals.rule = "alphapose"
     config.data.streams = {"plain": {"proposals": {"rule": ""}}}
-    config.optim.learning_rate = 2e-3
+    config.optim.learning_rate = 5e-3
     config.optim.groups = BRANCHES
     config.optim.schedule.update({"name": "cosine", "warmup": 100})
     config.train.update({"steps": 2000, "batch_size": 32, "checkpoint_every": 500, "log_every": 50})

@@ -3,8 +3,8 @@
     python -m jaxpose.compile --config=configs/prtr.py:coco --topology=v5e:4x4
 
 uses the real TPU compiler (`pip install jaxpose[tpu-compile]`) on any Linux machine and prints, for one device: memory
-needed against memory there is, arithmetic, bytes moved, collectives with their bytes, and the roofline time with what
-bounds it. Exit status 1: the step does not fit, or does not compile.
+needed against memory there is, arithmetic, bytes moved, collectives with their bytes, operations that a TPU is slow at,
+and the roofline time with what bounds it. Exit status 1: the step does not fit, or does not compile.
 """
 
 import collections
@@ -22,6 +22,8 @@ from ml_collections import config_flags
 GIB = 2**30
 ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4,
               "f64": 8, "s64": 8, "u64": 8}  # fmt: skip
+SLOW = ("gather", "scatter", "sort", "while", "custom-call")
+"""Operations that a TPU runs element by element, or that keep it from seeing the whole step."""
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -63,6 +65,7 @@ class Report:
       flops: arithmetic operations.
       bytes_accessed: between HBM and the cores, as the compiler estimates it.
       collectives: {kind: (count, bytes)}.
+      slow: {kind: count} of operations in `SLOW`.
       parameters: bytes of all parameters.
       statistics: bytes of all batch statistics.
       compile_seconds: on this machine.
@@ -74,6 +77,7 @@ class Report:
     flops: float
     bytes_accessed: float
     collectives: dict[str, tuple[int, int]]
+    slow: dict[str, int]
     parameters: int
     statistics: int
     compile_seconds: float
@@ -107,6 +111,7 @@ class Report:
         for kind, (count, size) in sorted(self.collectives.items()):
             lines.append(f"{kind:<13} {size / 1e6:.3f} MB in {count} operations")
         lines.append(f"parameters    {self.parameters / 1e6:.3f} MB, batch statistics {self.statistics / 1e6:.3f} MB")
+        lines.append("slow paths    " + (", ".join(f"{n} {kind}" for kind, n in sorted(self.slow.items())) or "none"))
         times = self.times()
         bound = max(times, key=times.get)
         listed = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in times.items())
@@ -178,6 +183,7 @@ def compile_step(config: Any, topology: str, chip: Chip) -> tuple[Any, Report]:
         flops=cost["flops"],
         bytes_accessed=cost["bytes accessed"],
         collectives=count_collectives(compiled.as_text()),
+        slow=count_slow(compiled.as_text()),
         parameters=_size(state.params),
         statistics=_size(state.batch_stats),
         compile_seconds=seconds,
@@ -197,6 +203,13 @@ def count_collectives(hlo: str) -> dict[str, tuple[int, int]]:
             count, total = found[match[2]]
             found[match[2]] = (count + 1, total + size)
     return dict(found)
+
+
+def count_slow(hlo: str) -> dict[str, int]:
+    """{kind: count} of the operations in a compiled program's text that are in `SLOW`."""
+    pattern = re.compile(rf"= \(?[\w\[\],]+.*? ({'|'.join(SLOW)})\(")
+    found = (match[1] for line in hlo.splitlines() if (match := pattern.search(line)))
+    return dict(collections.Counter(found))
 
 
 def _shape_bytes(shape: tuple[str, str]) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import logging
 import pathlib
 from typing import Any
@@ -30,7 +31,9 @@ logger = logging.getLogger(__name__)
 def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     """Evaluates the newest good checkpoint of a run on the data of `config`.
 
-    Writes WORKDIR/evaluation/results.json (for the COCO server) and scores.json.
+    Writes WORKDIR/evaluation/results.json (for the COCO server) and scores.json. With parametric suppression, also what
+    `python -m jaxpose.fit_pose_nms` reads: raw_poses.json, the poses of all detections with their boxes, and
+    truth.json, the split's labels in COCO format.
 
     Args:
       config: of which `data` and `evaluate` count; the network is that of the run.
@@ -51,17 +54,32 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         folder.mkdir(exist_ok=True)
         write_results(results.results(method.joints), folder / "results.json")
         write_json(folder / "scores.json", scores | controls)
+        if evaluator.suppression.kind == "parametric":
+            results.suppression = Suppression("none")
+            write_results(results.results(method.joints, boxes=True), folder / "raw_poses.json")
+            (folder / "truth.json").write_text(json.dumps(evaluator.truth) + "\n")
         logger.info("%s\n%s", folder, table(scores, controls, config.evaluate.best))
     return scores | controls
 
 
 class Evaluator:
-    """Evaluates variables on the validation split; compiles and reads the annotations once."""
+    """Evaluates variables on the validation split; compiles and reads the annotations once.
+
+    Args:
+      config: the whole config.
+      method: whose variables are evaluated.
+      mesh: the devices.
+
+    Raises:
+      ConfigError: an unknown metric or suppression, or a metric that compares with true joints where boxes are a
+        detector's.
+    """
 
     def __init__(self, config: Any, method: Method, mesh: Mesh):
         self.config, self.method, self.mesh = config, method, mesh
         self.suppression = Suppression.create(config.evaluate)
         sharding.check_batch_size(config.evaluate.batch_size, mesh, "evaluate.batch_size")
+        self._check_metrics()
         self._compiled: dict[Method, Any] = {}
 
     @functools.cached_property
@@ -69,14 +87,21 @@ class Evaluator:
         return streams.evaluation_examples(self.config, self.method)
 
     def __call__(self, variables: Variables, journal: Journal, step: int) -> dict[str, float]:
-        """Scores in [0, 1]; also puts them and pictures into the journal."""
+        """Scores in [0, 1]; also puts them and pictures into the journal.
+
+        Raises:
+          ConfigError: `config.evaluate.best` is none of the scores.
+        """
         shown: list[np.ndarray] = []
         scores = self.score(self.predict(self.method, variables, shown))
+        best = self.config.evaluate.best
+        if best and best not in scores:
+            raise ConfigError(f"config.evaluate.best is {best!r}, but config.evaluate.metrics gives {list(scores)}")
         controls = self.controls(variables)
         journal.scalars(step, "validation", scores | controls)
         if journal.active:
             journal.picture(step, "validation", overlay.panel(shown[:8], columns=4))
-            logger.info("step %d\n%s", step, table(scores, controls, self.config.evaluate.best))
+            logger.info("step %d\n%s", step, table(scores, controls, best))
         return scores | controls
 
     def controls(self, variables: Variables) -> dict[str, float]:
@@ -136,31 +161,36 @@ class Evaluator:
           suppression: of duplicates; that of the config if None.
 
         Raises:
-          ConfigError: an unknown metric, or one that compares with true joints where boxes are a detector's.
+          DataError: labels that a metric needs are missing.
         """
         scores: dict[str, float] = {}
         for name in self.config.evaluate.metrics:
             if name == "coco":
                 metric = CocoKeypoints(suppression or self.suppression)
                 metric.update(rows)
-                scores |= metric.compute(self._truth, self.method.joints)
+                scores |= metric.compute(self.truth, self.method.joints)
             else:
-                scores |= self._pck(name, rows)
+                metric = keypoint_pck.KeypointPck.create(name, self.method.joints)
+                metric.update(rows)
+                scores |= metric.compute()
         return scores
 
     @functools.cached_property
-    def _truth(self) -> dict:
+    def truth(self) -> dict:
+        """The labels of the validation split as a COCO keypoint dictionary."""
         return self.examples.source.annotations.to_coco()
 
-    def _pck(self, name: str, rows: Rows) -> dict[str, float]:
-        if not self.examples.people.true_boxes:
-            raise ConfigError(
-                f"config.evaluate.metrics asks for {name!r}, which compares each box's pose with its true joints, but "
-                'the boxes of the validation split are detections. Use "coco", or set data.validation.boxes to "".'
-            )
-        metric = keypoint_pck.KeypointPck.create(name, self.method.joints)
-        metric.update(rows)
-        return metric.compute()
+    def _check_metrics(self) -> None:
+        detections = self.config.data.validation.get("boxes", "")
+        for name in self.config.evaluate.metrics:
+            if name == "coco":
+                continue
+            keypoint_pck.KeypointPck.create(name, self.method.joints)
+            if detections:
+                raise ConfigError(
+                    f"config.evaluate.metrics asks for {name!r}, which compares each box's pose with its true joints, "
+                    f'but data.validation.boxes is {detections!r}. Use "coco", or set data.validation.boxes to "".'
+                )
 
     def pictures(self, crops: Stream, poses: Poses) -> list[np.ndarray]:
         """Crops with the true pose and, after each, the same with the predicted one."""

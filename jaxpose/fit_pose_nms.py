@@ -1,11 +1,16 @@
 """Fits the parameters of parametric pose NMS to data, as a command.
 
-    python -m jaxpose.fit_pose_nms --annotations=person_keypoints_val2017.json --poses=raw.json --output=pose_nms.json
+    python -m jaxpose.main --mode=evaluate --config=configs/rmpe.py --workdir=RUN
+    python -m jaxpose.fit_pose_nms --annotations=RUN/evaluation/truth.json --poses=RUN/evaluation/raw_poses.json \\
+        --output=pose_nms.json
 
-The poses are those of all detections, before any suppression: a JSON list of records {"image_id", "keypoints": [x, y,
-score of each joint], "person_box" (or "box"): [x, y, w, h], "box_score"}. The scheme is the paper's (section 3.4): two
-of the four parameters are searched on a grid while the other two are fixed, in turns, until the AP no longer rises.
-Hold out other images to judge the result.
+An evaluation with config.evaluate.suppression="parametric" writes both inputs. The poses are those of all detections,
+before any suppression: a JSON list of records {"image_id", "keypoints": [x, y, score of each joint], "person_box" (or
+"box"): [x, y, w, h], "box_score"}; the annotations are any COCO keypoint file of these images. What is found under
+"pose_nms" in the output are fields for config.evaluate.pose_nms.
+
+The scheme is the paper's (section 3.4): two of the four parameters are searched on a grid while the other two are
+fixed, in turns, until the AP no longer rises. Hold out other images to judge the result.
 """
 
 import argparse

@@ -250,12 +250,14 @@ def accumulated_grad(
 
 
 def load_pretrained(path: str) -> Variables:
-    """Variables of a file that `jaxpose.convert` wrote, or of another run's newest good checkpoint.
+    """Variables, on the host, of a file that `jaxpose.convert` wrote, or of another run's newest good checkpoint.
 
     Raises:
       CheckpointError: neither is there.
     """
-    return load_for_inference(path)[2] if pathlib.Path(path).is_dir() else files.load_variables(path)
+    if pathlib.Path(path).is_dir():
+        return jax.device_get(load_for_inference(path)[2])
+    return files.load_variables(path)
 
 
 def merge_pretrained(variables: Variables, loaded: Variables, path: str) -> Variables:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from jaxpose.compile import CHIPS, GIB, Report, count_collectives, prepare_environment
+from jaxpose.compile import CHIPS, GIB, Report, count_collectives, count_slow, prepare_environment
 from jaxpose.errors import ConfigError
 
 HLO = """
@@ -25,6 +25,7 @@ def report(**changes) -> Report:
         "flops": 197e12,
         "bytes_accessed": 819e9 / 2,
         "collectives": {"all-reduce": (2, 100_000_000)},
+        "slow": {"while": 1},
         "parameters": 100_000_000,
         "statistics": 0,
         "compile_seconds": 1.0,
@@ -37,6 +38,17 @@ def test_collectives_are_counted_with_their_bytes():
     found = count_collectives(HLO)
     assert found["all-reduce"] == (2, 4 * 16 + 4 * 16 + 1)
     assert found["all-gather"] == (1, (2 * 4 + 2 * 16) // 2)
+
+
+def test_slow_operations_are_counted():
+    more = """
+  %gather.7 = f32[8,16]{1,0} gather(%x, %i), offset_dims={1}
+  ROOT %scatter.1 = (f32[8]{0}, f32[8]{0}) scatter(%x, %i, %u), to_apply=%add
+  %all-gather.3 = f32[8]{0} all-gather(%gather.7), channel_id=4
+  %w = (s32[], f32[4]{0}) while(%t), condition=%c, body=%b
+"""
+    assert count_slow(HLO + more) == {"gather": 1, "scatter": 1, "while": 1}
+    assert "slow paths    1 while" in str(report())
 
 
 def test_roofline_names_what_bounds_the_step():

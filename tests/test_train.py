@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxpose import digest, sharding
+from jaxpose import digest, keys, sharding
 from jaxpose.checkpoint import Checkpoints, load_for_inference
+from jaxpose.convert.files import save_variables
 from jaxpose.data import streams
 from jaxpose.errors import CheckpointError, ConfigError, NonFiniteError
 from jaxpose.evaluate import evaluate
+from jaxpose.keys import Purpose
 from jaxpose.train import Trainer, train
 from jaxpose.types import synthetic_batch
 
@@ -286,6 +288,82 @@ class TestPrecisionAndAverage:
         _, _, variables = load_for_inference(tmp_path)
         jax.tree.map(np.testing.assert_array_equal, variables["params"], state.ema)
         assert digest.digests(state.ema) != digest.digests(state.params)
+
+
+class TestStart:
+    """What `config.init_from` names: a file, or another run."""
+
+    @pytest.fixture(scope="class")
+    def pose_run(self, folder, tmp_path_factory) -> pathlib.Path:
+        """A run of RMPE's pose network alone."""
+        config = tiny.config(folder, "rmpe")
+        config.method.update({"sstn": False, "parallel": "none"})
+        config.optim.groups = ({"name": "all", "match": ".*"},)
+        config.train.steps = 1
+        workdir = tmp_path_factory.mktemp("pose")
+        train(config, workdir)
+        return workdir
+
+    def test_another_run_starts_both_branches(self, folder, pose_run):
+        config = tiny.config(folder, "rmpe")
+        config.method.parallel = "frozen"
+        config.optim.groups = ({"name": "parallel", "match": "^parallel/", "frozen": True}, config.optim.groups[1])
+        config.init_from = str(pose_run)
+        trainer = Trainer.create(config, jax.devices()[:1])
+        state = trainer.init()
+        _, _, learned = load_for_inference(pose_run)
+        for ours, theirs in ((state.params, learned["params"]), (state.batch_stats, learned["batch_stats"])):
+            for branch in ("pose", "parallel"):
+                jax.tree.map(np.testing.assert_array_equal, ours[branch], theirs["pose"])
+        fresh = trainer.method.init(keys.key(config.seed, 0, Purpose.INIT))["params"]["localization"]
+        jax.tree.map(np.testing.assert_array_equal, state.params["localization"], fresh)
+
+    def test_a_file_starts_what_it_holds(self, folder, pose_run, tmp_path):
+        _, _, learned = load_for_inference(pose_run)
+        backbone = {name: {"pose": {"backbone": tree["pose"]["backbone"]}} for name, tree in learned.items()}
+        save_variables(tmp_path / "backbone.npz", backbone)
+        config = tiny.config(folder, "rmpe")
+        config.init_from = str(tmp_path / "backbone.npz")
+        state = Trainer.create(config, jax.devices()[:1]).init()
+        for branch in ("pose", "parallel"):
+            ours, theirs = state.params[branch], learned["params"]["pose"]
+            jax.tree.map(np.testing.assert_array_equal, ours["backbone"], theirs["backbone"])
+            assert digest.digests(ours["head"]) != digest.digests(theirs["head"])
+
+    def test_a_frozen_branch_needs_values(self, folder):
+        config = tiny.config(folder, "rmpe")
+        config.method.parallel = "frozen"
+        with pytest.raises(ConfigError, match="gives no values for .* such as batch_stats/parallel/"):
+            Trainer.create(config, jax.devices()[:1]).init()
+
+    def test_a_run_of_another_network_is_refused(self, folder, finished):
+        config = tiny.config(folder, "rmpe")
+        config.init_from = str(finished)
+        with pytest.raises(ConfigError, match=r"does not fit config.method: \d+ unknown leaves"):
+            Trainer.create(config, jax.devices()[:1]).init()
+
+    @pytest.mark.parametrize("name", ["nothing.npz", "folder"])
+    def test_nothing_there(self, folder, tmp_path, name):
+        (tmp_path / "folder").mkdir()
+        config = tiny.config(folder, "rmpe")
+        config.init_from = str(tmp_path / name)
+        with pytest.raises(CheckpointError, match=name):
+            Trainer.create(config, jax.devices()[:1]).init()
+
+
+class TestPhases:
+    def test_their_losses_add_up_in_the_log(self, folder, tmp_path):
+        config = tiny.config(folder, "rmpe")
+        config.train.update({"steps": 2, "log_every": 1})
+        train(config, tmp_path)
+        lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [1, 2]
+        for line in lines:
+            parts = [line["parallel/loss"], line["pose/loss"]]
+            assert line["loss"] == pytest.approx(sum(parts), rel=1e-6)
+            assert min(parts) > 0
+            assert {"parallel/grad_norm", "pose/grad_norm", "pose/parallel_loss", "learning_rate"} <= line.keys()
+            assert not any(name.startswith("finite") for name in line)
 
 
 class TestBadNumbers:

@@ -13,6 +13,7 @@ from jaxpose.data.pipeline import PersonExamples, TrainStream, evaluation_batche
 from jaxpose.data.proposals import PoseGuidedProposals, simulate_detections
 from jaxpose.data.sources import Source, coco, open_source
 from jaxpose.data.transforms import NO_AUGMENTATION, Augmentation, PersonCrop
+from jaxpose.errors import ConfigError
 from jaxpose.methods.base import Method
 from jaxpose.types import Batch
 
@@ -28,17 +29,43 @@ def train_examples(config: Any, method: Method) -> dict[str, PersonExamples]:
     """The examples of every stream of the method, {stream: examples}.
 
     A stream reads what `config.data` says, changed by the fields of `config.data.streams[stream]` where there are any.
+
+    Raises:
+      JaxposeError: about `config.data` or what it names.
     """
     sources: dict[str, Source] = {}
     examples = {}
-    for name in method.spec(1):
-        data = config.data.copy_and_resolve_references()
-        data.update(data.streams.get(name, {}))
+    names = list(method.spec(1))
+    for stranger in sorted(set(config.data.streams) - set(names)):
+        logger.warning("config.data.streams.%s changes nothing: the method has the streams %s", stranger, names)
+    for name in names:
+        data = stream_data(config.data, name)
         where = str({k: v for k, v in data.items() if k not in _LOOKS})
         if where not in sources:
             sources[where] = open_source(data, "train", progress=jax.process_index() == 0)
         examples[name] = person_examples(data, method, "train", name, sources[where])
     return examples
+
+
+def stream_data(data: Any, stream: str) -> Any:
+    """`config.data` as a stream of training sees it.
+
+    Raises:
+      ConfigError: `data.streams[stream]` changes a field that there is not.
+    """
+    changed = data.copy_and_resolve_references()
+    changes = data.streams.get(stream, {})
+    unknown = set(changes) - set(data)
+    for field in ("augmentation", "proposals"):
+        unknown |= {f"{field}.{inner}" for inner in set(changes.get(field, {})) - set(data[field])}
+    if unknown:
+        raise ConfigError(
+            f"config.data.streams.{stream} has the fields {sorted(unknown)}, which config.data has not; "
+            f"it can change {', '.join(sorted(set(data) - {'streams'}))}"
+        )
+    with changed.unlocked():
+        changed.update(changes)
+    return changed
 
 
 _LOOKS = ("augmentation", "proposals", "padding", "half_pixel", "antialias", "streams", "threads", "workers")

@@ -87,14 +87,19 @@ class CocoKeypoints:
         order = np.lexsort((rows["index"], rows["image_id"]))
         return {name: values[order] for name, values in rows.items()}
 
-    def results(self, skeleton: Skeleton, category_id: int = 1) -> list[dict]:
+    def results(self, skeleton: Skeleton, category_id: int = 1, boxes: bool = False) -> list[dict]:
         """The poses that remain after suppression, in the format of the COCO server.
 
         One dict a pose: image_id, category_id, keypoints (x, y, score of each joint), score. Images by id; within one,
         poses by falling rank, or in the order of `rows` where nothing is suppressed.
 
+        Args:
+          skeleton: of the poses.
+          category_id: to write.
+          boxes: also write person_box (x, y, w, h) and box_score of the detection.
+
         Raises:
-          DataError: the poses have another number of joints than `skeleton`.
+          DataError: the poses have another number of joints than `skeleton`, or lack the boxes that are asked for.
         """
         rows = self.rows()
         if not len(rows["index"]):
@@ -105,15 +110,20 @@ class CocoKeypoints:
                 f"the poses have {found} joints, skeleton {skeleton.name!r} has {skeleton.num_joints}; "
                 "evaluate with the skeleton that the method was trained for"
             )
+        if boxes and (missing := [name for name in _OPTIONAL if name not in rows]):
+            raise DataError(f"poses are to be written with their boxes, but lack the fields {missing}")
         rows = suppress(rows, skeleton.sigmas, self.suppression)
         triples = np.concatenate([rows["keypoints"], rows["scores"][..., None]], axis=-1)
-        columns = zip(
-            rows["image_id"].tolist(),
-            triples.reshape(len(triples), -1).tolist(),
-            rows["person_score"].tolist(),
-            strict=True,
-        )
-        return [{"image_id": i, "category_id": category_id, "keypoints": k, "score": s} for i, k, s in columns]
+        columns = {
+            "image_id": rows["image_id"],
+            "category_id": np.full(len(triples), category_id),
+            "keypoints": triples.reshape(len(triples), 3 * skeleton.num_joints),
+            "score": rows["person_score"],
+        }
+        if boxes:
+            columns |= {"person_box": rows["box"], "box_score": rows["box_score"]}
+        records = zip(*(values.tolist() for values in columns.values()), strict=True)
+        return [dict(zip(columns, record, strict=True)) for record in records]
 
     def compute(
         self, ground_truth: GroundTruth, skeleton: Skeleton, image_ids: Iterable[int] | None = None

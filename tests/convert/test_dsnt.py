@@ -9,7 +9,7 @@ import pytest
 from convert import originals
 from numpy.testing import assert_array_equal
 
-from jaxpose.convert import ConversionError, convert
+from jaxpose.convert import ConversionError, convert, convert_backbone
 from jaxpose.methods.dsnt import DSNT
 
 RESNET = DSNT(
@@ -98,3 +98,21 @@ def test_another_configuration_is_refused():
         convert(resnet_file(), dataclasses.replace(RESNET, strategy="dsnt"))
     with pytest.raises(ConversionError, match="missing: params/backbone/hourglass2"):
         convert(hourglass_file(), dataclasses.replace(HOURGLASS, stacks=3))
+
+
+@pytest.mark.parametrize("truncate", [0, 1, 2])
+def test_backbone_from_torchvision(truncate):
+    """A truncated network leaves the file's last stages."""
+    method = dataclasses.replace(
+        RESNET, truncate=truncate, backbone_stages=(1,) * 4, strategy="dsnt", input_size=(64, 64)
+    )
+    file = originals.fill(originals.resnet(4, classes=10))
+    conversion = convert_backbone(file, method)
+    unused = {f"layer{stage}" for stage in range(5 - truncate, 5)} | {"fc"}
+    assert {name.partition(".")[0] for name in conversion.ignored} == unused
+    assert set(conversion.ignored) == {name for name in file if name.partition(".")[0] in unused}
+    assert conversion.absent == ()
+    template = flat(jax.eval_shape(method.init, jax.random.key(0)))
+    wanted = {path: leaf.shape for path, leaf in template.items() if path.split("/")[1] == "backbone"}
+    assert {path: values.shape for path, values in flat(conversion.variables).items()} == wanted
+    assert not any(f"layer{5 - truncate}_0" in path for path in wanted)

@@ -7,7 +7,7 @@ import pytest
 from convert import originals
 from numpy.testing import assert_array_equal
 
-from jaxpose.convert import ConversionError, convert
+from jaxpose.convert import ConversionError, convert, convert_backbone
 from jaxpose.errors import CheckpointError
 from jaxpose.methods.rmpe import RMPE
 
@@ -34,6 +34,13 @@ def backbone(deformable: bool = False, shuffle: bool = False) -> dict:
             del shapes[f"{name}.conv2.weight"]
             shapes[f"{name}.conv2.1.weight"] = (width, 4 * width, 3, 3)
     return {f"preact.{name}": shape for name, shape in shapes.items()}
+
+
+def imagenet() -> dict:
+    """torchvision's file of the same blocks as `backbone`."""
+    shapes = {name.removeprefix("preact."): shape for name, shape in backbone().items()}
+    shapes = {name: shape for name, shape in shapes.items() if ".se." not in name}
+    return shapes | originals.linear("fc", 10, 32 * WIDTH)
 
 
 def conv_out(inputs: int) -> dict:
@@ -102,3 +109,59 @@ def test_a_checkpoint_of_another_network_is_refused():
 def test_networks_of_2017_have_no_checkpoints():
     with pytest.raises(CheckpointError, match="sstn=True"):
         convert({}, dataclasses.replace(SIMPLE, sstn=True))
+
+
+BACKBONES = {
+    "se": (dataclasses.replace(FASTPOSE, deformable=False), {"se"}),
+    "deformable": (FASTPOSE, {"se", "conv2_offset"}),
+    "shuffle": (DUC, {"se", "conv2"}),
+}
+
+
+@pytest.mark.parametrize(("method", "fresh"), BACKBONES.values(), ids=BACKBONES)
+def test_backbone_from_torchvision(method, fresh):
+    """All that torchvision has is taken; what AlphaPose adds, and kernels that it folds pixels into, start fresh."""
+    file = originals.fill(imagenet())
+    conversion = convert_backbone(file, method)
+    ours = flax.traverse_util.flatten_dict(conversion.variables, sep="/")
+    template = flax.traverse_util.flatten_dict(jax.eval_shape(method.init, jax.random.key(0)), sep="/")
+    wanted = {path: leaf for path, leaf in template.items() if path.partition("/")[2].startswith("pose/backbone/")}
+    assert ours.keys() | set(conversion.absent) == wanted.keys()
+    assert not ours.keys() & set(conversion.absent)
+    assert {p: v.shape for p, v in ours.items()} == {p: wanted[p].shape for p in ours}
+    assert {path.split("/")[4] for path in conversion.absent} == fresh
+    folded = {f"layer{stage}.0.conv2.weight" for stage in (2, 3, 4)} if "conv2" in fresh else set()
+    assert set(conversion.ignored) == {"fc.weight", "fc.bias"} | folded
+    assert {path.split("/")[3] for path in conversion.absent if path.split("/")[4] == "conv2"} == {
+        name.split(".conv2")[0].replace(".", "_") for name in folded
+    }
+    kernel = ours["params/pose/backbone/layer3_0/conv3/kernel"]
+    assert_array_equal(kernel, file["layer3.0.conv3.weight"].transpose(2, 3, 1, 0))
+
+
+def test_plain_backbone_from_torchvision():
+    conversion = convert_backbone(originals.fill(originals.resnet(WIDTH, classes=10)), SIMPLE)
+    assert conversion.absent == ()
+    assert set(conversion.ignored) == {"fc.weight", "fc.bias"}
+    assert set(conversion.variables["params"]["pose"]) == {"backbone"}
+
+
+@pytest.mark.parametrize("name", ["layer1.0.conv2.weight", "layer2.0.conv3.weight", "bn1.running_var"])
+def test_a_hole_in_the_file_is_no_excuse(name):
+    """Only what AlphaPose adds may be absent."""
+    file = originals.fill(imagenet())
+    del file[name]
+    for method in (FASTPOSE, DUC):
+        with pytest.raises(ConversionError, match="1 problems:\n  missing: .*pose/backbone/"):
+            convert_backbone(file, method)
+
+
+def test_a_transformers_pose_network_has_the_same_place():
+    method = dataclasses.replace(SIMPLE, sstn=True, parallel="trained", localization_width=4)
+    conversion = convert_backbone(originals.fill(originals.resnet(WIDTH, classes=10)), method)
+    assert {tuple(tree) for tree in conversion.variables.values()} == {("pose",)}
+
+
+def test_an_hourglass_has_no_backbone():
+    with pytest.raises(ConversionError, match="RMPE has no ResNet or HRNet backbone"):
+        convert_backbone({}, RMPE(network="hourglass", input_size=(64, 64), backbone_width=8))

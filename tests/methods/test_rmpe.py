@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import methods
@@ -187,6 +188,82 @@ def test_window_of_2017():
     target = prepare(method)["source"]["target"]
     cells = (np.asarray(target) > 0).sum((1, 2))
     assert cells.max() <= 49
+
+
+# --- start from loaded values ---
+
+
+def filled(method: RMPE, seed: int) -> dict:
+    """Variables of a method with random numbers, without running its network."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(method.init, jax.random.key(0))
+    return jax.tree.map(lambda leaf: rng.random(leaf.shape).astype(leaf.dtype), shapes)
+
+
+def leaves(variables: dict, branch: str) -> dict:
+    """{path within the branch: array}."""
+    trees = {name: tree[branch] for name, tree in variables.items() if branch in tree}
+    return flatten_dict(trees, sep="/")
+
+
+def assert_same(ours: dict, theirs: dict) -> None:
+    assert ours.keys() == theirs.keys()
+    for path in ours:
+        assert_array_equal(ours[path], theirs[path], err_msg=path)
+
+
+class TestAdopt:
+    @pytest.mark.parametrize("method", [FROZEN, SSTN], ids=["frozen", "trained"])
+    def test_the_parallel_branch_starts_as_the_pose_network(self, method):
+        loaded = filled(TINY, 1)
+        adopted = method.adopt(loaded, filled(method, 0))
+        assert_same(leaves(adopted, "parallel"), leaves(loaded, "pose"))
+        assert_same(leaves(adopted, "pose"), leaves(loaded, "pose"))
+        assert leaves(adopted, "localization") == {}
+
+    def test_a_loaded_parallel_branch_stays(self):
+        loaded = filled(SSTN, 1)
+        adopted = FROZEN.adopt(loaded, filled(FROZEN, 0))
+        for branch in ("pose", "parallel", "localization"):
+            assert_same(leaves(adopted, branch), leaves(loaded, branch))
+        assert not np.array_equal(*(adopted["params"][b]["backbone"]["conv1"]["kernel"] for b in ("pose", "parallel")))
+
+    def test_fewer_hourglasses_take_the_first(self):
+        single = RMPE(
+            network="hourglass", input_size=(64, 64), backbone_width=4, stacks=3, hourglass_depth=2, hourglass_modules=1
+        )
+        whole = dataclasses.replace(single, sstn=True, parallel="frozen", parallel_stacks=2, localization_width=4)
+        loaded, fresh = filled(single, 1), filled(whole, 0)
+        adopted = whole.adopt(loaded, fresh)
+        found, pose = leaves(adopted, "parallel"), leaves(loaded, "pose")
+        assert_same(found, {path: pose[path] for path in leaves(fresh, "parallel")})
+        assert 0 < len(found) < len(pose)
+        assert {"hourglass0", "hourglass1"} == {p for path in found for p in path.split("/") if p[:9] == "hourglass"}
+
+    @pytest.mark.parametrize("loaded", [{}, {"params": {"pose": {"backbone": {}}}}], ids=["nothing", "empty"])
+    def test_a_frozen_branch_without_values_is_refused(self, loaded):
+        fresh = filled(FROZEN, 0)
+        count = len(leaves(fresh, "parallel"))
+        message = (
+            f"no values for {count} of its variables, such as batch_stats/parallel/backbone/bn1/mean. Name the run"
+        )
+        with pytest.raises(ConfigError, match=message):
+            FROZEN.adopt(loaded, fresh)
+
+    def test_one_missing_leaf_of_a_frozen_branch_is_named(self):
+        loaded = filled(TINY, 1)
+        del loaded["batch_stats"]["pose"]["backbone"]["bn1"]["mean"]
+        with pytest.raises(ConfigError, match="1 of its variables, such as batch_stats/parallel/backbone/bn1/mean"):
+            FROZEN.adopt(loaded, filled(FROZEN, 0))
+        adopted = SSTN.adopt(loaded, filled(SSTN, 0))
+        assert len(leaves(adopted, "parallel")) == len(leaves(loaded, "pose"))
+
+    def test_a_trained_branch_may_start_fresh(self):
+        assert SSTN.adopt({}, filled(SSTN, 0)) == {}
+
+    def test_without_a_parallel_branch_nothing_is_copied(self):
+        loaded = filled(TINY, 1)
+        assert TINY.adopt(loaded, filled(TINY, 0)) is loaded
 
 
 # --- losses ---

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxpose.convert.rules import deconv_kernel
-from jaxpose.nn.heads import DeconvHead, deconv
+from jaxpose.nn.heads import Deconv, DeconvHead
 
 
 def transposed(x: np.ndarray, weight: np.ndarray, padding: int, output_padding: int) -> np.ndarray:
@@ -26,7 +26,7 @@ def test_deconvolution_equals_its_definition(size, padding, output_padding):
     rng = np.random.default_rng(size)
     x, weight = rng.normal(size=(3, 4, 2)), rng.normal(size=(2, 5, size, size))
     kernel = deconv_kernel(weight, (size, size, 2, 5))
-    ours = deconv(5, size).apply({"params": {"kernel": jnp.asarray(kernel, jnp.float32)}}, jnp.asarray(x[None]))
+    ours = Deconv(5, size).apply({"params": {"kernel": jnp.asarray(kernel, jnp.float32)}}, jnp.asarray(x[None]))
     expected = transposed(x, weight, padding, output_padding)
     assert expected.shape == (6, 8, 5)
     assert_allclose(ours[0], expected, rtol=1e-4, atol=1e-5)
@@ -34,7 +34,7 @@ def test_deconvolution_equals_its_definition(size, padding, output_padding):
 
 def test_unknown_kernel_is_named():
     with pytest.raises(ValueError, match=r"no transposed convolution of size 5; known sizes: \[2, 3, 4\]"):
-        deconv(5, 5)
+        Deconv(5, 5)
 
 
 @pytest.mark.parametrize(("layers", "dtype"), [(0, "float32"), (2, "bfloat16")])

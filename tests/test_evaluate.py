@@ -1,0 +1,243 @@
+"""Evaluation: every box once, metrics by name, duplicates and controls, and what fitting pose NMS needs."""
+
+import dataclasses
+import json
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from ml_collections import ConfigDict
+
+from jaxpose import evaluate, fit_pose_nms, methods, sharding
+from jaxpose.data import streams
+from jaxpose.errors import ConfigError, DataError
+from jaxpose.journal import Journal
+from jaxpose.methods.base import Control, Method, person_spec
+from jaxpose.ops import geometry
+from jaxpose.skeleton import COCO
+from jaxpose.types import Poses
+
+SIZE = (48, 64)
+SHAPE = np.random.default_rng(0).uniform([-24, -40], [24, 40], (17, 2)).astype(np.float32)
+"""Every person's joints relative to the middle of the body, which a light marks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Light(Method):
+    """Finds the light in a crop, and puts the one pose that people have around it.
+
+    Attributes:
+      noise: pixels by which joints are off, differently from box to box.
+      control: as a control, evaluate the same with so much noise.
+    """
+
+    noise: float = 0.0
+    control: float = 0.0
+
+    def spec(self, batch_size):
+        return {"source": person_spec(batch_size, SIZE, 17)}
+
+    def predict(self, variables, batch):
+        crops = batch["source"]
+        light = crops["image"].astype(jnp.float32).sum(-1)
+        rows, columns = jnp.mgrid[: SIZE[1], : SIZE[0]]
+        middle = jnp.stack([(light * axis).sum((1, 2)) / light.sum((1, 2)) for axis in (columns, rows)], -1)
+        poses = geometry.apply_affine(crops["to_image"], middle[:, None]) + SHAPE
+        phase = 100 * crops["to_image"][:, :, 2] + crops["index"][:, None]
+        poses += self.noise * jnp.sin(phase[:, None] * (1 + jnp.arange(17.0)[:, None]))
+        return Poses(
+            keypoints=poses[:, None],
+            scores=jnp.full((len(light), 1, 17), 0.9),
+            person_score=crops["person_score"][:, None],
+            valid=crops["valid"][:, None],
+        )
+
+    def controls(self):
+        worse = dataclasses.replace(self, noise=self.control, control=0.0)
+        return {"worse": Control(worse, "none")} if self.control else {}
+
+    module = targets = init = phases = forward = decode = None
+
+
+def write_lights(folder, images=3):
+    """Two people in each image, folder/images/*.png and folder/labels.json."""
+    (folder / "images").mkdir()
+    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "person", "skeleton": []}]}
+    content["categories"][0]["keypoints"] = list(COCO.joints)
+    for i in range(images):
+        picture = np.zeros((160, 240, 3), np.uint8)
+        content["images"].append({"id": 7 * i, "file_name": f"{i}.png", "width": 240, "height": 160})
+        for x, y in ((60, 80 - i), (180 - 5 * i, 75)):
+            picture[y - 2 : y + 3, x - 2 : x + 3] = 255
+            pose = np.concatenate([SHAPE + [x, y], np.full((17, 1), 2)], -1)
+            box = [x - 28, y - 44, 56, 88]
+            person = {"id": len(content["annotations"]) + 1, "image_id": 7 * i, "category_id": 1, "iscrowd": 0}
+            person |= {"bbox": box, "area": 4928.0, "num_keypoints": 17, "keypoints": pose.reshape(-1).tolist()}
+            content["annotations"].append(person)
+        cv2.imwrite(str(folder / "images" / f"{i}.png"), picture)
+    (folder / "labels.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lights(tmp_path_factory):
+    return write_lights(tmp_path_factory.mktemp("lights"))
+
+
+def make_config(folder, copies: int = 0, **changes) -> ConfigDict:
+    """Of the lights; true boxes, or so many displaced ones a person."""
+    config = tiny.config(folder, "heatmap")
+    config.evaluate.update(changes)
+    if copies:
+        config.data.validation.boxes = "simulated"
+        config.data.simulated.update({"copies": copies, "jitter": 0.05})
+    return config
+
+
+def make_evaluator(config: ConfigDict, method: Method) -> evaluate.Evaluator:
+    return evaluate.Evaluator(config, method, sharding.make_mesh(config.sharding))
+
+
+class TestBoxes:
+    def test_every_true_box_once(self, lights):
+        evaluator = make_evaluator(make_config(lights), Light())
+        rows = evaluator.predict(Light(), {})
+        assert rows["index"].tolist() == list(range(6))
+        assert rows["image_id"].tolist() == [0, 0, 7, 7, 14, 14]
+        np.testing.assert_allclose(rows["keypoints"], rows["truth"], atol=0.5)
+        assert (rows["visibility"] == 2).all()
+        side = 87 * evaluator.config.data.padding  # of the clipped box
+        np.testing.assert_allclose(rows["area"], side * side * SIZE[0] / SIZE[1])
+        assert evaluator.score(rows)["AP"] == pytest.approx(1)
+
+    @pytest.mark.parametrize(("suppression", "people", "perfect"), [("parametric", 6, True), ("none", 18, False)])
+    def test_copies_of_detections(self, lights, tmp_path, monkeypatch, suppression, people, perfect):
+        """Three boxes of each person give three poses; merged, they are right and nothing is double."""
+        config = make_config(lights, copies=3, suppression=suppression)
+        monkeypatch.setattr(evaluate, "load_for_inference", lambda workdir: (config, Light(), {}))
+        scores = evaluate.evaluate(config, tmp_path)
+        results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
+        assert len(results) == people
+        assert scores["AR"] == pytest.approx(1)
+        assert (scores["AP"] > 0.999) == perfect
+        assert json.loads((tmp_path / "evaluation" / "scores.json").read_text()) == scores
+        raw = tmp_path / "evaluation" / "raw_poses.json"
+        assert raw.exists() == (suppression == "parametric")
+
+    def test_no_metric_depends_on_the_batch_size(self, lights):
+        scores = []
+        for batch_size in (8, 16):
+            config = make_config(lights, copies=3, suppression="parametric", batch_size=batch_size)
+            evaluator = make_evaluator(config, Light(noise=4.0))
+            scores.append(evaluator.score(evaluator.predict(evaluator.method, {})))
+        assert scores[0] == scores[1]
+        assert 0 < scores[0]["AP"] < 1
+
+
+class TestMetrics:
+    def test_pck(self, lights):
+        scores = []
+        for noise in (0.0, 40.0):
+            evaluator = make_evaluator(make_config(lights, metrics=("pck", "pck_box")), Light(noise=noise))
+            scores.append(evaluator.score(evaluator.predict(evaluator.method, {})))
+        assert {"PCK@0.2", "PCK@0.2/wrist", "PCKb@0.2"} <= scores[0].keys()
+        assert scores[0]["PCK@0.2"] == scores[0]["PCKb@0.2"] == 1
+        assert scores[1]["PCK@0.2"] < 0.8
+
+    def test_pckh_needs_the_size_of_heads(self, lights):
+        evaluator = make_evaluator(make_config(lights, metrics=("pckh", "coco")), Light())
+        with pytest.raises(DataError, match="PCKh cannot be told: of 6 people none"):
+            evaluator.score(evaluator.predict(evaluator.method, {}))
+        people = evaluator.examples.people
+        evaluator.examples.people = dataclasses.replace(people, head_size=np.full(6, 10, np.float32))
+        scores = evaluator.score(evaluator.predict(evaluator.method, {}))
+        assert scores["PCKh@0.5"] == scores["PCKh@0.1"] == 1
+        assert scores["AP"] == pytest.approx(1)
+
+    @pytest.mark.parametrize("metric", ["pckh", "pck", "pck_box"])
+    @pytest.mark.parametrize("boxes", ["simulated", "boxes.json"])
+    def test_detections_have_no_true_joints(self, lights, metric, boxes):
+        """That is told before any training, not after it."""
+        config = make_config(lights, metrics=("coco", metric))
+        config.data.validation.boxes = boxes
+        with pytest.raises(ConfigError, match=f"'{metric}', which compares .* data.validation.boxes is '{boxes}'"):
+            make_evaluator(config, Light())
+
+    def test_unknown_names_are_refused(self, lights):
+        with pytest.raises(ConfigError, match="config.evaluate.metrics names 'pckk'; it can name coco, pckh"):
+            make_evaluator(make_config(lights, metrics=("coco", "pckk")), Light())
+        with pytest.raises(ConfigError, match="suppression is 'greedy'"):
+            make_evaluator(make_config(lights, suppression="greedy"), Light())
+
+    def test_best_must_be_one_of_the_scores(self, lights):
+        evaluator = make_evaluator(make_config(lights, best="PCK@0.2"), Light())
+        with pytest.raises(ConfigError, match=r"evaluate.best is 'PCK@0.2', but config.evaluate.metrics gives \['AP'"):
+            evaluator({}, journal=None, step=1)
+
+
+class TestControls:
+    def test_they_are_scored_in_their_own_way(self, lights):
+        """Like the method on the same boxes, but with their own suppression."""
+        config = make_config(lights, copies=3, suppression="parametric")
+        evaluator = make_evaluator(config, Light(control=6.0))
+        controls = evaluator.controls({})
+        config.evaluate.suppression = "none"
+        alone = make_evaluator(config, Light(noise=6.0))
+        expected = alone.score(alone.predict(alone.method, {}))
+        assert controls == {f"worse/{name}": value for name, value in expected.items()}
+        assert controls["worse/AP"] < 0.9
+
+    def test_without_a_suppression_they_take_the_configs(self, lights):
+        class Same(Light):
+            def controls(self):
+                return {"same": Control(self)}
+
+        evaluator = make_evaluator(make_config(lights, copies=3, suppression="parametric"), Same())
+        assert evaluator.controls({})["same/AP"] == pytest.approx(1)
+
+    def test_table(self):
+        scores = {"AP": 0.5, "AR": 0.625, "AP_M": -1.0}
+        lines = evaluate.table(scores, {"plain/AP": 0.25, "plain/AR": 0.7, "other/AP": 0.75}, "AP").splitlines()
+        assert [line.split() for line in lines[:2]] == [["AP", "AR", "AP_M"], ["50.0", "62.5", "-"]]
+        assert lines[2:] == ["AP of plain: 25.0; margin +25.0", "AP of other: 75.0; margin -25.0"]
+        assert evaluate.table(scores, {}, "AP").splitlines() == lines[:2]
+
+    def test_of_rmpe_show_what_the_transformer_gains(self, tmp_path, caplog):
+        config = tiny.config(tiny.write_coco(tmp_path, images=4), "rmpe")
+        method = methods.create(config.method)
+        evaluator = make_evaluator(config, method)
+        assert len(evaluator.examples) == 4 * config.data.simulated.copies
+        journal = Journal(tmp_path / "run", config, step=0, total=1)
+        with caplog.at_level("INFO", "jaxpose"):
+            scores = evaluator(method.init(jax.random.key(0)), journal, step=1)
+        journal.close()
+        assert {name.removeprefix("plain/") for name in scores if name.startswith("plain/")} == {
+            name for name in scores if "/" not in name
+        }
+        margin = 100 * (scores["AP"] - scores["plain/AP"])
+        assert f"AP of plain: {100 * scores['plain/AP']:.1f}; margin {margin:+.1f}" in caplog.text
+        line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+        assert line["plain/AP"] == scores["plain/AP"]
+        assert (tmp_path / "run" / "pictures" / "validation_0000001.jpg").is_file()
+
+
+def test_fitting_pose_nms_to_an_evaluation(lights, tmp_path, monkeypatch):
+    """Evaluation writes what the fit reads; with what the fit finds, evaluation reaches the score that it promised."""
+    config = make_config(lights, copies=4, suppression="parametric")
+    monkeypatch.setattr(evaluate, "load_for_inference", lambda workdir: (config, Light(noise=8.0), {}))
+    before = evaluate.evaluate(config, tmp_path)
+    folder, output = tmp_path / "evaluation", tmp_path / "pose_nms.json"
+    raw = json.loads((folder / "raw_poses.json").read_text())
+    detections = streams.evaluation_examples(config, Light()).people
+    np.testing.assert_allclose([r["person_box"] for r in raw], detections.box, rtol=1e-6)
+    np.testing.assert_allclose([r["box_score"] for r in raw], detections.score, rtol=1e-6)
+    arguments = ["--annotations", folder / "truth.json", "--poses", folder / "raw_poses.json", "--output", output]
+    assert fit_pose_nms.main([*map(str, arguments), "--spread=4"]) == 0
+    found = json.loads(output.read_text())
+    assert found["AP_before"] == pytest.approx(before["AP"], abs=1e-9)
+    assert found["AP"] > found["AP_before"]
+    config.evaluate.pose_nms = ConfigDict(found["pose_nms"])
+    assert evaluate.evaluate(config, tmp_path)["AP"] == pytest.approx(found["AP"], abs=1e-9)
