@@ -77,12 +77,11 @@ def laptop(config: ConfigDict) -> None:
             "backbone_width": 16,
             "backbone_stages": (1, 1, 1, 1),
             "deconv_features": 32,
-            "color_jitter": 0.2,
         }
     )
     config.data.padding = 1.1
     config.data.marionettes.train = 4000
-    config.data.augmentation = augmentation(scale=0.15, rotation=15.0, mirror=0.5)
+    config.data.augmentation = augmentation(scale=0.1, rotation=10.0, mirror=0.5)
     config.optim.learning_rate = 5e-3
     config.optim.schedule.update({"name": "cosine", "warmup": 100})
     config.train.update({"steps": 3200, "batch_size": 32, "checkpoint_every": 500, "log_every": 50})
@@ -92,6 +91,7 @@ def laptop(config: ConfigDict) -> None:
 def lspet(config: ConfigDict) -> None:
     """Real pictures: the first 2,000 images of LSPET, tested on the next 400."""
     config.method.skeleton = config.data.skeleton = "lsp"
+    config.method.color_jitter = 0.2
     config.data.source = "lsp"
     config.data.antialias = True
     for split, limits in (("train", (0, 2000)), ("validation", (2000, 2400))):

@@ -89,14 +89,14 @@ def laptop(config: ConfigDict) -> None:
     config.data.marionettes.update({"scene": "crowd", "train": 1500, "validation": 200})
     config.data.validation.boxes = "simulated"
     config.data.simulated.update({"copies": 3, "jitter": 0.12})
-    config.data.augmentation = augmentation(scale=0.15, rotation=15.0, mirror=0.5)
+    config.data.augmentation = augmentation(scale=0.1, rotation=10.0, mirror=0.5)
     config.data.proposals.rule = "alphapose"
     config.data.streams = {"plain": {"proposals": {"rule": ""}}}
     config.optim.learning_rate = 5e-3
     config.optim.groups = BRANCHES
     config.optim.schedule.update({"name": "cosine", "warmup": 100})
-    config.train.update({"steps": 2000, "batch_size": 32, "checkpoint_every": 500, "log_every": 50})
-    config.evaluate.every = 1000
+    config.train.update({"steps": 1800, "batch_size": 32, "checkpoint_every": 500, "log_every": 50})
+    config.evaluate.every = 900
 
 
 def recipe(config: ConfigDict, network: str, backbone: str) -> None:

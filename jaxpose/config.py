@@ -35,7 +35,7 @@ def base(name: str) -> ConfigDict:
             "best": "AP",  # the metric by which the best checkpoint is kept
             "suppression": "hard",  # of duplicate poses: hard, soft, parametric, none
             "oks": 0.9,  # above which a pose is a duplicate, if hard or soft
-            "pose_nms": {"rules": "alphapose"},  # fields of jaxpose.ops.pose_nms.PoseNMS, if parametric
+            "pose_nms": {"rules": "alphapose", "file": ""},  # if parametric: see metrics/suppression.py
         }
     )
     config.sharding = ConfigDict({"fsdp": 1, "min_size": 2**18})  # see jaxpose/sharding.py

@@ -6,8 +6,8 @@
 
 An evaluation with config.evaluate.suppression="parametric" writes both inputs. The poses are those of all detections,
 before any suppression: a JSON list of records {"image_id", "keypoints": [x, y, score of each joint], "person_box" (or
-"box"): [x, y, w, h], "box_score"}; the annotations are any COCO keypoint file of these images. What is found under
-"pose_nms" in the output are fields for config.evaluate.pose_nms.
+"box"): [x, y, w, h], "box_score"}; the annotations are any COCO keypoint file of these images. The result is for
+--config.evaluate.pose_nms.file=pose_nms.json, in evaluations and in runs that are to be predicted from.
 
 The scheme is the paper's (section 3.4): two of the four parameters are searched on a grid while the other two are
 fixed, in turns, until the AP no longer rises. Hold out other images to judge the result.
@@ -132,21 +132,6 @@ def _record(path: Any, position: int, record: Any, skeleton: Skeleton) -> dict:
                 f"{where}: field {name!r} is {str(value)[:60]}, expected {what}; export raw poses with boxes"
             )
     return record
-
-
-def read(path: str | pathlib.Path) -> PoseNMS:
-    """The parameters that the command wrote.
-
-    Raises:
-      DataError: not such a file.
-      ConfigError: a parameter that cannot work.
-    """
-    from jaxpose.data.sources.coco import read_json
-
-    content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("pose_nms"), dict):
-        raise DataError(f"{path}: field 'pose_nms': expected parameters; write it by python -m jaxpose.fit_pose_nms")
-    return PoseNMS.preset(**content["pose_nms"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

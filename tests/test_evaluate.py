@@ -239,5 +239,5 @@ def test_fitting_pose_nms_to_an_evaluation(lights, tmp_path, monkeypatch):
     found = json.loads(output.read_text())
     assert found["AP_before"] == pytest.approx(before["AP"], abs=1e-9)
     assert found["AP"] > found["AP_before"]
-    config.evaluate.pose_nms = ConfigDict(found["pose_nms"])
+    config.evaluate.pose_nms.file = str(output)
     assert evaluate.evaluate(config, tmp_path)["AP"] == pytest.approx(found["AP"], abs=1e-9)

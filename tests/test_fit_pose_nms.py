@@ -9,6 +9,7 @@ import pytest
 
 from jaxpose import fit_pose_nms
 from jaxpose.errors import DataError
+from jaxpose.metrics.suppression import read_rules
 from jaxpose.ops.pose_nms import PoseNMS
 from jaxpose.skeleton import COCO
 
@@ -65,7 +66,7 @@ def test_the_command_raises_the_ap(tmp_path, capsys):
     written = json.loads((tmp_path / "found.json").read_text())
     assert json.loads(capsys.readouterr().out) == written
     assert written["AP_before"] < written["AP"] <= 1
-    rules = fit_pose_nms.read(tmp_path / "found.json")
+    rules = read_rules(tmp_path / "found.json")
     assert rules == PoseNMS.preset(**written["pose_nms"])
 
 
@@ -88,4 +89,4 @@ def test_unusable_poses(tmp_path, change, message):
 def test_unusable_parameters(tmp_path):
     (tmp_path / "bad.json").write_text("[]")
     with pytest.raises(DataError, match="field 'pose_nms'"):
-        fit_pose_nms.read(tmp_path / "bad.json")
+        read_rules(tmp_path / "bad.json")

@@ -39,7 +39,7 @@ class PersonExamples:
       proposals: random boxes in place of the true ones, for training (RMPE).
       proposals_from: the step of training from which on there are random boxes.
       centered: add "centered_keypoints" [K, 2] and "centered_visible" [K]: the joints as the crop of the true box shows
-        them, turned and mirrored like the example.
+        them, turned and mirrored like the example; of a patch, as the example itself shows them.
       skip_bad_images: replace an unreadable image's example by the next one in the data set (counted, named in the
         log), as long as no more than a hundredth of the data set is bad. If False, raise.
     """
@@ -83,19 +83,19 @@ class PersonExamples:
         joints = self.source.annotations.skeleton
         keypoints, visible = self.people.keypoints[i], self.people.visibility[i]
         view = centered = self.crop.view(self.people.box[i])
-        region = None
+        region, patch = None, False
         if rng is not None:
             if self.proposals is not None and step >= self.proposals_from:
                 size = image.shape[1], image.shape[0]
                 proposal = self.proposals.draw(self.people.box[i], keypoints, visible, size, rng)
                 grown = dataclasses.replace(self.crop, padding=self.crop.padding / (1 + 2 * self.proposals.growth))
                 view, centered = grown.view(proposal.box), grown.view(proposal.centered)
-                region = proposal.centered_region
+                region, patch = proposal.centered_region, proposal.centered is proposal.box
             view = self.augmentation(view, keypoints, visible, joints, rng)
         example = self.crop.example(image, view, keypoints, visible, joints)
         if self.centered:
             counted = visible if region is None else visible * inside(region, keypoints)
-            centered = View(centered.center, centered.size, view.rotation, view.mirror)
+            centered = view if patch else View(centered.center, centered.size, view.rotation, view.mirror)
             example["centered_keypoints"], example["centered_visible"] = self.crop.joints(
                 centered, keypoints, counted, joints
             )

@@ -5,7 +5,6 @@ quarter of a pixel towards its larger neighbour, is the joint. Both papers share
 """
 
 import dataclasses
-import re
 
 import flax.linen as nn
 import jax
@@ -14,10 +13,8 @@ import numpy as np
 
 from jaxpose.methods.base import LossAux, Phase
 from jaxpose.methods.top_down import TopDown
-from jaxpose.nn import initializers
+from jaxpose.nn import backbones, initializers
 from jaxpose.nn.heads import DECONV_PADDING, DeconvHead
-from jaxpose.nn.hrnet import HRNet
-from jaxpose.nn.resnet import resnet
 from jaxpose.ops import heatmaps, oks
 from jaxpose.skeleton import Skeleton
 from jaxpose.types import Batch, Stream, Variables
@@ -85,7 +82,7 @@ class Heatmap(TopDown):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require(self._backbone_kind() is not None, "backbone", '"resnet50", "hrnet_w32" or alike')
+        self.require(backbones.is_known(self.backbone), "backbone", backbones.KNOWN)
         self.require(self.loss in LOSSES, "loss", '"mse" or "ohkm"')
         joints = self.joints.num_joints
         self.require(self.loss == "mse" or 0 < self.ohkm_joints <= joints, "ohkm_joints", f"1 to {joints}")
@@ -104,12 +101,9 @@ class Heatmap(TopDown):
 
     # --- network ---
 
-    def _backbone_kind(self) -> re.Match | None:
-        return re.fullmatch(r"(resnet)(18|34|50|101|152)|(hrnet)_w(\d+)", self.backbone)
-
     @property
     def is_hrnet(self) -> bool:
-        return self.backbone.startswith("hrnet")
+        return backbones.is_hrnet(self.backbone)
 
     @property
     def _stages(self) -> int:
@@ -136,15 +130,10 @@ class Heatmap(TopDown):
             final_kernel=self.final_kernel,
             dtype=dtype,
         )
-        return HeatmapNetwork(self._backbone(), head)
-
-    def _backbone(self) -> nn.Module:
-        kind, dtype = self._backbone_kind(), jnp.dtype(self.dtype)
-        if self.is_hrnet:
-            fields = {"modules": tuple(self.backbone_stages)} if self.backbone_stages else {}
-            return HRNet(width=int(kind[4]), output="high_resolution", dtype=dtype, **fields)
-        fields = {"stage_sizes": tuple(self.backbone_stages)} if self.backbone_stages else {}
-        return resnet(int(kind[2]), width=self.backbone_width or 64, dtype=dtype, **fields)
+        backbone = backbones.backbone(
+            self.backbone, width=self.backbone_width, stages=self.backbone_stages, dtype=dtype
+        )
+        return HeatmapNetwork(backbone, head)
 
     def init(self, key: jax.Array) -> Variables:
         image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)

@@ -6,7 +6,6 @@ true joints and in inference by class probability alone.
 """
 
 import dataclasses
-import re
 
 import flax.linen as nn
 import jax
@@ -17,10 +16,8 @@ from flax.typing import Dtype
 
 from jaxpose.methods.base import LossAux, Phase
 from jaxpose.methods.top_down import CropMethod
-from jaxpose.nn import initializers
-from jaxpose.nn.hrnet import HRNet
+from jaxpose.nn import backbones, initializers
 from jaxpose.nn.positional import LearnedEncoding, sine_encoding
-from jaxpose.nn.resnet import resnet
 from jaxpose.nn.transformer import MLP, Decoder, Encoder, linear
 from jaxpose.ops import geometry, oks
 from jaxpose.ops.assignment import assign, assigned_classes, take_assigned, weighted_cross_entropy
@@ -145,8 +142,8 @@ class PRTR(CropMethod):
         self.require(self.hidden_dim % self.heads == 0, "heads", f"a divisor of hidden_dim {self.hidden_dim}")
         joints = self.joints.num_joints
         self.require(self.num_queries >= joints, "num_queries", f"at least one a joint, {joints}")
-        self.require(self._backbone_kind() is not None, "backbone", '"resnet50", "hrnet_w32" or alike')
-        fits = "resnet" in self.backbone or all(s % 32 == 0 for s in self.input_size)
+        self.require(backbones.is_known(self.backbone), "backbone", backbones.KNOWN)
+        fits = not backbones.is_hrnet(self.backbone) or all(s % 32 == 0 for s in self.input_size)
         self.require(fits, "input_size", "multiples of 32 for HRNet")
 
     # --- network ---
@@ -170,23 +167,18 @@ class PRTR(CropMethod):
             dtype=jnp.dtype(self.dtype),
         )
 
-    def _backbone_kind(self) -> re.Match | None:
-        return re.fullmatch(r"(resnet)(18|34|50|101|152)|(hrnet)_w(\d+)", self.backbone)
-
     def _backbone(self) -> nn.Module:
-        kind, dtype = self._backbone_kind(), jnp.dtype(self.dtype)
-        if kind[3]:
-            fields = {"modules": tuple(self.backbone_stages)} if self.backbone_stages else {}
-            return HRNet(width=int(kind[4]), output="classification", dtype=dtype, **fields)
-        fields = {"stage_sizes": tuple(self.backbone_stages)} if self.backbone_stages else {}
-        return resnet(
-            int(kind[2]),
-            width=self.backbone_width or 64,
-            norm="frozen" if self.frozen_norm else "batch",
-            dilate=int(self.dilation),
-            frozen_stages=self.frozen_stages,
-            dtype=dtype,
-            **fields,
+        of_resnet = {}
+        if not backbones.is_hrnet(self.backbone):
+            norm = "frozen" if self.frozen_norm else "batch"
+            of_resnet = {"norm": norm, "dilate": int(self.dilation), "frozen_stages": self.frozen_stages}
+        return backbones.backbone(
+            self.backbone,
+            width=self.backbone_width,
+            stages=self.backbone_stages,
+            output="classification",
+            dtype=jnp.dtype(self.dtype),
+            **of_resnet,
         )
 
     def init(self, key: jax.Array) -> Variables:

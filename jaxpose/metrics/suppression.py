@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -44,8 +45,29 @@ class Suppression:
 
     @classmethod
     def create(cls, config: Any) -> "Suppression":
-        """What `config.evaluate` describes: fields `suppression`, `oks`, and `pose_nms`, the fields of `PoseNMS`."""
-        return cls(config.suppression, config.oks, PoseNMS.preset(**config.pose_nms))
+        """What `config.evaluate` describes.
+
+        Fields: `suppression`, `oks`, and `pose_nms` with the fields of `PoseNMS`, or as `file` the path of what
+        python -m jaxpose.fit_pose_nms wrote.
+        """
+        fields = dict(config.pose_nms)
+        path = fields.pop("file", "")
+        return cls(config.suppression, config.oks, read_rules(path) if path else PoseNMS.preset(**fields))
+
+
+def read_rules(path: str | pathlib.Path) -> PoseNMS:
+    """The parameters that python -m jaxpose.fit_pose_nms wrote.
+
+    Raises:
+      DataError: not such a file.
+      ConfigError: a parameter that cannot work.
+    """
+    from jaxpose.data.sources.coco import read_json
+
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("pose_nms"), dict):
+        raise DataError(f"{path}: field 'pose_nms': expected parameters; write it by python -m jaxpose.fit_pose_nms")
+    return PoseNMS.preset(**content["pose_nms"])
 
 
 def suppress(rows: Rows, sigmas: Iterable[float], suppression: Suppression) -> Rows:

@@ -193,7 +193,7 @@ class TestCentered:
     def found(self, request, examples) -> list[tuple[PersonExamples, int, bool, dict]]:
         """(examples, person, whether it is a patch, example) for some draws."""
         rule = request.param
-        changed = dataclasses.replace(examples["source"].augmentation, scale=0.0, rotation=30.0, mirror=0.5)
+        changed = dataclasses.replace(examples["source"].augmentation, scale=0.15, rotation=30.0, mirror=0.5)
         proposals = PoseGuidedProposals.single(rule)
         who = dataclasses.replace(examples["source"], proposals=proposals, augmentation=changed)
         draws = []
