@@ -52,7 +52,7 @@ def data() -> ConfigDict:
             "train": {"annotations": "", "images": ""},
             "validation": {"annotations": "", "images": "", "boxes": ""},  # boxes: a detection file, or
             # "simulated" by what the field `simulated` says; empty: true boxes
-            "marionettes": {"scene": "single", "look": "studio", "train": 3000, "validation": 400, "seed": 0},
+            "marionettes": marionettes(),
             "padding": 1.25,  # of a person's box
             "half_pixel": False,  # crops by pixel borders rather than indices; see PersonCrop
             "antialias": False,
@@ -64,6 +64,12 @@ def data() -> ConfigDict:
             "threads": 4,
         }
     )
+
+
+def marionettes() -> dict:
+    """Pictures of single people; see `jaxpose.data.marionettes.MarionettesConfig`."""
+    pictures = {"scene": "single", "look": "studio", "width": 160, "height": 160, "frames": 1, "people": (1, 1)}
+    return pictures | {"occlusion": 0.2, "train": 3000, "validation": 400, "seed": 0}
 
 
 def augmentation(**fields: float) -> dict:

@@ -353,8 +353,14 @@ class RMPE(TopDown):
         return dataclasses.replace(self, read_branch="parallel")
 
     def controls(self) -> dict[str, Control]:
-        """With a trained parallel branch "plain": that branch alone, and no suppression of duplicates."""
-        return {"plain": Control(self.control(), "none")} if self.parallel == "trained" else {}
+        """With a trained parallel branch: what transformer and random boxes gain, and what suppression does."""
+        if self.parallel != "trained":
+            return {}
+        return {
+            "plain": Control(self.control(), "none"),
+            "plain with pose NMS": Control(self.control()),
+            "without pose NMS": Control(self, "none"),
+        }
 
     # --- targets ---
 

@@ -10,6 +10,7 @@ Rows are put in order of image id and index, so that the numbers do not depend o
 
 import dataclasses
 import json
+import logging
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,6 +23,8 @@ from jaxpose.skeleton import Skeleton
 
 NUMBERS = ("AP", "AP50", "AP75", "AP_M", "AP_L", "AR", "AR50", "AR75", "AR_M", "AR_L")
 GroundTruth = Mapping[str, Any] | str | pathlib.Path
+
+logger = logging.getLogger(__name__)
 
 _FIELDS = {
     "image_id": (np.int64, 1),
@@ -144,7 +147,10 @@ class CocoKeypoints:
         """
         truth = load_truth(ground_truth, skeleton)
         ids = self._evaluated(truth, image_ids)
-        return self._numbers(truth, self.results(skeleton, truth["categories"][0]["id"]), skeleton, ids)
+        results = self.results(skeleton, truth["categories"][0]["id"])
+        found, people = sum(len(block["index"]) for block in self._blocks), len(truth["annotations"])
+        logger.info("%d poses, of which %d remain; %d annotated people", found, len(results), people)
+        return self._numbers(truth, results, skeleton, ids)
 
     def _numbers(self, truth: dict, results: list[dict], skeleton: Skeleton, ids: list[int]) -> dict[str, float]:
         evaluation = match(truth, results, skeleton.sigmas, ids)
