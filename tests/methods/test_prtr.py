@@ -9,7 +9,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import methods
 from jaxpose.errors import ConfigError
-from jaxpose.methods.prtr import IMAGE_MEAN, IMAGE_STD, PRTR
+from jaxpose.methods.prtr import PRTR
+from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
 from jaxpose.types import synthetic_batch
 
 SIZE = (32, 64)
@@ -148,7 +149,7 @@ def test_init_is_a_function_of_the_key(variables):
 
 def test_targets_are_fractions_and_images_normalised(prepared):
     raw, stream = host_batch()["source"], prepared["source"]
-    expected = (raw["image"] / 255 - np.array(IMAGE_MEAN)) / np.array(IMAGE_STD)
+    expected = (raw["image"] / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
     assert_allclose(stream["image"], expected, atol=1e-5)
     visible = raw["visible"] > 0
     assert_allclose(stream["targets"][visible], (raw["keypoints"] / SIZE)[visible], rtol=1e-6)
@@ -158,7 +159,7 @@ def test_targets_are_fractions_and_images_normalised(prepared):
 def test_bgr_swaps_colours_but_not_their_constants():
     raw = host_batch()
     swapped = dataclasses.replace(METHOD, channels="bgr").targets(raw, jax.random.key(0), train=False)
-    expected = (raw["source"]["image"][..., ::-1] / 255 - np.array(IMAGE_MEAN)) / np.array(IMAGE_STD)
+    expected = (raw["source"]["image"][..., ::-1] / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
     assert_allclose(swapped["source"]["image"], expected, atol=1e-5)
 
 

@@ -5,6 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxpose.convert.rules import deconv_kernel
+from jaxpose.nn import heads
 from jaxpose.nn.heads import Deconv, DeconvHead
 
 
@@ -34,7 +35,15 @@ def test_deconvolution_equals_its_definition(size, padding, output_padding):
 
 def test_unknown_kernel_is_named():
     with pytest.raises(ValueError, match=r"no transposed convolution of size 5; known sizes: \[2, 3, 4\]"):
-        Deconv(5, 5)
+        jax.eval_shape(Deconv(5, 5).init, jax.random.key(0), jnp.ones((1, 4, 4, 2)))
+
+
+def test_both_formulations_are_equal():
+    draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
+    x, kernel, pull = draw(0, 2, 5, 7, 3), draw(1, 4, 4, 3, 6), draw(2, 2, 10, 14, 6)
+    found = [jax.vjp(function, x, kernel) for function in (heads._dilated, heads._interleaved)]
+    for ours, expected in zip(*((y, *pullback(pull)) for y, pullback in found), strict=True):
+        assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("layers", "dtype"), [(0, "float32"), (2, "bfloat16")])
