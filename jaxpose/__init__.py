@@ -6,7 +6,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "load": "jaxpose.predict",
+    "load": "jaxpose.predictor",
     "Poses": "jaxpose.types",
     "Batch": "jaxpose.types",
     "Skeleton": "jaxpose.skeleton",

@@ -31,7 +31,8 @@ def base(name: str) -> ConfigDict:
         {
             "every": 0,  # steps; 0: never while training
             "batch_size": 64,
-            "metrics": ("coco",),  # coco: AP and AR; pckh, pck: correct keypoints by size of head or torso
+            "metrics": ("coco",),  # coco, crowdpose: AP and AR; pckh, pck: correct keypoints by size of head or torso
+            "sizes": (),  # square pixels up to which a person is small, and medium, if not COCO's; adds AP_S
             "best": "AP",  # the metric by which the best checkpoint is kept
             "suppression": "hard",  # of duplicate poses: hard, soft, parametric, none
             "oks": 0.9,  # above which a pose is a duplicate, if hard or soft
@@ -56,7 +57,8 @@ def data() -> ConfigDict:
             "padding": 1.25,  # of a person's box
             "half_pixel": False,  # crops by pixel borders rather than indices; see PersonCrop
             "antialias": False,
-            "augmentation": augmentation(),
+            "augmentation": augmentation(),  # of crops
+            "canvas": canvas(),  # of whole images
             "proposals": {"rule": "", "file": "", "from_step": 0},  # random training boxes; jaxpose/data/proposals.py
             "simulated": {"seed": 0, "copies": 3, "jitter": 0.1, "misses": 0.0, "false_positives": 0.0},
             "streams": {},  # {stream: fields of data that differ for it}, for methods with several
@@ -76,6 +78,11 @@ def augmentation(**fields: float) -> dict:
     """No random views, but for `fields`; see `jaxpose.data.transforms.Augmentation`."""
     none = {"scale": 0.0, "octaves": False, "rotation": 0.0, "rotation_probability": 0.6}
     return none | {"mirror": 0.0, "half_body": 0.0} | fields
+
+
+def canvas() -> dict:
+    """Random views of whole images, those of HigherHRNet and DEKR; see `jaxpose.data.whole_images`."""
+    return {"scale": (0.75, 1.5), "rotation": 30.0, "shift": 40.0, "mirror": 0.5, "side": "short"}
 
 
 def coco_folders() -> dict:

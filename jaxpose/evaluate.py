@@ -14,12 +14,13 @@ from jax.sharding import Mesh
 from jaxpose import sharding
 from jaxpose.checkpoint import load_for_inference
 from jaxpose.data import streams
-from jaxpose.data.pipeline import PersonExamples
+from jaxpose.data.pipeline import Examples
 from jaxpose.errors import ConfigError
 from jaxpose.journal import Journal, write_json
 from jaxpose.methods.base import Method
 from jaxpose.metrics import keypoint_pck
 from jaxpose.metrics.coco import CocoKeypoints, write_results
+from jaxpose.metrics.crowdpose import CrowdPoseKeypoints
 from jaxpose.metrics.suppression import Rows, Suppression
 from jaxpose.ops import geometry
 from jaxpose.types import Poses, Stream, Variables
@@ -83,7 +84,7 @@ class Evaluator:
         self._compiled: dict[Method, Any] = {}
 
     @functools.cached_property
-    def examples(self) -> PersonExamples:
+    def examples(self) -> Examples:
         return streams.evaluation_examples(self.config, self.method)
 
     def __call__(self, variables: Variables, journal: Journal, step: int) -> dict[str, float]:
@@ -120,7 +121,7 @@ class Evaluator:
             batch = sharding.put_batch(local, self.mesh)
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
                 poses, index = jax.device_get(self._predict(method)(variables, batch))
-            blocks.append(self.rows(poses, index))
+            blocks.append(self.examples.rows(poses, index))
             if shown is not None and i == 0 and jax.process_index() == 0:
                 shown += self.pictures(local["source"], poses)
         return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
@@ -135,24 +136,6 @@ class Evaluator:
             )
         return self._compiled[method]
 
-    def rows(self, poses: Poses, index: np.ndarray) -> Rows:
-        """What metrics want to know of the valid poses [B, N] of the examples `index` [B]."""
-        example = np.broadcast_to(index[:, None], poses.valid.shape)[poses.valid]
-        people, annotations = self.examples.people, self.examples.source.annotations
-        return {
-            "image_id": annotations.image_id[people.image[example]],
-            "index": example,
-            "keypoints": poses.keypoints[poses.valid],
-            "scores": poses.scores[poses.valid],
-            "person_score": poses.person_score[poses.valid],
-            "area": self.examples.crop.view(people.box[example]).size.prod(-1),
-            "box": people.box[example],
-            "box_score": people.score[example],
-            "truth": people.keypoints[example],
-            "visibility": people.visibility[example],
-            "head_size": people.head_size[example],
-        }
-
     def score(self, rows: Rows, suppression: Suppression | None = None) -> dict[str, float]:
         """The numbers of all metrics in `config.evaluate.metrics`.
 
@@ -165,8 +148,9 @@ class Evaluator:
         """
         scores: dict[str, float] = {}
         for name in self.config.evaluate.metrics:
-            if name == "coco":
-                metric = CocoKeypoints(suppression or self.suppression)
+            if name in ("coco", "crowdpose"):
+                kind = CocoKeypoints if name == "coco" else CrowdPoseKeypoints
+                metric = kind(suppression or self.suppression)
                 metric.update(rows)
                 scores |= metric.compute(self.truth, self.method.joints)
             else:
@@ -183,9 +167,14 @@ class Evaluator:
     def _check_metrics(self) -> None:
         detections = self.config.data.validation.get("boxes", "")
         for name in self.config.evaluate.metrics:
-            if name == "coco":
+            if name in ("coco", "crowdpose"):
                 continue
             keypoint_pck.KeypointPck.create(name, self.method.joints)
+            if self.method.sees != "person":
+                raise ConfigError(
+                    f"config.evaluate.metrics asks for {name!r}, which compares each box's pose with its true joints, "
+                    f'but {type(self.method).__name__} finds people by itself. Use "coco".'
+                )
             if detections:
                 raise ConfigError(
                     f"config.evaluate.metrics asks for {name!r}, which compares each box's pose with its true joints, "
@@ -198,8 +187,9 @@ class Evaluator:
         for i in np.flatnonzero(crops["valid"]):
             found = geometry.apply_affine(geometry.invert_affine(crops["to_image"][i]), poses.keypoints[i])
             draw = functools.partial(overlay.draw_poses, crops["image"][i], skeleton=self.method.joints, threshold=0.0)
-            pictures.append(draw(crops["keypoints"][i][None], crops["visible"][i][None]))
-            pictures.append(draw(found, poses.scores[i]))
+            joints = self.method.joints.num_joints
+            pictures.append(draw(crops["keypoints"][i].reshape(-1, joints, 2), crops["visible"][i].reshape(-1, joints)))
+            pictures.append(draw(found[poses.valid[i]], poses.scores[i][poses.valid[i]]))
         return pictures
 
 

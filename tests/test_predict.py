@@ -1,51 +1,15 @@
-"""Prediction: pictures in, people out, in order; the command's files and failures."""
+"""The command that predicts: its files and failures."""
 
-import dataclasses
 import json
 
 import cv2
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from bright_spot import VARIABLES, BrightSpot, around, picture
 
 from jaxpose import predict, runtime
-from jaxpose.errors import CheckpointError, DataError, NonFiniteError
-from jaxpose.methods.base import Method, person_spec
-from jaxpose.metrics.suppression import Suppression
-from jaxpose.ops import geometry
-from jaxpose.types import Poses
-
-SIZE = (48, 64)
-
-
-@dataclasses.dataclass(frozen=True)
-class BrightSpot(Method):
-    """Puts all joints on the brightest pixel of the crop; a black crop holds nobody."""
-
-    skeleton: str = "crowdpose"
-
-    def spec(self, batch_size):
-        return {"source": person_spec(batch_size, SIZE, self.joints.num_joints)}
-
-    def predict(self, variables, batch):
-        crops = batch["source"]
-        light = crops["image"].sum(-1, dtype=jnp.int32).reshape(len(crops["image"]), -1)
-        best = light.argmax(-1)
-        point = jnp.stack([best % SIZE[0], best // SIZE[0]], -1).astype(jnp.float32)
-        point = geometry.apply_affine(crops["to_image"], point[:, None])
-        joints = self.joints.num_joints
-        spread = jnp.arange(joints, dtype=jnp.float32)[:, None] * variables["params"]["spread"]
-        return Poses(
-            keypoints=(point + spread)[:, None],
-            scores=jnp.full((len(best), 1, joints), 0.9),
-            person_score=crops["person_score"][:, None],
-            valid=(crops["valid"] & (light.max(-1) > 100))[:, None],
-        )
-
-    module = targets = init = phases = forward = decode = None
-
-
-VARIABLES = {"params": {"spread": np.float32(0)}}
+from jaxpose.errors import CheckpointError
+from jaxpose.predictor import Predictor
 
 
 @pytest.fixture(autouse=True)
@@ -56,109 +20,7 @@ def started(monkeypatch):
 
 @pytest.fixture(scope="module")
 def predictor():
-    return predict.Predictor(BrightSpot(), VARIABLES, batch_size=4)
-
-
-def picture(*spots, size=(120, 160)):
-    image = np.zeros((*size, 3), np.uint8)
-    for x, y in spots:
-        image[y - 1 : y + 2, x - 1 : x + 2] = 255
-    return image
-
-
-def around(*spots):
-    return np.array([[x - 12, y - 15, 24, 30] for x, y in spots], np.float32).reshape(-1, 4)
-
-
-def test_spots_are_found_in_their_own_pictures(predictor):
-    """People in batches that run across pictures, one picture without boxes, one whose box holds nobody."""
-    spots = [[(30, 40)], [], [(20, 30), (100, 60), (130, 100)], [(50, 90), (90, 30)], [(80, 80)], [(40, 40)]]
-    boxes = [around(*s) for s in spots]
-    boxes[4] = around((20, 20))
-    scores = [np.linspace(0.5, 0.9, len(b)) for b in boxes]
-    found = predictor([picture(*s) for s in spots], boxes, scores)
-    assert [len(p) for p in found] == [1, 0, 3, 2, 0, 1]
-    for people, where, score, box in zip(found, spots, scores, boxes, strict=True):
-        if not len(people):
-            assert people.keypoints.shape == (0, 14, 2)
-            continue
-        np.testing.assert_allclose(people.keypoints[:, 0], where[::-1], atol=1.5)  # best first
-        np.testing.assert_allclose(people.person_score, score[::-1])
-        np.testing.assert_array_equal(people.boxes, box[::-1])
-
-
-def test_without_boxes_a_picture_is_one_box(predictor):
-    (people,) = predictor([picture((70, 30))])
-    np.testing.assert_allclose(people.keypoints[0], np.tile([70, 30], (14, 1)), atol=3)
-    np.testing.assert_array_equal(people.boxes, [[0, 0, 160, 120]])
-
-
-def test_duplicates_are_suppressed(predictor):
-    boxes = np.concatenate([around((30, 40)), around((31, 41)), around((100, 60))])
-    (people,) = predictor([picture((30, 40), (100, 60))], [boxes], [np.array([0.5, 0.8, 0.6])])
-    np.testing.assert_allclose(people.person_score, [0.8, 0.6])
-    everyone = predict.Predictor(BrightSpot(), VARIABLES, batch_size=4, suppression=Suppression("none"))
-    (people,) = everyone([picture((30, 40), (100, 60))], [boxes], [np.array([0.5, 0.8, 0.6])])
-    np.testing.assert_allclose(people.person_score, [0.8, 0.6, 0.5])
-
-
-def test_results_do_not_depend_on_batch_size(predictor):
-    rng = np.random.default_rng(0)
-    spots = [[tuple(rng.integers(20, 100, 2)) for _ in range(rng.integers(0, 5))] for _ in range(7)]
-    pictures, boxes = [picture(*s) for s in spots], [around(*s) for s in spots]
-    other = predict.Predictor(BrightSpot(), VARIABLES, batch_size=3)
-    for a, b in zip(predictor(pictures, boxes), other(pictures, boxes), strict=True):
-        np.testing.assert_array_equal(a.keypoints, b.keypoints)
-
-
-def test_stream_needs_no_end(predictor):
-    """An endless video gives people as it goes."""
-
-    def frames():
-        while True:
-            yield predict.Picture("frame", picture((60, 60)))
-
-    found = predictor.stream(frames(), lambda _: (around((60, 60)), np.ones(1)))
-    assert [len(next(found)[1]) for _ in range(9)] == [1] * 9
-
-
-@pytest.mark.parametrize(
-    ("image", "box", "message"),
-    [
-        (np.zeros((5, 5), np.uint8), [[0, 0, 2, 2]], r"image number 0: is uint8\[5, 5\], expected uint8 \[H, W, 3\]"),
-        (np.zeros((5, 5, 3)), [[0, 0, 2, 2]], "is float64"),
-        (np.zeros((5, 5, 3), np.uint8), [[0, 0, 2, 2], [1, 1, 0, 4]], r"box 1 is \[1.0, 1.0, 0.0, 4.0\]"),
-        (np.zeros((5, 5, 3), np.uint8), [[0, np.nan, 2, 2]], "box 0 is"),
-    ],
-)
-def test_bad_pictures_and_boxes_are_named(predictor, image, box, message):
-    with pytest.raises(DataError, match=message):
-        predictor([image], [box])
-
-
-def test_lists_that_do_not_fit(predictor):
-    with pytest.raises(DataError, match="boxes are for 1 images, but there are 2"):
-        predictor([picture(), picture()], [around()])
-    with pytest.raises(DataError, match="do not fit"):
-        predictor([picture()], [around((30, 40))], [np.ones(2)])
-
-
-def test_non_finite_outputs_are_refused():
-    broken = predict.Predictor(BrightSpot(), {"params": {"spread": np.float32(np.nan)}}, batch_size=4)
-    with pytest.raises(NonFiniteError, match="image number 1: .*NaN"):
-        broken([picture(), picture((30, 40))])
-
-
-def test_method_of_another_kind_is_refused():
-    class Clips(BrightSpot):
-        def spec(self, batch_size):
-            return {"source": {"clip": None}}
-
-    with pytest.raises(DataError, match="Clips takes"):
-        predict.Predictor(Clips(), VARIABLES)
-
-
-# --- the command ---
+    return Predictor(BrightSpot(), VARIABLES, batch_size=4)
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """Everything a data set says but the pixels, as columns: one row an image, one row a person."""
 
 import dataclasses
+import functools
 import logging
 
 import numpy as np
 
+from jaxpose.data.regions import Regions
 from jaxpose.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,11 @@ class Annotations:
       track_id: [P] int64, the same person over frames; -1 where unknown.
       head_size: [P] float32 pixels, the length that PCKh divides by; 0 where unknown (all of them, unless given).
       clip_boxes: whether a box ends at the image's border; not so where it is the region that is cropped (MPII).
+      num_keypoints: [P] int32, labelled joints as the data set counts them: evaluation leaves out people of whom there
+        are none. CrowdPose does not count head and neck. All labelled joints, unless given.
+      crowd_index: [I] float64 in [0, 1], how crowded CrowdPose finds an image; NaN where unknown (everywhere, unless
+        given).
+      unlabelled: regions of people without labels: crowds, and single people whose joints nobody marked.
     """
 
     skeleton: Skeleton
@@ -49,10 +56,19 @@ class Annotations:
     track_id: np.ndarray
     head_size: np.ndarray | None = None
     clip_boxes: bool = True
+    num_keypoints: np.ndarray | None = None
+    crowd_index: np.ndarray | None = None
+    unlabelled: Regions = Regions.pack([], [])
 
     def __post_init__(self):
-        if self.head_size is None:
-            object.__setattr__(self, "head_size", np.zeros(len(self.person_image), np.float32))
+        defaults = {
+            "head_size": lambda: np.zeros(self.num_people, np.float32),
+            "num_keypoints": lambda: (self.visibility > 0).sum(-1, dtype=np.int32),
+            "crowd_index": lambda: np.full(self.num_images, np.nan),
+        }
+        for name, default in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default())
 
     @property
     def num_images(self) -> int:
@@ -62,8 +78,23 @@ class Annotations:
     def num_people(self) -> int:
         return len(self.person_image)
 
+    def people_of(self, image: int) -> np.ndarray:
+        """Rows of the people of an image, in the order of the data set."""
+        order, starts = self._by_image
+        return order[starts[image] : starts[image + 1]]
+
+    @functools.cached_property
+    def _by_image(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of people by image, and where each image's begin."""
+        order = np.argsort(self.person_image, kind="stable")
+        return order, np.searchsorted(self.person_image[order], np.arange(self.num_images + 1))
+
+    def unlabelled_mask(self, image: int) -> np.ndarray | None:
+        """[H, W] bool, True in the pixels of an image's `unlabelled` regions; None if it has none."""
+        return self.unlabelled.mask(image, int(self.width[image]), int(self.height[image]))
+
     def with_skeleton(self, skeleton: Skeleton) -> "Annotations":
-        """The same people with the joints of another skeleton, chosen by name.
+        """The same people with the joints of another skeleton, chosen by name; `num_keypoints` counts those.
 
         Raises:
           ValueError: the data set lacks a joint of `skeleton`.
@@ -72,11 +103,15 @@ class Annotations:
             return self
         pick = self.skeleton.select(skeleton)
         return dataclasses.replace(
-            self, skeleton=skeleton, keypoints=self.keypoints[:, pick], visibility=self.visibility[:, pick]
+            self,
+            skeleton=skeleton,
+            keypoints=self.keypoints[:, pick],
+            visibility=self.visibility[:, pick],
+            num_keypoints=None,
         )
 
     def to_coco(self, images: np.ndarray | None = None) -> dict:
-        """A COCO keypoint dictionary ("images", "annotations", "categories").
+        """A COCO keypoint dictionary ("images", "annotations", "categories"), for evaluation.
 
         Args:
           images: rows of the images to keep; all of them if None.
@@ -93,12 +128,13 @@ class Annotations:
         }
 
     def _coco_image(self, i: int) -> dict:
+        crowd_index = float(self.crowd_index[i])
         return {
             "id": int(self.image_id[i]),
             "file_name": str(self.file_name[i]),
             "width": int(self.width[i]),
             "height": int(self.height[i]),
-        }
+        } | ({} if np.isnan(crowd_index) else {"crowdIndex": crowd_index})
 
     def _coco_person(self, p: int) -> dict:
         labelled = self.visibility[p] > 0
@@ -112,7 +148,7 @@ class Annotations:
             "area": float(self.area[p]),
             "iscrowd": int(self.crowd[p]),
             "keypoints": triples.reshape(-1).tolist(),
-            "num_keypoints": int(labelled.sum()),
+            "num_keypoints": int(self.num_keypoints[p]),
         }
 
 

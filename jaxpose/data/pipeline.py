@@ -5,12 +5,14 @@ Training draws an endless, reshuffled-every-epoch stream; its element at a globa
 for step s and needs no saved iterator. Evaluation walks every example exactly once and pads the last batch.
 """
 
+import abc
 import collections
 import dataclasses
 import logging
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Hashable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import grain
 import numpy as np
@@ -21,6 +23,7 @@ from jaxpose.data.proposals import PoseGuidedProposals, inside
 from jaxpose.data.sources import Source
 from jaxpose.data.transforms import NO_AUGMENTATION, Augmentation, PersonCrop, View
 from jaxpose.errors import ConfigError, DataError, ImageError
+from jaxpose.types import Poses
 
 logger = logging.getLogger(__name__)
 
@@ -28,37 +31,56 @@ MAX_BAD_SHARE = 0.01
 
 
 @dataclasses.dataclass
-class PersonExamples:
-    """People of a source as examples of `methods.base.person_spec`, padding fields included.
+class Examples(abc.ABC):
+    """What a method learns from or is evaluated on, one by one and in any order.
 
     Attributes:
       source: where the images are.
-      people: the boxes to look at.
-      crop: how.
-      augmentation: random views, for training.
-      proposals: random boxes in place of the true ones, for training (RMPE).
-      proposals_from: the step of training from which on there are random boxes.
-      centered: add "centered_keypoints" [K, 2] and "centered_visible" [K]: the joints as the crop of the true box shows
-        them, turned and mirrored like the example; of a patch, as the example itself shows them.
       skip_bad_images: replace an unreadable image's example by the next one in the data set (counted, named in the
         log), as long as no more than a hundredth of the data set is bad. If False, raise.
     """
 
     source: Source
-    people: People
-    crop: PersonCrop
-    augmentation: Augmentation = NO_AUGMENTATION
-    proposals: PoseGuidedProposals | None = None
-    proposals_from: int = 0
-    centered: bool = False
-    skip_bad_images: bool = False
+    skip_bad_images: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self):
         self._lock = threading.Lock()
         self.bad: dict[str, str] = {}
 
-    def __len__(self) -> int:
-        return len(self.people)
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def image_rows(self, index: Any) -> Any:
+        """Rows of the images that examples show, by the examples' indices: a number, or an array of them."""
+
+    @abc.abstractmethod
+    def example(self, i: int, image: np.ndarray, rng: np.random.Generator | None, step: int) -> dict[str, np.ndarray]:
+        """Example i, of which [H, W, 3] uint8 RGB is the image; arguments as for `load`."""
+
+    @abc.abstractmethod
+    def rows(self, poses: Poses, index: np.ndarray) -> dict[str, np.ndarray]:
+        """What metrics want to know of the valid poses [B, N] that were found in the examples `index` [B]."""
+
+    def bucket(self, i: int) -> Hashable:
+        """Examples with equal buckets have fields of equal shapes in evaluation."""
+        return None
+
+    def names(self, index: np.ndarray) -> list[str]:
+        """File names of the images of examples, for messages."""
+        return [str(name) for name in self.source.annotations.file_name[self.image_rows(index)]]
+
+    def load(self, i: int, rng: np.random.Generator | None, step: int = 0) -> dict[str, np.ndarray]:
+        """Example i; with `rng`, a random view of it for a step of training."""
+        while True:
+            row = int(self.image_rows(i))
+            try:
+                name = str(self.source.annotations.file_name[row])
+                image = images.decode(self.source.read(row), name)
+                return self.example(i, image, rng, step)
+            except ImageError as error:
+                self._note_bad(error)
+                i = (i + 1) % len(self)
 
     def __getstate__(self):
         return {k: v for k, v in self.__dict__.items() if k != "_lock"}
@@ -67,19 +89,50 @@ class PersonExamples:
         self.__dict__.update(state)
         self._lock = threading.Lock()
 
-    def load(self, i: int, rng: np.random.Generator | None, step: int = 0) -> dict[str, np.ndarray]:
-        """Example i; with `rng`, a random view of it for a step of training."""
-        while True:
-            row = int(self.people.image[i])
-            try:
-                name = str(self.source.annotations.file_name[row])
-                image = images.decode(self.source.read(row), name)
-                return self._example(i, image, rng, step)
-            except ImageError as error:
-                self._note_bad(error)
-                i = (i + 1) % len(self)
+    def _note_bad(self, error: ImageError) -> None:
+        if not self.skip_bad_images:
+            raise error
+        with self._lock:
+            if error.name in self.bad:
+                return
+            self.bad[error.name] = error.why
+            count, limit = len(self.bad), max(1, MAX_BAD_SHARE * len(self.source))
+        logger.warning("%s: skipped an example (%d so far): %s", self.source.name, count, error)
+        if count > limit:
+            raise DataError(
+                f"{self.source.name}: {count} of {len(self.source)} images cannot be read, more than "
+                f"{MAX_BAD_SHARE:.0%}; the last one is {error.name}: {error.why}. Repair the data set."
+            )
 
-    def _example(self, i: int, image: np.ndarray, rng: np.random.Generator | None, step: int) -> dict[str, np.ndarray]:
+
+@dataclasses.dataclass
+class PersonExamples(Examples):
+    """People of a source as examples of `methods.base.person_spec`, padding fields included.
+
+    Attributes:
+      people: the boxes to look at.
+      crop: how.
+      augmentation: random views, for training.
+      proposals: random boxes in place of the true ones, for training (RMPE).
+      proposals_from: the step of training from which on there are random boxes.
+      centered: add "centered_keypoints" [K, 2] and "centered_visible" [K]: the joints as the crop of the true box shows
+        them, turned and mirrored like the example; of a patch, as the example itself shows them.
+    """
+
+    people: People
+    crop: PersonCrop
+    augmentation: Augmentation = NO_AUGMENTATION
+    proposals: PoseGuidedProposals | None = None
+    proposals_from: int = 0
+    centered: bool = False
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def image_rows(self, index: Any) -> Any:
+        return self.people.image[index]
+
+    def example(self, i: int, image: np.ndarray, rng: np.random.Generator | None, step: int) -> dict[str, np.ndarray]:
         joints = self.source.annotations.skeleton
         keypoints, visible = self.people.keypoints[i], self.people.visibility[i]
         view = centered = self.crop.view(self.people.box[i])
@@ -104,20 +157,23 @@ class PersonExamples:
         example["valid"] = np.bool_(True)
         return example
 
-    def _note_bad(self, error: ImageError) -> None:
-        if not self.skip_bad_images:
-            raise error
-        with self._lock:
-            if error.name in self.bad:
-                return
-            self.bad[error.name] = error.why
-            count, limit = len(self.bad), max(1, MAX_BAD_SHARE * len(self.source))
-        logger.warning("%s: skipped an example (%d so far): %s", self.source.name, count, error)
-        if count > limit:
-            raise DataError(
-                f"{self.source.name}: {count} of {len(self.source)} images cannot be read, more than "
-                f"{MAX_BAD_SHARE:.0%}; the last one is {error.name}: {error.why}. Repair the data set."
-            )
+    def rows(self, poses: Poses, index: np.ndarray) -> dict[str, np.ndarray]:
+        """The poses with the box each was looked for in and, of true boxes, the person's labels."""
+        example = np.broadcast_to(index[:, None], poses.valid.shape)[poses.valid]
+        people, annotations = self.people, self.source.annotations
+        return {
+            "image_id": annotations.image_id[people.image[example]],
+            "index": example,
+            "keypoints": poses.keypoints[poses.valid],
+            "scores": poses.scores[poses.valid],
+            "person_score": poses.person_score[poses.valid],
+            "area": self.crop.view(people.box[example]).size.prod(-1),
+            "box": people.box[example],
+            "box_score": people.score[example],
+            "truth": people.keypoints[example],
+            "visibility": people.visibility[example],
+            "head_size": people.head_size[example],
+        }
 
 
 class TrainStream:
@@ -136,7 +192,7 @@ class TrainStream:
 
     def __init__(
         self,
-        examples: PersonExamples,
+        examples: Examples,
         *,
         seed: int,
         batch_size: int,
@@ -176,11 +232,12 @@ class TrainStream:
 
 
 def evaluation_batches(
-    examples: PersonExamples, *, batch_size: int, process: tuple[int, int] = (0, 1), threads: int = 4
+    examples: Examples, *, batch_size: int, process: tuple[int, int] = (0, 1), threads: int = 4
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Every example once, in order: batch b holds examples b * G ... of which this process gets its block.
+    """Every example once: those of the first one's bucket in order, then those of the next bucket, and so on.
 
-    All processes get the same number of batches; rows beyond the last example are zeros with `valid` False.
+    Batch b of a bucket holds its examples b * G ... of which this process gets its block. All processes get the same
+    number of batches of the same shapes; rows beyond a bucket's last example are zeros with `valid` False.
 
     Args:
       examples: what to walk.
@@ -189,24 +246,31 @@ def evaluation_batches(
       threads: that decode.
     """
     local = batch_size // process[1]
-    batches = -(-len(examples) // batch_size)
-    padding = {k: np.zeros_like(v) for k, v in examples.load(0, None).items()}
 
-    def row(position: int) -> dict[str, np.ndarray]:
-        return examples.load(position, None) if position < len(examples) else padding
-
-    def collect(rows: list) -> dict[str, np.ndarray]:
-        return {k: np.stack([r.result()[k] for r in rows]) for k in padding}
+    def collect(results: list[Future], bucket: list[int]) -> dict[str, np.ndarray]:
+        rows = [result.result() for result in results]
+        blank = {k: np.zeros_like(v) for k, v in (rows[0] if rows else examples.load(bucket[0], None)).items()}
+        rows += [blank] * (local - len(rows))
+        return {k: np.stack([row[k] for row in rows]) for k in blank}
 
     with ThreadPoolExecutor(threads) as pool:
         pending: collections.deque = collections.deque()
-        for b in range(batches):
-            first = b * batch_size + process[0] * local
-            pending.append([pool.submit(row, p) for p in range(first, first + local)])
-            if len(pending) > 2:
-                yield collect(pending.popleft())
+        for bucket in _buckets(examples):
+            for first in range(0, len(bucket), batch_size):
+                share = bucket[first : first + batch_size][process[0] * local :][:local]
+                pending.append(([pool.submit(examples.load, i, None) for i in share], bucket))
+                if len(pending) > 2:
+                    yield collect(*pending.popleft())
         while pending:
-            yield collect(pending.popleft())
+            yield collect(*pending.popleft())
+
+
+def _buckets(examples: Examples) -> list[list[int]]:
+    """Indices of the examples of each bucket, buckets in order of first appearance."""
+    buckets: dict[Hashable, list[int]] = {}
+    for i in range(len(examples)):
+        buckets.setdefault(examples.bucket(i), []).append(i)
+    return list(buckets.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +285,7 @@ class _Positions:
 
 
 class _Load(grain.transforms.RandomMap):
-    def __init__(self, examples: PersonExamples):
+    def __init__(self, examples: Examples):
         self.examples = examples
 
     def random_map(self, element: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:

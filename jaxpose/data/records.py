@@ -5,6 +5,7 @@
 Then train with --config.data.source=records --config.data.dir=FOLDER, the folder that the command prints.
 """
 
+import dataclasses
 import io
 import pathlib
 from collections.abc import Iterator
@@ -16,10 +17,12 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from jaxpose.data.annotations import Annotations
+from jaxpose.data.regions import Regions
 from jaxpose.data.sources import Source, open_source
 from jaxpose.data.storage import ordered_fields, write_columns
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
+"""1.1.0 added num_keypoints, crowd_index and the regions of people without labels."""
 
 
 class PoseRecords(tfds.core.GeneratorBasedBuilder):
@@ -68,8 +71,12 @@ def to_columns(annotations: Annotations) -> dict[str, np.ndarray]:
         "crowd",
         "track_id",
         "head_size",
+        "num_keypoints",
+        "crowd_index",
     )
-    return {name: getattr(a, name) for name in names} | {
+    regions = {f"unlabelled_{field.name}": getattr(a.unlabelled, field.name) for field in dataclasses.fields(Regions)}
+    columns = {name: getattr(a, name) for name in names} | regions
+    return columns | {
         "joints": np.concatenate([a.keypoints, a.visibility[..., None].astype(np.float32)], -1),
         "clip_boxes": np.array(a.clip_boxes),
         "skeleton": np.array(skeleton.name),

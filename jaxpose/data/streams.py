@@ -1,4 +1,4 @@
-"""From `config.data` to the batches of a method: which source, which people, which crop."""
+"""From `config.data` to the batches of a method: which source, which people or images, which view."""
 
 import dataclasses
 import logging
@@ -9,10 +9,11 @@ from typing import Any
 import jax
 
 from jaxpose.data import people
-from jaxpose.data.pipeline import PersonExamples, TrainStream, evaluation_batches
+from jaxpose.data.pipeline import Examples, PersonExamples, TrainStream, evaluation_batches
 from jaxpose.data.proposals import PoseGuidedProposals, simulate_detections
 from jaxpose.data.sources import Source, coco, open_source
-from jaxpose.data.transforms import NO_AUGMENTATION, Augmentation, PersonCrop
+from jaxpose.data.transforms import NO_AUGMENTATION, Augmentation, CanvasAugmentation, PersonCrop
+from jaxpose.data.whole_images import EvaluationImages, ImageExamples, TrainingImages
 from jaxpose.errors import ConfigError
 from jaxpose.methods.base import Method
 from jaxpose.types import Batch
@@ -25,7 +26,7 @@ def process() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
-def train_examples(config: Any, method: Method) -> dict[str, PersonExamples]:
+def train_examples(config: Any, method: Method) -> dict[str, Examples]:
     """The examples of every stream of the method, {stream: examples}.
 
     A stream reads what `config.data` says, changed by the fields of `config.data.streams[stream]` where there are any.
@@ -43,7 +44,7 @@ def train_examples(config: Any, method: Method) -> dict[str, PersonExamples]:
         where = str({k: v for k, v in data.items() if k not in _LOOKS})
         if where not in sources:
             sources[where] = open_source(data, "train", progress=jax.process_index() == 0)
-        examples[name] = person_examples(data, method, "train", name, sources[where])
+        examples[name] = open_examples(data, method, "train", name, sources[where])
     return examples
 
 
@@ -56,7 +57,7 @@ def stream_data(data: Any, stream: str) -> Any:
     changed = data.copy_and_resolve_references()
     changes = data.streams.get(stream, {})
     unknown = set(changes) - set(data)
-    for field in ("augmentation", "proposals"):
+    for field in ("augmentation", "canvas", "proposals"):
         unknown |= {f"{field}.{inner}" for inner in set(changes.get(field, {})) - set(data[field])}
     if unknown:
         raise ConfigError(
@@ -68,14 +69,51 @@ def stream_data(data: Any, stream: str) -> Any:
     return changed
 
 
-_LOOKS = ("augmentation", "proposals", "padding", "half_pixel", "antialias", "streams", "threads", "workers")
+_LOOKS = ("augmentation", "canvas", "proposals", "padding", "half_pixel", "antialias", "streams", "threads", "workers")
 """Fields of `config.data` that do not say where the data are."""
 
 
-def evaluation_examples(config: Any, method: Method) -> PersonExamples:
-    """What is evaluated: the people of the validation split."""
+def evaluation_examples(config: Any, method: Method) -> Examples:
+    """What is evaluated: the people, or images, of the validation split."""
     source = open_source(config.data, "validation", progress=jax.process_index() == 0)
-    return person_examples(config.data, method, "validation", "source", source)
+    return open_examples(config.data, method, "validation", "source", source)
+
+
+def open_examples(data: Any, method: Method, split: str, stream: str, source: Source) -> Examples:
+    """The examples of a split of what the method sees."""
+    train = split == "train"
+    if train and getattr(method, "flip_test", False):
+        views = {"person": "augmentation", "image": "canvas"}[method.sees]
+        if not data[views].mirror:
+            logger.warning(
+                "config.method.flip_test averages with mirrored images, but config.data.%s.mirror is 0: "
+                "training shows none. Set one of them.",
+                views,
+            )
+    kinds = {"person": person_examples, "image": image_examples}
+    return kinds[method.sees](data, method, split, stream, source)
+
+
+def image_examples(data: Any, method: Method, split: str, stream: str, source: Source) -> ImageExamples:
+    """The images of a split, for a method that finds everybody in one at once.
+
+    Training looks at square canvases in random views, and skips unreadable images. Evaluation looks at whole images,
+    and an unreadable one is an error.
+    """
+    del stream
+    if split == "train":
+        examples = TrainingImages(
+            source,
+            max_people=method.max_people,
+            size=method.input_size,
+            mask_strides=method.mask_strides,
+            augmentation=CanvasAugmentation(**data.canvas),
+            skip_bad_images=True,
+        )
+    else:
+        examples = EvaluationImages(source, max_people=method.max_people, layout=method.layout, scales=method.scales)
+    logger.info("%s: %d images with %d people", source.name, len(examples), source.annotations.num_people)
+    return examples
 
 
 def person_examples(data: Any, method: Method, split: str, stream: str, source: Source) -> PersonExamples:
@@ -87,11 +125,6 @@ def person_examples(data: Any, method: Method, split: str, stream: str, source: 
     """
     train = split == "train"
     seen = choose_people(data, split, source)
-    if train and getattr(method, "flip_test", False) and not data.augmentation.mirror:
-        logger.warning(
-            "config.method.flip_test averages with mirrored crops, but config.data.augmentation.mirror is 0: "
-            "training shows none. Set one of them."
-        )
     logger.info("%s: %d images, %d people", source.name, len(source), len(seen))
     return PersonExamples(
         source=source,
@@ -135,7 +168,7 @@ class TrainBatches:
     """Iterator over training batches of this process: {stream: fields}."""
 
     config: Any
-    examples: dict[str, PersonExamples]
+    examples: dict[str, Examples]
     step: int
 
     def __post_init__(self):
@@ -163,8 +196,7 @@ class TrainBatches:
         """Which images are in a batch, for messages."""
         names = []
         for stream, examples in self.examples.items():
-            rows = examples.people.image[batch[stream]["index"]]
-            names += [str(n) for n in examples.source.annotations.file_name[rows]]
+            names += examples.names(batch[stream]["index"])
         return ", ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
 
     def close(self) -> None:
@@ -172,7 +204,7 @@ class TrainBatches:
             stream.close()
 
 
-def evaluation_stream(config: Any, examples: PersonExamples) -> Iterator[Batch]:
+def evaluation_stream(config: Any, examples: Examples) -> Iterator[Batch]:
     """Every example of a split once, in batches of `config.evaluate.batch_size`."""
     batches = evaluation_batches(
         examples, batch_size=config.evaluate.batch_size, process=process(), threads=config.data.threads

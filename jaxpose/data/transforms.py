@@ -1,7 +1,7 @@
-"""Host work on one example: a single affine crop into a fixed uint8 canvas. Everything else happens on device."""
+"""Host work on one example: a single affine warp onto a fixed uint8 canvas. Everything else happens on device."""
 
 import dataclasses
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -14,11 +14,12 @@ class Rng(Protocol):
 
     def random(self) -> float: ...
     def standard_normal(self) -> float: ...
+    def integers(self, low: int, high: int) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """How one person is looked at: the region of the image, turned and perhaps mirrored.
+    """How a person or a whole image is looked at: the region of the image, turned and perhaps mirrored.
 
     Attributes:
       center: [2] pixels of the image.
@@ -76,6 +77,43 @@ class Augmentation:
 
 NO_AUGMENTATION = Augmentation()
 
+
+@dataclasses.dataclass(frozen=True)
+class CanvasAugmentation:
+    """Random views of whole images for training, square, in the order of draws of HigherHRNet and DEKR.
+
+    Attributes:
+      scale: bounds of the factor by which the region's side exceeds the image's.
+      rotation: degrees; the angle is uniform within -+ rotation.
+      shift: of the region's centre, at most so many pixels where the region's side is 200: a fifth of it, for 40. Whole
+        pixels of the image, each way independently, uniform from -k to k - 1, as both original programs have it.
+      mirror: probability.
+      side: of the image, that the region's side is compared with.
+    """
+
+    scale: tuple[float, float] = (0.75, 1.5)
+    rotation: float = 30.0
+    shift: float = 40.0
+    mirror: float = 0.5
+    side: Literal["short", "long"] = "short"
+
+    def __call__(self, width: int, height: int, rng: Rng) -> View:
+        """A random view of an image of this size in pixels."""
+        plain = self.plain(width, height)
+        low, high = self.scale
+        size = plain.size * (low + (high - low) * rng.random())
+        rotation = self.rotation * (2 * rng.random() - 1)
+        center, reach = plain.center, int(self.shift * size[0] / 200)
+        if reach > 0:
+            center = center + np.array([rng.integers(-reach, reach), rng.integers(-reach, reach)])
+        return View(center, size, rotation, mirror=rng.random() < self.mirror)
+
+    def plain(self, width: int, height: int) -> View:
+        """The upright view of the image's middle."""
+        side = min(width, height) if self.side == "short" else max(width, height)
+        return View(np.array([width / 2, height / 2]), np.full(2, side, np.float64))
+
+
 MAX_FINER = 8
 """So many samples a side of a crop's pixel are averaged at most."""
 
@@ -115,7 +153,7 @@ class PersonCrop:
         to_crop = self.affine(view)
         shrinks = float(np.max(view.size / np.array(self.size)))
         finer = min(int(np.ceil(shrinks)), MAX_FINER) if self.antialias else 1
-        return _warp(image, to_crop, self.size, max(1, finer)), to_crop
+        return warp(image, to_crop, self.size, max(1, finer)), to_crop
 
     def crop(self, image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The plain crop of a box, and the map [2, 3] float32 from crop to image pixels."""
@@ -155,8 +193,49 @@ class PersonCrop:
         return np.where(seen[:, None], moved, keypoints).astype(np.float32), seen.astype(np.float32)
 
 
-def _warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], finer: int) -> np.ndarray:
-    """An image under an affine map [2, 3] to pixels of `size`, each the mean of `finer` x `finer` bilinear samples."""
+@dataclasses.dataclass(frozen=True)
+class SquareCanvas:
+    """Lays whole images on a square; maps of the network cover the same square with fewer pixels.
+
+    A view is never mirrored here: that is left to the device, after the warp.
+
+    Attributes:
+      size: side S of the canvas in pixels.
+    """
+
+    size: int
+
+    def affine(self, view: View, stride: int = 1) -> np.ndarray:
+        """The map [2, 3] from image pixels to those of a map of this stride, as the original programs compute it.
+
+        On a map as on the canvas, pixel indices are what is scaled: the pixel i of the map lies at stride * i.
+        """
+        side = self.size // stride
+        return geometry.crop_affine(view.center, view.size, (side, side), view.rotation)
+
+    def cut(self, image: np.ndarray, view: View) -> np.ndarray:
+        """[S, S, 3] of an image [H, W, 3]; black outside the image."""
+        return warp(image, self.affine(view), (self.size, self.size))
+
+    def cut_mask(self, mask: np.ndarray, view: View, stride: int) -> np.ndarray:
+        """[S / stride, S / stride] uint8 in {0, 1} of a mask [H, W] bool: more than half of what a pixel sees is True.
+
+        What lies outside the image is False.
+        """
+        side = self.size // stride
+        levels = warp(mask.astype(np.uint8) * 255, self.affine(view, stride), (side, side))
+        return (levels > 127).astype(np.uint8)
+
+
+def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], finer: int = 1) -> np.ndarray:
+    """An image [H, W] or [H, W, 3] on a canvas, interpolated linearly; zeros outside the image.
+
+    Args:
+      image: what to lay on the canvas; its dtype is kept.
+      matrix: [2, 3], from image to canvas pixels.
+      size: (width, height) of the canvas.
+      finer: each pixel is the mean of `finer` x `finer` samples.
+    """
     import cv2
 
     matrix = matrix * finer

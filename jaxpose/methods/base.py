@@ -3,13 +3,14 @@
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxpose import skeleton as skeletons
+from jaxpose.errors import ConfigError
 from jaxpose.types import Batch, Poses, Spec, Variables
 
 
@@ -70,9 +71,18 @@ class Method(abc.ABC):
     skeleton: str = "coco"
     dtype: str = "float32"
 
+    sees: ClassVar[str] = "person"
+    """What an example shows: "person" (a crop) or "image" (everybody in it); see `jaxpose.data.streams`."""
+
     @property
     def joints(self) -> skeletons.Skeleton:
         return skeletons.get(self.skeleton)
+
+    def require(self, condition: bool, field: str, expected: str) -> None:
+        """Raises `ConfigError` about a field that does not hold what is expected."""
+        if not condition:
+            found = getattr(self, field)
+            raise ConfigError(f"config.method.{field} is {found!r}, but {type(self).__name__} needs {expected}")
 
     @abc.abstractmethod
     def module(self) -> nn.Module:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from jaxpose.errors import ConfigError
 from jaxpose.methods.base import Method, person_spec
 from jaxpose.ops import geometry, heatmaps, oks
 from jaxpose.types import Batch, Poses, Spec, Stream, Variables
@@ -38,12 +37,6 @@ class CropMethod(Method):
     def __post_init__(self):
         """Raises `ConfigError` for values that cannot work together."""
         self.require(self.channels in ("rgb", "bgr"), "channels", '"rgb" or "bgr"')
-
-    def require(self, condition: bool, field: str, expected: str) -> None:
-        """Raises `ConfigError` about a field that does not hold what is expected."""
-        if not condition:
-            found = getattr(self, field)
-            raise ConfigError(f"config.method.{field} is {found!r}, but {type(self).__name__} needs {expected}")
 
     def spec(self, batch_size: int) -> Spec:
         return {"source": person_spec(batch_size, self.input_size, self.joints.num_joints)}

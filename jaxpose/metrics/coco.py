@@ -22,6 +22,8 @@ from jaxpose.metrics.suppression import Rows, Suppression, suppress
 from jaxpose.skeleton import Skeleton
 
 NUMBERS = ("AP", "AP50", "AP75", "AP_M", "AP_L", "AR", "AR50", "AR75", "AR_M", "AR_L")
+ANY_SIZE = (0.0, 1e10)
+"""COCO's range of areas, in pixels^2, that leaves nobody out."""
 GroundTruth = Mapping[str, Any] | str | pathlib.Path
 
 logger = logging.getLogger(__name__)
@@ -43,9 +45,12 @@ class CocoKeypoints:
 
     Attributes:
       suppression: of duplicates.
+      sizes: (a, b) areas in pixels^2: people up to a are small, those from b on large. They make the numbers "AP_S",
+        "AP_M", "AP_L", "AR_S", "AR_M", "AR_L". By default COCO's 32^2 and 96^2, without small people.
     """
 
     suppression: Suppression = Suppression()
+    sizes: tuple[float, float] | None = None
     _blocks: list[Rows] = dataclasses.field(default_factory=list, repr=False)
 
     def update(self, rows: Mapping[str, Any]) -> None:
@@ -140,7 +145,8 @@ class CocoKeypoints:
             was added for them.
 
         Returns:
-          {"AP", "AP50", "AP75", "AP_M", "AP_L", "AR", "AR50", "AR75", "AR_M", "AR_L"}.
+          {"AP", "AP50", "AP75", "AP_M", "AP_L", "AR", "AR50", "AR75", "AR_M", "AR_L"}; with `sizes`, also "AP_S" and
+          "AR_S".
 
         Raises:
           DataError: poses of an image that is not evaluated, or unusable ground truth.
@@ -153,8 +159,10 @@ class CocoKeypoints:
         return self._numbers(truth, results, skeleton, ids)
 
     def _numbers(self, truth: dict, results: list[dict], skeleton: Skeleton, ids: list[int]) -> dict[str, float]:
-        evaluation = match(truth, results, skeleton.sigmas, ids)
-        return dict(zip(NUMBERS, map(float, evaluation.stats), strict=True))
+        evaluation = match(truth, results, skeleton.sigmas, ids, self.sizes)
+        if self.sizes is None:
+            return dict(zip(NUMBERS, map(float, evaluation.stats), strict=True))
+        return _numbers_by_size(evaluation)
 
     def _evaluated(self, truth: dict, image_ids: Iterable[int] | None) -> list[int]:
         known = {image["id"] for image in truth["images"]}
@@ -177,7 +185,13 @@ def write_results(results: list[dict], path: str | pathlib.Path) -> None:
     pathlib.Path(path).write_text(json.dumps(results, separators=(",", ":"), allow_nan=False) + "\n")
 
 
-def match(truth: Mapping[str, Any], results: list[dict], sigmas: Iterable[float], image_ids: list[int]) -> Any:
+def match(
+    truth: Mapping[str, Any],
+    results: list[dict],
+    sigmas: Iterable[float],
+    image_ids: list[int],
+    sizes: tuple[float, float] | None = None,
+) -> Any:
     """The evaluation of `results` on some images: a `hotcoco.COCOeval` with stats, eval["precision"], ...
 
     Args:
@@ -185,6 +199,8 @@ def match(truth: Mapping[str, Any], results: list[dict], sigmas: Iterable[float]
       results: in the format of the COCO server; among equal scores, earlier ones rank higher.
       sigmas: [K].
       image_ids: the images to evaluate.
+      sizes: areas that divide small from medium and medium from large people; the four ranges of the evaluation are
+        then all, small, medium, large, and stats are left empty.
     """
     import hotcoco
 
@@ -192,10 +208,31 @@ def match(truth: Mapping[str, Any], results: list[dict], sigmas: Iterable[float]
     evaluation = hotcoco.COCOeval(truth_index, truth_index.loadRes(results), "keypoints")
     evaluation.params.kpt_oks_sigmas = [float(s) for s in sigmas]
     evaluation.params.imgIds = image_ids
+    if sizes is not None:
+        small, large = (float(area) for area in sizes)
+        evaluation.params.areaRng = [ANY_SIZE, (0.0, small), (small, large), (large, ANY_SIZE[1])]
+        evaluation.params.areaRngLbl = ["all", "small", "medium", "large"]
     evaluation.evaluate()
     evaluation.accumulate()
-    evaluation.summary_lines()  # fills stats, without printing
+    if sizes is None:
+        evaluation.summary_lines()  # fills stats, without printing
     return evaluation
+
+
+def _numbers_by_size(evaluation: Any) -> dict[str, float]:
+    """AP and AR over all thresholds for everybody and each size, and for everybody at thresholds .5 and .75."""
+    numbers = {}
+    for name, values in (("AP", evaluation.eval["precision"][:, :, 0]), ("AR", evaluation.eval["recall"][:, None, 0])):
+        values = values[..., 0]  # [threshold, recall, size], -1 where there is nobody
+        everybody = {name: values[..., 0], f"{name}50": values[0, :, 0], f"{name}75": values[5, :, 0]}
+        by_size = {f"{name}_{size}": values[..., s] for s, size in enumerate("SML", start=1)}
+        numbers |= {key: _mean_of_known(found) for key, found in (everybody | by_size).items()}
+    return numbers
+
+
+def _mean_of_known(values: np.ndarray) -> float:
+    known = values[values > -1]
+    return float(known.mean()) if known.size else -1.0
 
 
 def load_truth(ground_truth: GroundTruth, skeleton: Skeleton) -> dict:

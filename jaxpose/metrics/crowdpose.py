@@ -36,7 +36,8 @@ class CrowdPoseKeypoints(coco.CocoKeypoints):
           image_ids: the images that were evaluated; all of the file if None.
 
         Returns:
-          {"AP", "AP50", "AP75", "AR", "AR50", "AR75", "AP_easy", "AP_medium", "AP_hard"}.
+          {"AP", "AP50", "AP75", "AR", "AR50", "AR75", "AP_easy", "AP_medium", "AP_hard"}; with `sizes`, also "AP_S" and
+          the like.
 
         Raises:
           DataError: as `CocoKeypoints.compute`; or an image has no "crowdIndex".
@@ -52,7 +53,10 @@ class CrowdPoseKeypoints(coco.CocoKeypoints):
         for name, (low, high) in CROWDED.items():
             chosen = [i for i, index in crowd.items() if low <= index < high]
             by_crowd[name] = _mean_precision(truth, results, skeleton, chosen) if chosen else -1.0
-        return {name: numbers[name] for name in ("AP", "AP50", "AP75", "AR", "AR50", "AR75")} | by_crowd
+        names = ["AP", "AP50", "AP75", "AR", "AR50", "AR75"]
+        if self.sizes is not None:
+            names += [f"{name}_{size}" for name in ("AP", "AR") for size in "SML"]
+        return {name: numbers[name] for name in names} | by_crowd
 
 
 def _mean_precision(truth: dict, results: list[dict], skeleton: Skeleton, ids: list[int]) -> float:

@@ -8,13 +8,23 @@ import tiny
 
 from jaxpose.data import records
 from jaxpose.data.sources import open_source
-from jaxpose.data.sources.records import open_records
+from jaxpose.data.sources.records import open_records, read_columns
+from jaxpose.data.storage import write_columns
 from jaxpose.errors import DataError
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return open_source(tiny.config(tiny.write_coco(tmp_path_factory.mktemp("coco"))).data, "train")
+    folder = tiny.write_coco(tmp_path_factory.mktemp("coco"))
+
+    def change(content):
+        content["images"][3]["crowdIndex"] = 0.1
+        content["annotations"][2]["num_keypoints"] = 3
+        content["annotations"][0].update(num_keypoints=0, segmentation=[[1, 1, 20, 1, 20, 30]])
+        content["annotations"][1].update(iscrowd=1, segmentation={"size": [80, 64], "counts": [80, 40, 62 * 80 + 40]})
+
+    tiny.edit_labels(folder, change)
+    return open_source(tiny.config(folder).data, "train")
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +41,28 @@ def test_same_images_and_labels(source, folder):
         assert ours.keys() == theirs.keys()
         for name in ours:
             np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def test_same_truth_and_regions(source, folder):
+    copy = open_records(folder, "train").annotations
+    assert copy.to_coco() == source.annotations.to_coco()
+    assert copy.to_coco()["images"][3]["crowdIndex"] == 0.1
+    assert copy.num_keypoints[:3].tolist() == [0, 17, 3]
+    for i in range(copy.num_images):
+        assert copy.unlabelled.of(i) == source.annotations.unlabelled.of(i)
+    assert copy.unlabelled_mask(1).sum() == 40
+    assert copy.unlabelled_mask(2) is None
+
+
+def test_labels_of_earlier_records_can_be_read(source, folder, tmp_path):
+    """Those that say nothing of regions, counts and crowds."""
+    with np.load(folder / "annotations-train.npz") as columns:
+        new = ("num_keypoints", "crowd_index", "unlabelled_")
+        write_columns(tmp_path / "old.npz", {name: columns[name] for name in columns.files if not name.startswith(new)})
+    old = read_columns(tmp_path / "old.npz")
+    assert len(old.unlabelled) == 0
+    assert old.num_keypoints.tolist() == [17] * 12
+    assert np.isnan(old.crowd_index).all()
 
 
 def test_equal_data_give_equal_files(source, folder, tmp_path):

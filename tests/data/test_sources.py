@@ -99,6 +99,57 @@ class TestCoco:
         annotations = coco.read_keypoints(folder / "labels.json")
         np.testing.assert_allclose(annotations.area[0], 0.53 * 44 * 60)
 
+    def test_people_without_labels_leave_regions(self, folder, caplog):
+        """Of crowds, of people without joints and of records that cannot be used; broken ones are named."""
+        corners = [[1, 1, 20, 1, 20, 30]]
+
+        def change(content):
+            people_ = content["annotations"]
+            people_[0].update(iscrowd=1, segmentation={"size": [80, 64], "counts": [0, 80, 63 * 80]})
+            people_[1].update(num_keypoints=0, keypoints=[0] * 51, segmentation=corners)
+            people_[2].update(bbox=[3, 3, 0, 9], segmentation=corners)
+            people_[3].update(segmentation=corners)
+            people_[4].update(iscrowd=1, segmentation=[[1, 2, 3]])
+
+        tiny.edit_labels(folder, change)
+        with caplog.at_level(logging.WARNING, "jaxpose"):
+            annotations = coco.read_keypoints(folder / "labels.json")
+        assert [len(annotations.unlabelled.of(i)) for i in range(6)] == [1, 1, 1, 0, 0, 0]
+        column = annotations.unlabelled_mask(0)
+        assert column.shape == (80, 64)
+        assert column[:, 0].all()
+        assert not column[:, 1:].any()
+        assert annotations.unlabelled_mask(3) is None
+        assert "skipped 1: field 'segmentation' is neither polygons nor" in caplog.text
+        assert "annotation 5" in caplog.text
+
+    def test_counts_and_crowd_index_are_those_of_the_file(self, folder):
+        """CrowdPose's own count leaves out head and neck, so that people with joints may count as without."""
+
+        def change(content):
+            content["annotations"][0]["num_keypoints"] = 0
+            content["annotations"][1].pop("num_keypoints")
+            content["images"][2]["crowdIndex"] = 0.8
+
+        tiny.edit_labels(folder, change)
+        annotations = coco.read_keypoints(folder / "labels.json")
+        assert annotations.num_keypoints[:3].tolist() == [0, 17, 17]
+        truth = annotations.to_coco(np.array([0, 2]))
+        assert [image.get("crowdIndex") for image in truth["images"]] == [None, 0.8]
+        assert [person["num_keypoints"] for person in truth["annotations"]] == [0, 17]
+        fewer = dataclasses.replace(skeleton.COCO, name="face", joints=skeleton.COCO.joints[:5],
+                                    sigmas=skeleton.COCO.sigmas[:5], limbs=(), upper_body=())  # fmt: skip
+        assert annotations.with_skeleton(fewer).num_keypoints.tolist() == [5] * 12
+
+    def test_people_of_an_image_are_in_the_order_of_the_file(self, folder):
+        def change(content):
+            for k, person in enumerate(content["annotations"]):
+                person["image_id"] = 100 + k % 5
+
+        tiny.edit_labels(folder, change)
+        annotations = coco.read_keypoints(folder / "labels.json")
+        assert [annotations.people_of(i).tolist() for i in (0, 1, 4, 5)] == [[0, 5, 10], [1, 6, 11], [4, 9], []]
+
     def test_unknown_source(self, folder):
         data = tiny.config(folder).data
         data.source = "imagenet"

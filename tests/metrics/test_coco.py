@@ -65,7 +65,7 @@ def make_rows(rng, truth, joints=COCO, false_positives=5):
     }
 
 
-def reference(truth, results, joints, ids):
+def reference(truth, results, joints, ids, sizes=None):
     tools = pytest.importorskip("pycocotools.coco", reason="the cross-check needs pycocotools")
     from pycocotools.cocoeval import COCOeval
 
@@ -76,10 +76,13 @@ def reference(truth, results, joints, ids):
         evaluation = COCOeval(index, index.loadRes(results), "keypoints")
         evaluation.params.kpt_oks_sigmas = np.array(joints.sigmas)
         evaluation.params.imgIds = ids
+        if sizes:
+            evaluation.params.areaRng = [[0, 1e10], [0, sizes[0]], [sizes[0], sizes[1]], [sizes[1], 1e10]]
+            evaluation.params.areaRngLbl = ["all", "small", "medium", "large"]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return evaluation.stats
+    return evaluation
 
 
 @settings(deadline=None, max_examples=25)
@@ -91,8 +94,29 @@ def test_numbers_equal_pycocotools(seed, suppression, joints):
     metric.update(make_rows(rng, truth, joints))
     ids = [image["id"] for image in truth["images"]]
     numbers = metric.compute(truth, joints, ids)
-    expected = reference(truth, metric.results(joints), joints, ids)
+    expected = reference(truth, metric.results(joints), joints, ids).stats
     np.testing.assert_allclose(list(numbers.values()), expected, rtol=0, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(1000.0, 6000.0), (500.0, 1e5), (32.0**2, 96.0**2)]))
+def test_sizes_equal_pycocotools(seed, sizes):
+    rng = np.random.default_rng(seed)
+    truth = make_truth(rng, images=9)
+    metric = CocoKeypoints(sizes=sizes)
+    metric.update(make_rows(rng, truth))
+    ids = [image["id"] for image in truth["images"]]
+    numbers = metric.compute(truth, COCO)
+    found = reference(truth, metric.results(COCO), COCO, ids, sizes).eval
+    for s, size in enumerate("SML", start=1):
+        for name, values in (("AP", found["precision"][:, :, 0, s, 0]), ("AR", found["recall"][:, 0, s, 0])):
+            known = values[values > -1]
+            assert numbers[f"{name}_{size}"] == pytest.approx(known.mean() if known.size else -1, abs=1e-12)
+    plain = CocoKeypoints()
+    plain.merge(metric)
+    same = plain.compute(truth, COCO)
+    names = [name for name in coco.NUMBERS if "_" not in name or sizes == (32.0**2, 96.0**2)]
+    assert {name: numbers[name] for name in names} == pytest.approx({name: same[name] for name in names}, abs=1e-12)
 
 
 @pytest.fixture(scope="module")

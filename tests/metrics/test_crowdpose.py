@@ -72,6 +72,17 @@ def test_area_is_a_share_of_the_box(sample):
     assert metric.compute(with_area, CROWDPOSE) == metric.compute(truth, CROWDPOSE)
 
 
+def test_sizes_add_to_the_numbers(sample):
+    """All boxes are 100 x 100, so that all areas are 5300."""
+    truth, metric = sample
+    by_size = CrowdPoseKeypoints(sizes=(1000.0, 5300.5))
+    by_size.merge(metric)
+    numbers, plain = by_size.compute(truth, CROWDPOSE), metric.compute(truth, CROWDPOSE)
+    assert {name: numbers[name] for name in plain} == plain
+    assert numbers["AR_M"] == pytest.approx(0.75)
+    assert {numbers[f"{name}_{size}"] for name in ("AP", "AR") for size in "SL"} == {-1}
+
+
 def test_crowd_index_is_needed(sample):
     truth, metric = sample
     plain = truth | {"images": [{k: v for k, v in i.items() if k != "crowdIndex"} for i in truth["images"]]}

@@ -5,6 +5,12 @@ annotations_trainval2017.zip, all at https://cocodataset.org):
 
   annotations/person_keypoints_train2017.json   annotations/person_keypoints_val2017.json
   train2017/000000000009.jpg ...                val2017/000000000139.jpg ...
+
+and for CrowdPose (https://github.com/Jeff-sjtu/CrowdPose; annotation files from before March 2021 have width and height
+of some images exchanged, so fetch new ones):
+
+  json/crowdpose_train.json   json/crowdpose_val.json   json/crowdpose_trainval.json   json/crowdpose_test.json
+  images/100000.jpg ...
 """
 
 import json
@@ -17,6 +23,7 @@ import numpy as np
 from jaxpose import skeleton as skeletons
 from jaxpose.data import images
 from jaxpose.data.annotations import Annotations, Skipped
+from jaxpose.data.regions import Regions, is_drawable
 from jaxpose.data.sources import Source, require_folder
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.skeleton import Skeleton
@@ -58,25 +65,65 @@ def read_json(path: str | pathlib.Path) -> Any:
 
 
 def read_keypoints(path: str | pathlib.Path) -> Annotations:
-    """The labels of a COCO-format keypoint file, whatever its number of joints.
+    """The labels of a COCO-format keypoint file; see `parse_keypoints`.
+
+    Raises:
+      DataError: no readable JSON, or as `parse_keypoints`.
+    """
+    return parse_keypoints(read_json(path), str(path))
+
+
+def parse_keypoints(content: Any, path: str) -> Annotations:
+    """The labels of the content of a COCO-format keypoint file, whatever its number of joints.
 
     Kept are all images, and all people of the keypoint category. A record that cannot be used (a box or keypoint that
-    is not finite, a box without area, an image that the file does not list) is counted, named in the log and skipped.
+    is not finite, a box without area, an image that the file does not list) is counted, named in the log and skipped;
+    its region, like that of crowds and of people without labelled joints, is among the `unlabelled` ones.
+
+    Args:
+      content: of the file.
+      path: what errors call it.
 
     Raises:
       DataError: not a keypoint file, or keypoint lists whose length does not fit the category's joints.
     """
-    content = read_json(path)
     for field in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(field), list):
             raise DataError(f"{path}: field {field!r}: expected a list; is this a COCO keypoint annotation file?")
     category, skeleton = _keypoint_category(path, content["categories"])
     rows = {image["id"]: row for row, image in enumerate(content["images"])}
     skipped = Skipped(str(path))
-    people = [a for a in content["annotations"] if a.get("category_id") == category]
-    people = [a for a in people if _usable(path, a, rows, skeleton, skipped)]
+    listed = [a for a in content["annotations"] if a.get("category_id") == category]
+    usable = [_usable(path, a, rows, skeleton, skipped) for a in listed]
+    people = [a for a, use in zip(listed, usable, strict=True) if use]
+    without_labels = [a for a, use in zip(listed, usable, strict=True) if not use or not _is_labelled(a)]
+    regions = _regions(without_labels, content["images"], rows, skipped)
     skipped.log()
-    return _columns(content["images"], people, rows, skeleton)
+    return _columns(content["images"], people, rows, skeleton, regions)
+
+
+def _is_labelled(person: dict) -> bool:
+    return not person.get("iscrowd") and _num_keypoints(person) > 0
+
+
+def _num_keypoints(person: dict) -> int:
+    """As the file counts, else the labelled joints."""
+    return person.get("num_keypoints", sum(v > 0 for v in person["keypoints"][2::3]))
+
+
+def _regions(people: list[dict], images_: list[dict], rows: dict, skipped: Skipped) -> Regions:
+    """The segmentations of people, where the file has them (CrowdPose has none)."""
+    found = [a for a in people if a.get("segmentation") and a.get("image_id") in rows]
+    packed_rows, packed = [], []
+    for person in found:
+        row, region = rows[person["image_id"]], person["segmentation"]
+        if is_drawable(region, images_[row]["width"], images_[row]["height"]):
+            packed_rows.append(row)
+            packed.append(region)
+        else:
+            reason = "field 'segmentation' is neither polygons nor the run lengths of a mask of the image's size"
+            skipped.add(reason, f"annotation {person.get('id')}")
+    return Regions.pack(packed_rows, packed)
 
 
 def _keypoint_category(path: Any, categories: list[dict]) -> tuple[int, Skeleton]:
@@ -110,7 +157,9 @@ def _usable(path: Any, person: dict, rows: dict, skeleton: Skeleton, skipped: Sk
     return False
 
 
-def _columns(images_: list[dict], people: list[dict], rows: dict, skeleton: Skeleton) -> Annotations:
+def _columns(
+    images_: list[dict], people: list[dict], rows: dict, skeleton: Skeleton, unlabelled: Regions
+) -> Annotations:
     def column(records: list[dict], get: Any, dtype: Any, *shape: int) -> np.ndarray:
         return np.array([get(r) for r in records], dtype).reshape(len(records), *shape)
 
@@ -130,6 +179,9 @@ def _columns(images_: list[dict], people: list[dict], rows: dict, skeleton: Skel
         area=column(people, lambda a: a["area"] if "area" in a else box_area(a), np.float32),
         crowd=column(people, lambda a: a.get("iscrowd", 0), np.bool_),
         track_id=column(people, lambda a: a.get("track_id", -1), np.int64),
+        num_keypoints=column(people, _num_keypoints, np.int32),
+        crowd_index=column(images_, lambda i: i.get("crowdIndex", np.nan), np.float64),
+        unlabelled=unlabelled,
     )
 
 

@@ -4,6 +4,7 @@ A folder holds dataset_info.json and features.json of TFDS, NAME-SPLIT.array_rec
 annotations-SPLIT.npz with the labels of all images in the order of the records.
 """
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from jaxpose import skeleton as skeletons
 from jaxpose.data.annotations import HEAD_SIZE_OF_BOX, Annotations
+from jaxpose.data.regions import Regions
 from jaxpose.data.sources import Source, require_folder
 from jaxpose.errors import DataError, ImageError
 from jaxpose.skeleton import Skeleton
@@ -86,7 +88,17 @@ def read_columns(path: pathlib.Path) -> Annotations:
         track_id=columns["track_id"],
         head_size=_head_size(columns),
         clip_boxes=bool(columns.get("clip_boxes", True)),
+        num_keypoints=columns.get("num_keypoints"),
+        crowd_index=columns.get("crowd_index"),
+        unlabelled=_regions(columns),
     )
+
+
+def _regions(columns: dict[str, np.ndarray]) -> Regions:
+    """The regions of people without labels; marionettes have none and write none."""
+    if "unlabelled_image" not in columns:
+        return Regions.pack([], [])
+    return Regions(*(columns[f"unlabelled_{field.name}"] for field in dataclasses.fields(Regions)))
 
 
 def _head_size(columns: dict[str, np.ndarray]) -> np.ndarray | None:

@@ -1,0 +1,152 @@
+"""What methods share that look at a whole image at once and find everybody in it."""
+
+import abc
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpose.methods.base import Method
+from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
+from jaxpose.types import Batch, Spec, Stream
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How an image of some size is laid on canvases for inference, one for each test scale.
+
+    Attributes:
+      sizes: (width, height) of each canvas.
+      to_canvas: [2, 3] affine maps from image to canvas pixels.
+      base: the canvas in whose pixels poses are decoded.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    to_canvas: tuple[np.ndarray, ...]
+    base: int = 0
+
+
+def image_field(scale: float) -> str:
+    """The field of a stream that holds the images of a test scale; "image" for scale 1."""
+    return "image" if scale == 1 else f"image_x{scale:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class BottomUp(Method):
+    """A whole image goes in, the poses of everybody in it come out.
+
+    Training looks at square canvases with random views. Inference fits the whole image: the short side to the canvas,
+    the long side as it comes, padded; images whose canvases have the same size share a compiled program.
+
+    Attributes:
+      input_size: side S of a training canvas, and length of the short side in inference at scale 1, in pixels.
+      max_people: rows N for the people of a training image.
+      mean, std: subtracted from, and divided by, each colour in [0, 1].
+      flip_test: average with what is found in the mirrored image.
+      scales: of the image in inference; 1 is among them.
+      bucket: long sides are rounded up to multiples of so many pixels; 64 in the papers, more for fewer programs.
+    """
+
+    input_size: int = 512
+    max_people: int = 30
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    flip_test: bool = True
+    scales: tuple[float, ...] = (1.0,)
+    bucket: int = 64
+
+    sees: ClassVar[str] = "image"
+    mask_strides: ClassVar[tuple[int, ...]] = (2, 4)
+    """Strides of the maps for which the loss wants a mask."""
+
+    def __post_init__(self):
+        """Raises `ConfigError` for values that cannot work together."""
+        self.require(self.input_size > 0 and self.input_size % 32 == 0, "input_size", "a multiple of 32")
+        self.require(1.0 in self.scales, "scales", "1.0 among the test scales")
+        self.require(self.bucket > 0 and self.bucket % 64 == 0, "bucket", "a multiple of 64")
+        self.require(self.max_people > 0, "max_people", "at least one person")
+
+    @abc.abstractmethod
+    def layout(self, width: int, height: int) -> Layout:
+        """How an image of this size in pixels is looked at in inference; the canvases are in the order of `scales`."""
+
+    @abc.abstractmethod
+    def labels(self, stream: Stream) -> Stream:
+        """What the loss wants besides the fields of `spec`, such as target maps."""
+
+    # --- what follows from it ---
+
+    def spec(self, batch_size: int) -> Spec:
+        """A training batch as the host delivers it: one canvas an image, everybody's labels in pixels of the canvas.
+
+        image [B, S, S, 3] uint8 RGB; keypoints [B, N, K, 2] (those without label are the image's corner, moved like
+        everything else); visible [B, N, K] in {0, 1}; people [B, N] whether the row holds a person; area [B, N] in
+        pixels^2 of the original image; to_image [B, 2, 3] affine map from canvas pixels to those of the original image;
+        mirror [B] whether the device is to mirror the example, of which nothing is mirrored yet; mask_s [B, S/s, S/s]
+        in {0, 1}, for each of `mask_strides`, where the loss counts; index [B] position in the data set; valid [B].
+        """
+        side, people, joints = self.input_size, self.max_people, self.joints.num_joints
+
+        def leaf(*shape: int, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+
+        masks = {f"mask_{s}": leaf(side // s, side // s, dtype=jnp.uint8) for s in self.mask_strides}
+        fields = {
+            "image": leaf(side, side, 3, dtype=jnp.uint8),
+            "keypoints": leaf(people, joints, 2),
+            "visible": leaf(people, joints),
+            "people": leaf(people, dtype=jnp.bool_),
+            "area": leaf(people),
+            "to_image": leaf(2, 3),
+            "mirror": leaf(dtype=jnp.bool_),
+            "index": leaf(dtype=jnp.int32),
+            "valid": leaf(dtype=jnp.bool_),
+        }
+        return {"source": fields | masks}
+
+    def targets(self, batch: Batch, key: jax.Array, train: bool) -> Batch:
+        """Normalises the images of all scales; in training mirrors images and masks, and adds `labels`."""
+        stream = dict(batch["source"])
+        for name in [name for name in stream if name.startswith("image")]:
+            stream[name] = self.normalize(stream[name].astype(jnp.float32) / 255)
+        if not train:
+            return {"source": stream}
+        stream["image"] = mirror_where(stream["mirror"], stream["image"])
+        for stride in self.mask_strides:
+            name = f"mask_{stride}"
+            stream[name] = mirror_where(stream["mirror"], stream[name]).astype(jnp.float32)
+        return {"source": stream | self.labels(stream)}
+
+    def normalize(self, image: jax.Array) -> jax.Array:
+        """RGB [..., 3] in [0, 1] as the network wants it."""
+        return (image - jnp.array(self.mean)) / jnp.array(self.std)
+
+
+def mirror_where(mirror: jax.Array, rows: jax.Array) -> jax.Array:
+    """Images or maps [B, H, W, ...], those for which `mirror` [B] holds with left and right exchanged."""
+    return jnp.where(mirror.reshape(-1, *[1] * (rows.ndim - 1)), rows[:, :, ::-1], rows)
+
+
+def joints_on_map(
+    stream: Stream, size: int, flip_index: np.ndarray, reflection: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """Where the joints of a training batch are on square maps, after mirroring.
+
+    Args:
+      stream: from `BottomUp.targets`.
+      size: R, side of the maps.
+      flip_index: [K] of the skeleton.
+      reflection: a mirrored joint is at R - reflection - x. The original programs subtract 1 at every resolution,
+        which is exact for the image alone.
+
+    Returns:
+      keypoints [B, N, K, 2] in pixels of the map, and visible [B, N, K].
+    """
+    keypoints = stream["keypoints"] * (size / stream["image"].shape[2])
+    mirrored = keypoints[:, :, flip_index]
+    mirrored = mirrored.at[..., 0].set(size - reflection - mirrored[..., 0])
+    mirror = stream["mirror"][:, None, None]
+    visible = jnp.where(mirror, stream["visible"][:, :, flip_index], stream["visible"])
+    return jnp.where(mirror[..., None], mirrored, keypoints), visible
