@@ -93,6 +93,12 @@ def coco_folders() -> dict:
     }
 
 
+def crowdpose_folders() -> dict:
+    """`data.train` and `data.validation` for CrowdPose: training on train and validation together, test on test."""
+    names = (("train", "trainval"), ("validation", "test"))
+    return {split: {"annotations": f"json/crowdpose_{name}.json", "images": "images"} for split, name in names}
+
+
 def mpii_folders() -> dict:
     """`data.train` and `data.validation` for MPII with Newell's split in the JSON form that HRNet publishes."""
     return {
@@ -113,6 +119,7 @@ def optim() -> ConfigDict:
             "decay": 0.99,
             "eps": 1e-8,
             "momentum": 0.9,
+            "nesterov": False,
             "clip_norm": 0.0,
             "schedule": {"name": "constant", "warmup": 0, "boundaries": (0,), "factors": (1.0,)},
             "groups": ({"name": "all", "match": ".*"},),

@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     """Evaluates the newest good checkpoint of a run on the data of `config`.
 
-    Writes WORKDIR/evaluation/results.json (for the COCO server) and scores.json. With parametric suppression, also what
-    `python -m jaxpose.fit_pose_nms` reads: raw_poses.json, the poses of all detections with their boxes, and
-    truth.json, the split's labels in COCO format.
+    Writes to WORKDIR/evaluation: results.json (for the COCO server), truth.json (the split's labels in COCO format) and
+    scores.json. With parametric suppression also raw_poses.json, the poses of all detections with their boxes, which
+    `python -m jaxpose.fit_pose_nms` reads with truth.json.
 
     Args:
       config: of which `data` and `evaluate` count; the network is that of the run.
@@ -54,11 +54,11 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         folder = pathlib.Path(workdir) / "evaluation"
         folder.mkdir(exist_ok=True)
         write_results(results.results(method.joints), folder / "results.json")
+        (folder / "truth.json").write_text(json.dumps(evaluator.truth) + "\n")
         write_json(folder / "scores.json", scores | controls)
         if evaluator.suppression.kind == "parametric":
             results.suppression = Suppression("none")
             write_results(results.results(method.joints, boxes=True), folder / "raw_poses.json")
-            (folder / "truth.json").write_text(json.dumps(evaluator.truth) + "\n")
         logger.info("%s\n%s", folder, table(scores, controls, config.evaluate.best))
     return scores | controls
 
@@ -150,7 +150,7 @@ class Evaluator:
         for name in self.config.evaluate.metrics:
             if name in ("coco", "crowdpose"):
                 kind = CocoKeypoints if name == "coco" else CrowdPoseKeypoints
-                metric = kind(suppression or self.suppression)
+                metric = kind(suppression or self.suppression, sizes=tuple(self.config.evaluate.sizes) or None)
                 metric.update(rows)
                 scores |= metric.compute(self.truth, self.method.joints)
             else:

@@ -8,7 +8,7 @@ taken from `TrainState.step`, so that a schedule never counts twice and a resume
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -146,12 +146,15 @@ def _of(flat: Mapping[str, Any], owner: Mapping[str, str], name: str) -> Flat:
     return {p: v for p, v in flat.items() if owner[p] == name}
 
 
+OPTIMIZERS = ("adamw", "adam", "amsgrad", "sgd", "rmsprop")
+
+
 def create(config: Any, total_steps: int) -> Optimizer:
     """The optimizer that `config.optim` describes.
 
-    Fields: `optimizer` ("adamw", "adam", "sgd" or "rmsprop"), `learning_rate`, `weight_decay`, `b1`, `b2`, `decay` (of
-    rmsprop's second moment), `eps`, `momentum`, `schedule` (see `schedule`), `clip_norm`, `groups` (a sequence of
-    `Group` fields).
+    Fields: `optimizer` (one of `OPTIMIZERS`), `learning_rate`, `weight_decay`, `b1`, `b2`, `decay` (of rmsprop's second
+    moment), `eps`, `momentum` and `nesterov` (of sgd), `schedule` (see `schedule`), `clip_norm`, `groups` (a sequence
+    of `Group` fields).
 
     Raises:
       ConfigError: an unknown optimizer, schedule or group field, or two groups of one name.
@@ -179,12 +182,46 @@ def _direction(config: Any, group: Group) -> optax.GradientTransformation:
         return optax.chain(adam, optax.add_decayed_weights(decay))
     if config.optimizer == "adam":
         return optax.chain(optax.add_decayed_weights(decay), adam)
+    if config.optimizer == "amsgrad":
+        return optax.chain(optax.add_decayed_weights(decay), scale_by_amsgrad(config.b1, config.b2, config.eps))
     if config.optimizer == "sgd":
-        return optax.chain(optax.add_decayed_weights(decay), optax.trace(config.momentum))
+        return optax.chain(optax.add_decayed_weights(decay), optax.trace(config.momentum, nesterov=config.nesterov))
     if config.optimizer == "rmsprop":
         rms = optax.scale_by_rms(decay=config.decay, eps=config.eps, eps_in_sqrt=False)
         return optax.chain(optax.add_decayed_weights(decay), rms)
-    raise ConfigError(f"config.optim.optimizer is {config.optimizer!r}; it can be 'adamw', 'adam', 'sgd' or 'rmsprop'")
+    raise ConfigError(f"config.optim.optimizer is {config.optimizer!r}; it can be one of {', '.join(OPTIMIZERS)}")
+
+
+class AmsgradState(NamedTuple):
+    """Steps so far, first and second moments, and the largest second moments."""
+
+    count: jax.Array
+    first: Any
+    second: Any
+    largest: Any
+
+
+def scale_by_amsgrad(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam with the largest second moment so far (Reddi et al., ICLR 2018), as PyTorch has it.
+
+    PyTorch corrects the bias of the largest moment; optax takes the largest of the corrected ones.
+    """
+
+    def init(params: Any) -> AmsgradState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return AmsgradState(jnp.zeros((), jnp.int32), zeros, zeros, zeros)
+
+    def update(grads: Any, state: AmsgradState, params: Any = None) -> tuple[Any, AmsgradState]:
+        del params
+        count = state.count + 1
+        first = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.first, grads)
+        second = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.second, grads)
+        largest = jax.tree.map(jnp.maximum, state.largest, second)
+        unbiased = 1 - b1**count, jnp.sqrt(1 - b2**count)
+        direction = jax.tree.map(lambda m, v: (m / unbiased[0]) / (jnp.sqrt(v) / unbiased[1] + eps), first, largest)
+        return direction, AmsgradState(count, first, second, largest)
+
+    return optax.GradientTransformation(init, update)
 
 
 def schedule(peak: float, config: Any, total_steps: int) -> Schedule:

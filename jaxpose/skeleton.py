@@ -155,7 +155,23 @@ MARIONETTE = Skeleton(
     upper_body=COCO.upper_body + ("spine", "thorax", "neck", "head", "head_top"),
 )  # fmt: skip
 
-SKELETONS = {s.name: s for s in (COCO, MPII, LSP, CROWDPOSE, MARIONETTE)}
+H36M = Skeleton(
+    name="h36m",
+    joints=("pelvis", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "spine",
+            "thorax", "neck", "head_top", "left_shoulder", "left_elbow", "left_wrist", "right_shoulder",
+            "right_elbow", "right_wrist"),
+    limbs=(("pelvis", "right_hip"), ("right_hip", "right_knee"), ("right_knee", "right_ankle"), ("pelvis", "left_hip"),
+           ("left_hip", "left_knee"), ("left_knee", "left_ankle"), ("pelvis", "spine"), ("spine", "thorax"),
+           ("thorax", "neck"), ("neck", "head_top"), ("thorax", "left_shoulder"), ("left_shoulder", "left_elbow"),
+           ("left_elbow", "left_wrist"), ("thorax", "right_shoulder"), ("right_shoulder", "right_elbow"),
+           ("right_elbow", "right_wrist")),
+    sigmas=(.107, .107, .087, .089, .107, .087, .089, .107, .079, .079, .079, .079, .072, .062, .079, .072, .062),
+    upper_body=("spine", "thorax", "neck", "head_top", "left_shoulder", "left_elbow", "left_wrist", "right_shoulder",
+                "right_elbow", "right_wrist"),
+)  # fmt: skip
+"""Human3.6M's 17 joints in its order. The data set calls neck "neck/nose", pelvis "hip" and ankles "feet"."""
+
+SKELETONS = {s.name: s for s in (COCO, MPII, LSP, CROWDPOSE, MARIONETTE, H36M)}
 
 
 def get(name: str) -> Skeleton:

@@ -28,6 +28,30 @@ def grads_like(flat):
     return {p: jnp.full(v.shape, 2.0) for p, v in flat.items()}
 
 
+def test_amsgrad_and_nesterov_move_like_pytorch():
+    torch = pytest.importorskip("torch", reason="compares with PyTorch's optimizers")
+    rng = np.random.default_rng(0)
+    start, grads = rng.normal(size=5).astype(np.float32), rng.normal(size=(6, 5)).astype(np.float32)
+    grads[3] *= 10  # after which the largest second moment stays
+    theirs = {
+        "amsgrad": lambda p: torch.optim.Adam(p, lr=0.1, amsgrad=True, weight_decay=0.01),
+        "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    }
+    for name, create in theirs.items():
+        parameter = torch.nn.Parameter(torch.tensor(start))
+        original = create([parameter])
+        ours = make(groups=({"name": "all", "match": ".*"},), optimizer=name, nesterov=True, weight_decay=0.01)
+        moving = {"p": jnp.asarray(start)}
+        state = ours.init(moving)
+        for step, grad in enumerate(grads):
+            parameter.grad = torch.tensor(grad)
+            original.step()
+            moving, state, _ = ours.update({"p": jnp.asarray(grad)}, state, moving, step)
+            np.testing.assert_allclose(
+                moving["p"], parameter.detach().numpy(), rtol=1e-5, atol=2e-6, err_msg=f"{name} {step}"
+            )
+
+
 class TestGroups:
     def test_frozen_parameters_have_no_state_and_do_not_move(self):
         optimizer = make()

@@ -51,15 +51,17 @@ def convert(state_dict: StateDict, method: Method) -> Variables:
     Raises:
       ConversionError: the method has no rules, or an entry is missing, unknown or misshapen.
     """
-    name = type(method).__name__
+    rules = f"jaxpose.convert.{type(method).__module__.rpartition('.')[2]}"
     try:
-        module = importlib.import_module(f"jaxpose.convert.{name.lower()}")
+        module = importlib.import_module(rules)
     except ModuleNotFoundError as error:
-        if error.name != f"jaxpose.convert.{name.lower()}":
+        if error.name != rules:
             raise
-        raise ConversionError(f"there are no conversion rules for {name}") from error
+        raise ConversionError(f"there are no conversion rules for {type(method).__name__}") from error
     template = jax.eval_shape(method.init, jax.random.key(0))
-    return apply_rules(state_dict, module.rules(method), template).variables
+    prepare = getattr(module, "prepare", None)
+    entries = prepare(state_dict) if prepare else state_dict
+    return apply_rules(entries, module.rules(method), template).variables
 
 
 def convert_backbone(state_dict: StateDict, method: Method) -> Conversion:
@@ -122,10 +124,10 @@ def _hrnet_backbone(
     """Rules, names to ignore and paths that may be absent.
 
     A classification file holds heads that branches do not need; a pose file lacks them, and its last module makes only
-    the finest branch. Its own 1x1 `final_layer` is never needed.
+    the finest branch. Its own 1x1 `final_layer` is never needed, nor are the head's layers of a HigherHRNet file.
     """
     heads = r"(incre_modules|downsamp_modules|final_layer)\..*"
-    ignored = [r"classifier\.(weight|bias)", r"final_layer\.(weight|bias)"]
+    ignored = [r"classifier\.(weight|bias)", r"final_layer\.(weight|bias)", r"(final_layers|deconv_layers)\..*"]
     absent = []
     rules = HRNET
     if backbone.output == "classification":

@@ -11,7 +11,7 @@ import numpy as np
 from jaxpose.convert.files import FORMATS, load_arrays
 from jaxpose.errors import CheckpointError
 
-WRAPPERS = ("best_state_dict", "state_dict", "model")
+WRAPPERS = ("best_state_dict", "state_dict", "model", "model_pos")
 """Entries of training checkpoints that hold the network, best first."""
 PREFIXES = ("module.", "1.")
 """What data-parallel and half-precision wrappers put before every name."""
@@ -63,11 +63,27 @@ def _load_torch(path: pathlib.Path) -> Mapping:
 
 
 def _harmless_globals() -> list:
-    """What training checkpoints hold beside tensors: NumPy scalars (scores) and parsed arguments."""
-    scalar = np._core.multiarray.scalar
+    """What training checkpoints hold beside tensors: NumPy's scalars (scores) and arrays, parsed arguments.
+
+    The state of NumPy's random generators, which some hold too, is read as nothing.
+    """
     dtypes = [type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdU"]
-    numpy = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *dtypes]
+    numpy = [np.ndarray, np.dtype, *dtypes]
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        numpy += [(getattr(np._core.multiarray, name), f"{module}.{name}") for name in ("scalar", "_reconstruct")]
+    numpy += [(_Ignored, f"numpy.random.{name}") for name in RANDOM_STATES]
     return [*numpy, codecs.encode, argparse.Namespace]
+
+
+RANDOM_STATES = ("_pickle.__randomstate_ctor", "_pickle.__bit_generator_ctor", "_mt19937.MT19937")
+
+
+class _Ignored:
+    def __init__(self, *_):
+        pass
+
+    def __setstate__(self, _):
+        pass
 
 
 def _to_numpy(value) -> np.ndarray:

@@ -10,8 +10,9 @@ from jaxpose.methods.base import Method
 def create(config: Mapping) -> Method:
     """The method that `config.method` describes.
 
-    `name` is a module of this package ("prtr"), whose class carries the module's name in any case, or the dotted path
-    of a user's own class ("mylab.poses.Sketch"). All other entries are fields of that class.
+    `name` is a module of this package ("sequential_prtr"), whose class carries the module's name in any case and
+    without underscores, or the dotted path of a user's own class ("mylab.poses.Sketch"). All other entries are fields
+    of that class.
 
     Raises:
       ValueError: unknown name, or an entry that the class has no field for.
@@ -37,4 +38,4 @@ def _find(name: str) -> type[Method]:
             raise
         raise ValueError(f"config.method.name is {name!r}, but there is no jaxpose/methods/{name}.py") from error
     classes = (v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Method))
-    return next(c for c in classes if c.__name__.lower() == name)
+    return next(c for c in classes if c.__name__.lower() == name.replace("_", ""))

@@ -10,6 +10,8 @@ import numpy as np
 
 from jaxpose.methods.base import Method
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
+from jaxpose.nn import backbones
+from jaxpose.nn.hrnet import HRNet
 from jaxpose.types import Batch, Spec, Stream
 
 
@@ -47,6 +49,11 @@ class BottomUp(Method):
       flip_test: average with what is found in the mirrored image.
       scales: of the image in inference; 1 is among them.
       bucket: long sides are rounded up to multiples of so many pixels; 64 in the papers, more for fewer programs.
+      backbone: "hrnet_wC" with C channels in the finest branch (32, 48).
+      backbone_stages: fusion modules of stages 2 to 4; empty for the published ones.
+      backbone_blocks: residual blocks on each branch of a module.
+      stem_width: channels of the stem.
+      stem_blocks: bottlenecks before the branches.
     """
 
     input_size: int = 512
@@ -56,6 +63,11 @@ class BottomUp(Method):
     flip_test: bool = True
     scales: tuple[float, ...] = (1.0,)
     bucket: int = 64
+    backbone: str = "hrnet_w32"
+    backbone_stages: tuple[int, ...] = ()
+    backbone_blocks: int = 4
+    stem_width: int = 64
+    stem_blocks: int = 4
 
     sees: ClassVar[str] = "image"
     mask_strides: ClassVar[tuple[int, ...]] = (2, 4)
@@ -67,6 +79,17 @@ class BottomUp(Method):
         self.require(1.0 in self.scales, "scales", "1.0 among the test scales")
         self.require(self.bucket > 0 and self.bucket % 64 == 0, "bucket", "a multiple of 64")
         self.require(self.max_people > 0, "max_people", "at least one person")
+        named = backbones.is_known(self.backbone) and backbones.is_hrnet(self.backbone)
+        self.require(named, "backbone", '"hrnet_wC" with C channels in the finest branch (32, 48)')
+        given = len(self.backbone_stages)
+        self.require(given in (0, 3), "backbone_stages", "the modules of stages 2, 3 and 4, or nothing")
+
+    def hrnet(self, output: str) -> HRNet:
+        """The backbone; see `nn.hrnet.HRNet` for `output`."""
+        network = backbones.backbone(
+            self.backbone, stages=self.backbone_stages, output=output, dtype=jnp.dtype(self.dtype)
+        )
+        return network.clone(blocks=self.backbone_blocks, stem_width=self.stem_width, stem_blocks=self.stem_blocks)
 
     @abc.abstractmethod
     def layout(self, width: int, height: int) -> Layout:
@@ -144,7 +167,7 @@ def joints_on_map(
     Returns:
       keypoints [B, N, K, 2] in pixels of the map, and visible [B, N, K].
     """
-    keypoints = stream["keypoints"] * (size / stream["image"].shape[2])
+    keypoints = jnp.asarray(stream["keypoints"]) * (size / stream["image"].shape[2])
     mirrored = keypoints[:, :, flip_index]
     mirrored = mirrored.at[..., 0].set(size - reflection - mirrored[..., 0])
     mirror = stream["mirror"][:, None, None]

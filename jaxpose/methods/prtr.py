@@ -6,6 +6,8 @@ true joints and in inference by class probability alone.
 """
 
 import dataclasses
+import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -15,13 +17,18 @@ from einops import rearrange
 from flax.typing import Dtype
 
 from jaxpose.methods.base import LossAux, Phase
+from jaxpose.methods.set_prediction import SetPrediction
 from jaxpose.methods.top_down import CropMethod
 from jaxpose.nn import backbones, initializers
+from jaxpose.nn.deformable import DeformableDecoder, DeformableEncoder, Shapes, cell_centers, logit, xavier_conv
 from jaxpose.nn.positional import LearnedEncoding, sine_encoding
-from jaxpose.nn.transformer import MLP, Decoder, Encoder, linear
+from jaxpose.nn.resnet import conv
+from jaxpose.nn.transformer import MLP, Decoder, Encoder, linear, pointwise
 from jaxpose.ops import geometry, oks
 from jaxpose.ops.assignment import assign, assigned_classes, take_assigned, weighted_cross_entropy
 from jaxpose.types import Batch, Poses, Stream, Variables
+
+# --- networks ---
 
 
 class KeypointTransformer(nn.Module):
@@ -60,17 +67,10 @@ class KeypointTransformer(nn.Module):
           fractions of the crop's width and height. Both float32.
         """
         features = self.backbone(image, train)[-1]
-        _, height, width, channels = features.shape
-        project = nn.Conv(
-            self.hidden_dim,
-            (1, 1),
-            dtype=self.dtype,
-            kernel_init=initializers.torch_kernel,
-            bias_init=initializers.torch_bias(channels),
-            name="input_projection",
-        )
+        project = pointwise(self.hidden_dim, features.shape[-1], self.dtype, "input_projection")
         tokens = rearrange(project(features), "b h w d -> b (h w) d")
-        position = rearrange(self._position(height, width), "h w d -> (h w) d")
+        encode = position_encoder(self.positional, self.hidden_dim)
+        position = encode(*features.shape[1:3])
         queries = self.param("queries", initializers.normal(1.0), (self.num_queries, self.hidden_dim))
         memory = self.encoder(tokens, position, train=train)
         decoded = self.decoder(queries, memory, position, train=train).astype(jnp.float32)
@@ -78,30 +78,186 @@ class KeypointTransformer(nn.Module):
         offsets = MLP((self.hidden_dim, self.hidden_dim, 2), name="keypoint_head")(decoded)
         return {"logits": logits, "keypoints": nn.sigmoid(offsets)}
 
-    def _position(self, height: int, width: int) -> jax.Array:
-        if self.positional == "learned":
-            return LearnedEncoding(self.hidden_dim, name="position")(height, width)
-        return jnp.asarray(sine_encoding(np.ones((height, width), bool), self.hidden_dim))
+
+class DeformableKeypointTransformer(nn.Module):
+    """The variant with deformable attention: several maps of the backbone, and queries that look from places of theirs.
+
+    Attributes:
+      backbone: returns a list of maps; the last three are used, or with a single level the last.
+      encoder: over the cells of all levels.
+      decoder: of the keypoint queries.
+      num_joints: K.
+      num_queries: Q.
+      hidden_dim: width D of the transformer.
+      levels: maps that are looked at. Those beyond the backbone's are made from its last by strided convolutions.
+      positional: "sine" or "learned".
+      dtype: compute precision; places and heads work in float32.
+    """
+
+    backbone: nn.Module
+    encoder: DeformableEncoder
+    decoder: DeformableDecoder
+    num_joints: int
+    num_queries: int
+    hidden_dim: int
+    levels: int
+    positional: str
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """As `KeypointTransformer`."""
+        maps = self._project(self.backbone(image, train))
+        shapes = tuple(x.shape[1:3] for x in maps)
+        tokens = jnp.concatenate([rearrange(x, "b h w d -> b (h w) d") for x in maps], 1)
+        position, reference = self._position(shapes), jnp.asarray(cell_centers(shapes))
+        memory = self.encoder(tokens, position, reference, shapes, train=train)
+        queries = self.param("queries", initializers.normal(1.0), (self.num_queries, 2 * self.hidden_dim))
+        places, contents = jnp.split(queries, 2, -1)
+        look = nn.Dense(
+            2, kernel_init=initializers.xavier_uniform, bias_init=initializers.zeros, name="reference_points"
+        )
+        reference = nn.sigmoid(look(places))
+        decoded = self.decoder(contents, places, reference[None, :, None], memory, shapes, train=train)
+        decoded = decoded.astype(jnp.float32)
+        rare = -math.log(99)  # at first every class has a probability of one in a hundred under a sigmoid
+        classify = nn.Dense(
+            self.num_joints + 1,
+            kernel_init=initializers.torch_kernel,
+            bias_init=lambda key, shape, dtype=jnp.float32: rare * initializers.ones(key, shape, dtype),
+            name="class_head",
+        )
+        offsets = MLP((self.hidden_dim, self.hidden_dim, 2), starts_at_zero=True, name="keypoint_head")(decoded)
+        return {"logits": classify(decoded), "keypoints": nn.sigmoid(offsets + logit(reference))}
+
+    def _project(self, maps: list[jax.Array]) -> list[jax.Array]:
+        """Maps of all levels with D channels. The first further level sees the last map as it was."""
+        own = maps[-3:] if self.levels > 1 else maps[-1:]
+        projected = []
+        for level in range(self.levels):
+            if level < len(own):
+                x, size, stride = own[level], 1, 1
+            else:
+                x, size, stride = maps[-1] if level == len(own) else projected[-1], 3, 2
+            x = conv(
+                self.hidden_dim,
+                size,
+                stride,
+                use_bias=True,
+                dtype=self.dtype,
+                kernel_init=xavier_conv,
+                name=f"project{level}_conv",
+            )(x)
+            norm = nn.GroupNorm(
+                num_groups=math.gcd(32, self.hidden_dim),
+                epsilon=1e-5,
+                use_fast_variance=False,
+                dtype=self.dtype,
+                scale_init=initializers.ones,
+                bias_init=initializers.zeros,
+                name=f"project{level}_norm",
+            )
+            projected.append(norm(x))
+        return projected
+
+    def _position(self, shapes: Shapes) -> jax.Array:
+        """[T, D] of the cells of all levels, told apart by a learned vector for each."""
+        vectors = self.param("level_vectors", initializers.normal(1.0), (len(shapes), self.hidden_dim))
+        encode = position_encoder(self.positional, self.hidden_dim)
+        return jnp.concatenate([encode(*shape) + vectors[level] for level, shape in enumerate(shapes)])
+
+
+def position_encoder(kind: str, channels: int) -> Callable[[int, int], jax.Array]:
+    """A function of a map's (rows, columns) that gives its cells' positions [T, channels]; to be made in a module.
+
+    Args:
+      kind: "sine", or "learned" with tables that all maps share.
+      channels: of the encoding.
+    """
+    if kind == "learned":
+        learned = LearnedEncoding(channels, name="position")
+        return lambda rows, columns: rearrange(learned(rows, columns), "h w d -> (h w) d")
+    return lambda rows, columns: jnp.asarray(
+        sine_encoding(np.ones((rows, columns), bool), channels).reshape(-1, channels)
+    )
+
+
+# --- matching and losses ---
+
+
+def keypoint_cost(
+    logits: jax.Array, keypoints: jax.Array, targets: jax.Array, class_weight: float, coord_weight: float
+) -> jax.Array:
+    """Cost [..., K, Q] of giving query q to joint k: weighted L1 distance less weighted class probability.
+
+    Args:
+      logits: [..., Q, K + 1], "no keypoint" last.
+      keypoints: [..., Q, 2].
+      targets: [..., K, 2].
+      class_weight, coord_weight: of probability and distance.
+    """
+    distance = jnp.abs(targets[..., :, None, :] - keypoints[..., None, :, :]).sum(-1)
+    probability = jnp.swapaxes(nn.softmax(logits)[..., :-1], -1, -2)
+    return coord_weight * distance - class_weight * probability
+
+
+def keypoint_losses(
+    logits: jax.Array,
+    keypoints: jax.Array,
+    targets: jax.Array,
+    visible: jax.Array,
+    columns: jax.Array,
+    eos_coef: float,
+    people: jax.Array | None = None,
+) -> dict[str, jax.Array]:
+    """Losses and error counts for queries that have been assigned to joints.
+
+    Args:
+      logits: [..., N, Q, K + 1] of N people, who share the normalisers.
+      keypoints: [..., N, Q, 2].
+      targets: [N, K, 2].
+      visible: [N, K], positive where a joint's position counts. All joints count for classification.
+      columns: [..., N, K] query of each joint.
+      eos_coef: weight of the class "no keypoint".
+      people: [N] which of them count; all without.
+
+    Returns:
+      [...] each: "loss_ce", "loss_kpts" (unweighted), "class_error" (percent of assigned queries of wrong class),
+      "cardinality_error" (of the number of queries that claim a keypoint).
+    """
+    joints, queries = targets.shape[-2], logits.shape[-2]
+    people = jnp.ones(len(targets)) if people is None else people.astype(jnp.float32)
+    count = jnp.maximum(people.sum(), 1)
+    class_weights = jnp.ones(joints + 1).at[joints].set(eos_coef)
+    distance = jnp.abs(take_assigned(keypoints, columns) - targets).sum(-1)
+    predicted = logits.argmax(-1)
+    hit = (jnp.take_along_axis(predicted, columns, -1) == jnp.arange(joints)).mean(-1)
+    claims = (predicted != joints).sum(-1)
+    return {
+        "loss_ce": weighted_cross_entropy(logits, assigned_classes(columns, queries), class_weights, people),
+        "loss_kpts": (distance * (visible > 0) * people[:, None]).sum((-1, -2)) / (2 * count),
+        "class_error": 100 * (1 - (hit * people).sum(-1) / count),
+        "cardinality_error": (jnp.abs(claims - joints) * people).sum(-1) / count,
+    }
+
+
+# --- method ---
 
 
 @dataclasses.dataclass(frozen=True)
-class PRTR(CropMethod):
+class PRTR(SetPrediction, CropMethod):
     """Two-stage PRTR. The defaults are those of the COCO model with ResNet-50 at 384 x 288.
+
+    Of `num_queries` there are at least as many as joints.
 
     Attributes:
       input_size: (width, height) of the crop.
-      backbone: "resnet18", 34, 50, 101, 152, or "hrnet_wC" with C channels in the finest branch (32, 48).
-      backbone_width: channels of a ResNet's stem; 0 for the published 64.
-      backbone_stages: blocks per stage (ResNet) or modules of stages 2 to 4 (HRNet); empty for the published ones.
-      frozen_norm: constant batch normalization in a ResNet, for training from an ImageNet checkpoint.
-      frozen_stages: no gradient into a ResNet's stem and so many of its stages; 0 to train from scratch.
-      dilation: keep stride 16 in a ResNet's last stage.
       positional: "sine" or "learned".
-      hidden_dim, heads, encoder_layers, decoder_layers, feedforward, dropout, pre_norm: of the transformer.
-      num_queries: Q, at least the number of joints.
-      eos_coef: weight of the class "no keypoint" in the classification loss.
+      deformable: attention to a few places of several maps instead of all cells of one; for ResNets.
+      feature_levels: maps that the deformable variant looks at: 1, or from 3 on, of which three are the backbone's.
+      encoder_points, decoder_points: places that each head of it reads on every map.
       keypoint_loss: weight of the coordinate loss; the classification loss has weight 1.
-      cost_class, cost_coord: weights of probability and L1 distance when queries are assigned to true joints.
+      cost_coord: weight of the L1 distance when queries are assigned to true joints; see `cost_class`.
       channels: the published ResNet models were trained on "bgr", the HRNet models on "rgb".
       flip_shift: mirror predictions as x -> 1 - x like the original code, which is one crop pixel off the mirrored
         pixel grid and moves the average by half a pixel. Published scores include this. False mirrors exactly.
@@ -110,24 +266,12 @@ class PRTR(CropMethod):
     """
 
     input_size: tuple[int, int] = (288, 384)
-    backbone: str = "resnet50"
-    backbone_width: int = 0
-    backbone_stages: tuple[int, ...] = ()
-    frozen_norm: bool = True
-    frozen_stages: int = 1
-    dilation: bool = False
     positional: str = "sine"
-    hidden_dim: int = 256
-    heads: int = 8
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    feedforward: int = 2048
-    dropout: float = 0.0
-    pre_norm: bool = False
-    num_queries: int = 100
-    eos_coef: float = 0.1
+    deformable: bool = False
+    feature_levels: int = 4
+    encoder_points: int = 4
+    decoder_points: int = 4
     keypoint_loss: float = 5.0
-    cost_class: float = 1.0
     cost_coord: float = 5.0
     channels: str = "bgr"
     flip_shift: bool = True
@@ -137,48 +281,37 @@ class PRTR(CropMethod):
     def __post_init__(self):
         """Raises `ConfigError` for values that cannot work together."""
         super().__post_init__()
+        self.check_network()
         self.require(self.positional in ("sine", "learned"), "positional", '"sine" or "learned"')
-        self.require(self.hidden_dim % 4 == 0, "hidden_dim", "a multiple of 4")
-        self.require(self.hidden_dim % self.heads == 0, "heads", f"a divisor of hidden_dim {self.hidden_dim}")
         joints = self.joints.num_joints
         self.require(self.num_queries >= joints, "num_queries", f"at least one a joint, {joints}")
-        self.require(backbones.is_known(self.backbone), "backbone", backbones.KNOWN)
-        fits = not backbones.is_hrnet(self.backbone) or all(s % 32 == 0 for s in self.input_size)
+        hrnet = backbones.is_hrnet(self.backbone)
+        fits = not hrnet or all(s % 32 == 0 for s in self.input_size)
         self.require(fits, "input_size", "multiples of 32 for HRNet")
+        self.require(not (self.deformable and hrnet), "deformable", "a ResNet, whose maps have several resolutions")
+        self.require(not (self.deformable and self.pre_norm), "pre_norm", "False for the deformable variant")
+        levels = self.feature_levels
+        self.require(levels == 1 or levels >= 3, "feature_levels", "1, or 3 and more")
 
     # --- network ---
 
-    def module(self) -> KeypointTransformer:
+    def module(self) -> KeypointTransformer | DeformableKeypointTransformer:
         fields = {
-            "heads": self.heads,
-            "feedforward": self.feedforward,
-            "dropout": self.dropout,
-            "pre_norm": self.pre_norm,
+            "backbone": self.make_backbone(),
+            "num_joints": self.joints.num_joints,
+            "num_queries": self.num_queries,
+            "hidden_dim": self.hidden_dim,
+            "positional": self.positional,
             "dtype": jnp.dtype(self.dtype),
         }
-        return KeypointTransformer(
-            backbone=self._backbone(),
-            encoder=Encoder(layers=self.encoder_layers, **fields),
-            decoder=Decoder(layers=self.decoder_layers, **fields),
-            num_joints=self.joints.num_joints,
-            num_queries=self.num_queries,
-            hidden_dim=self.hidden_dim,
-            positional=self.positional,
-            dtype=jnp.dtype(self.dtype),
-        )
-
-    def _backbone(self) -> nn.Module:
-        of_resnet = {}
-        if not backbones.is_hrnet(self.backbone):
-            norm = "frozen" if self.frozen_norm else "batch"
-            of_resnet = {"norm": norm, "dilate": int(self.dilation), "frozen_stages": self.frozen_stages}
-        return backbones.backbone(
-            self.backbone,
-            width=self.backbone_width,
-            stages=self.backbone_stages,
-            output="classification",
-            dtype=jnp.dtype(self.dtype),
-            **of_resnet,
+        if not self.deformable:
+            return KeypointTransformer(**fields, **self.make_transformer())
+        stack = self.stack_fields()
+        return DeformableKeypointTransformer(
+            encoder=DeformableEncoder(layers=self.encoder_layers, points=self.encoder_points, **stack),
+            decoder=DeformableDecoder(layers=self.decoder_layers, points=self.decoder_points, **stack),
+            levels=self.feature_levels,
+            **fields,
         )
 
     def init(self, key: jax.Array) -> Variables:
@@ -205,9 +338,7 @@ class PRTR(CropMethod):
           keypoints: [..., Q, 2].
           targets: [..., K, 2].
         """
-        distance = jnp.abs(targets[..., :, None, :] - keypoints[..., None, :, :]).sum(-1)
-        probability = jnp.swapaxes(nn.softmax(logits)[..., :-1], -1, -2)
-        return self.cost_coord * distance - self.cost_class * probability
+        return keypoint_cost(logits, keypoints, targets, self.cost_class, self.cost_coord)
 
     # --- losses ---
 
@@ -237,19 +368,8 @@ class PRTR(CropMethod):
           [L] each: "loss_ce", "loss_kpts" (unweighted), "class_error" (percent of assigned queries of wrong class),
           "cardinality_error" (of the number of queries that claim a keypoint).
         """
-        joints, queries = targets.shape[-2], logits.shape[-2]
         columns = assign(self.matching_cost(logits, keypoints, targets))
-        class_weights = jnp.ones(joints + 1).at[joints].set(self.eos_coef)
-        distance = jnp.abs(take_assigned(keypoints, columns) - targets).sum(-1)
-        predicted = logits.argmax(-1)
-        hit = jnp.take_along_axis(predicted, columns, -1) == jnp.arange(joints)
-        claims = (predicted != joints).sum(-1)
-        return {
-            "loss_ce": weighted_cross_entropy(logits, assigned_classes(columns, queries), class_weights),
-            "loss_kpts": (distance * (visible > 0)).sum((-1, -2)) / (2 * len(targets)),
-            "class_error": 100 * (1 - hit.mean((-1, -2))),
-            "cardinality_error": jnp.abs(claims - joints).mean(-1),
-        }
+        return keypoint_losses(logits, keypoints, targets, visible, columns, self.eos_coef)
 
     # --- phases ---
 

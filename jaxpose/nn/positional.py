@@ -1,4 +1,4 @@
-"""Positional encodings of feature maps for attention (Carion et al., ECCV 2020, appendix A.4)."""
+"""Positional encodings of feature maps for attention (Carion et al., ECCV 2020, appendix A.4), and their masks."""
 
 import flax.linen as nn
 import jax
@@ -38,6 +38,27 @@ def sine_encoding(inside: Array, channels: int, temperature: float = 1e4, normal
     return xp.concatenate(parts, -1).astype(np.float32)
 
 
+def shrink_mask(inside: Array, height: int, width: int) -> Array:
+    """A mask of an image at the resolution of a feature map.
+
+    Cell i of n takes the value of pixel floor(i m / n) of m, in float32, as nearest interpolation in PyTorch has it.
+
+    Args:
+      inside: [..., H, W] bool.
+      height, width: of the map.
+
+    Returns:
+      [..., height, width] bool.
+    """
+    rows, columns = (_nearest(*sizes) for sizes in ((inside.shape[-2], height), (inside.shape[-1], width)))
+    return inside[..., rows[:, None], columns]
+
+
+def _nearest(pixels: int, cells: int) -> np.ndarray:
+    step = np.float32(pixels) / np.float32(cells)
+    return np.minimum((np.arange(cells, dtype=np.float32) * step).astype(np.int32), pixels - 1)
+
+
 class LearnedEncoding(nn.Module):
     """One learned vector for every column and every row.
 
@@ -67,3 +88,25 @@ class LearnedEncoding(nn.Module):
         x = jnp.broadcast_to(columns[None, :width], (height, width, half))
         y = jnp.broadcast_to(rows[:height, None], (height, width, half))
         return jnp.concatenate([x, y], -1)
+
+
+class CropEncoding(nn.Module):
+    """The encoding of cells in crops of one size (PRTR, end to end): half of it fixed, a quarter learned for each axis.
+
+    Attributes:
+      channels: of the encoding, divisible by eight. The first half are the sines of `sine_encoding`, then come learned
+        vectors of the row and of the column.
+    """
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, height: int, width: int) -> jax.Array:
+        """The encoding [height, width, channels] of crops of this many cells."""
+        quarter = self.channels // 4
+        rows = self.param("row", unit_uniform, (height, quarter))
+        columns = self.param("column", unit_uniform, (width, quarter))
+        fixed = jnp.asarray(sine_encoding(np.ones((height, width), bool), self.channels // 2))
+        y = jnp.broadcast_to(rows[:, None], (height, width, quarter))
+        x = jnp.broadcast_to(columns[None], (height, width, quarter))
+        return jnp.concatenate([fixed, y, x], -1)

@@ -27,7 +27,19 @@ def linear(
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)
 
 
-class _Layer(nn.Module):
+def pointwise(features: int, fan_in: int, dtype: Dtype = jnp.float32, name: str | None = None) -> nn.Conv:
+    """A 1x1 convolution that starts as in PyTorch; `fan_in` is the number of its input's channels."""
+    return nn.Conv(
+        features,
+        (1, 1),
+        dtype=dtype,
+        kernel_init=initializers.torch_kernel,
+        bias_init=initializers.torch_bias(fan_in),
+        name=name,
+    )
+
+
+class AttentionLayer(nn.Module):
     """What encoder and decoder layers share.
 
     Attributes:
@@ -71,7 +83,7 @@ class _Layer(nn.Module):
         return linear(width, self.feedforward, initializers.xavier_uniform, self.dtype, "linear2")(y)
 
 
-class EncoderLayer(_Layer):
+class EncoderLayer(AttentionLayer):
     """Self-attention over the tokens of a map, then a feed-forward part."""
 
     @nn.compact
@@ -83,7 +95,7 @@ class EncoderLayer(_Layer):
         return self.residual(x, lambda y: self.feed(y, train), "norm2", train)
 
 
-class DecoderLayer(_Layer):
+class DecoderLayer(AttentionLayer):
     """Self-attention among queries, attention to the encoded map, then a feed-forward part."""
 
     @nn.compact
@@ -107,8 +119,13 @@ class DecoderLayer(_Layer):
         return self.residual(x, lambda y: self.feed(y, train), "norm3", train)
 
 
-class _Stack(nn.Module):
-    """Attributes: see `_Layer`; `layers` is their number."""
+class LayerStack(nn.Module):
+    """What stacks of layers share.
+
+    Attributes:
+      layers: their number.
+      heads, feedforward, dropout, pre_norm, dtype: see `AttentionLayer`.
+    """
 
     layers: int = 6
     heads: int = 8
@@ -122,7 +139,7 @@ class _Stack(nn.Module):
         return {name: getattr(self, name) for name in names}
 
 
-class Encoder(_Stack):
+class Encoder(LayerStack):
     """A stack of encoder layers; with `pre_norm` one more normalization follows."""
 
     @nn.compact
@@ -146,7 +163,7 @@ class Encoder(_Stack):
         return LayerNorm(dtype=self.dtype, name="norm")(tokens) if self.pre_norm else tokens
 
 
-class Decoder(_Stack):
+class Decoder(LayerStack):
     """A stack of decoder layers; one normalization is shared by the outputs of all of them."""
 
     @nn.compact
@@ -192,14 +209,21 @@ class MLP(nn.Module):
     Attributes:
       features: output width of every layer.
       dtype: compute precision.
+      starts_at_zero: whether the last layer's weights and bias are 0 at first, so that the result is.
     """
 
     features: tuple[int, ...]
     dtype: Dtype = jnp.float32
+    starts_at_zero: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for index, width in enumerate(self.features):
-            x = linear(width, x.shape[-1], dtype=self.dtype, name=f"layer{index}")(x)
-            x = nn.relu(x) if index + 1 < len(self.features) else x
+            name, last = f"layer{index}", index + 1 == len(self.features)
+            if last and self.starts_at_zero:
+                return nn.Dense(
+                    width, dtype=self.dtype, kernel_init=initializers.zeros, bias_init=initializers.zeros, name=name
+                )(x)
+            x = linear(width, x.shape[-1], dtype=self.dtype, name=name)(x)
+            x = x if last else nn.relu(x)
         return x

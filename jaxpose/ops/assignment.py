@@ -55,17 +55,21 @@ def assigned_classes(columns: jax.Array, queries: int) -> jax.Array:
     return jnp.where(chosen.any(-2), chosen.argmax(-2), rows).astype(jnp.int32)
 
 
-def weighted_cross_entropy(logits: jax.Array, classes: jax.Array, weights: jax.Array) -> jax.Array:
+def weighted_cross_entropy(
+    logits: jax.Array, classes: jax.Array, weights: jax.Array, rows: jax.Array | None = None
+) -> jax.Array:
     """Cross-entropy of [..., N, Q, C] logits, averaged over N and Q with a weight per class.
 
     Args:
       logits: [..., N, Q, C].
       classes: [..., N, Q] int.
       weights: [C]; the sum is divided by the summed weights of the true classes, not by their number.
+      rows: [N] weights of their own, 0 for those that do not count; 1 for all without.
 
     Returns:
-      [...].
+      [...]; 0 where nothing has a weight.
     """
-    weight = weights[classes]
+    weight = weights[classes] if rows is None else weights[classes] * rows[:, None]
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
-    return (weight * loss).sum((-1, -2)) / weight.sum((-1, -2))
+    total = weight.sum((-1, -2))
+    return (weight * loss).sum((-1, -2)) / jnp.where(total > 0, total, 1)

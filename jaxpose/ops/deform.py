@@ -1,5 +1,7 @@
 """Deformable convolution (Dai et al., ICCV 2017; modulated: Zhu et al., CVPR 2019)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +27,9 @@ def deform_conv(
     many groups with offsets of their own as `offsets` holds, and into as many groups with kernels of their own as
     `kernel` leaves room for.
 
+    Tap after tap is read, multiplied and added up, and read again for the gradient: what all taps read together would
+    fill T times the memory of the input. `experiments/benchmarks/deform.py` compares this with other ways.
+
     Args:
       x: [B, H, W, C].
       offsets: [B, h, w, G * T * 2] for G offset groups and T = kh * kw taps in row-major order; (dy, dx) pairs, pixels.
@@ -46,16 +51,49 @@ def deform_conv(
         raise ValueError(f"a kernel for {kernel.shape[2]} channels does not divide the input's {x.shape[3]}")
     shape = (len(x), height, width, offset_groups, count)
     points = taps[:, :, None] + offsets.astype(jnp.float32).reshape(*shape, 2)
-    points = rearrange(points[..., ::-1], "b h w g t xy -> (b g) h w t xy")
-    values = sample(rearrange(x, "b h w (g c) -> (b g) h w c", g=offset_groups), points)
-    if mask is not None:
-        values = values * rearrange(mask, "b h w (g t) -> (b g) h w t 1", t=count).astype(values.dtype)
-    values = rearrange(values, "(b g) h w t c -> b h w t (g c)", g=offset_groups)
+    points = rearrange(points[..., ::-1], "b h w g t xy -> t (b g) h w xy")
+    factors = None if mask is None else rearrange(mask, "b h w (g t) -> t (b g) h w 1", t=count)
     groups = x.shape[3] // kernel.shape[2]
-    kernels = rearrange(kernel, "i j c (n o) -> (i j) n c o", n=groups).astype(values.dtype)
-    out = jnp.einsum("bhwtnc,tnco->bhwno", rearrange(values, "b h w t (n c) -> b h w t n c", n=groups), kernels)
-    out = rearrange(out, "b h w n o -> b h w (n o)")
+    kernels = rearrange(kernel, "i j c (n o) -> (i j) n c o", n=groups).astype(x.dtype)
+    images = rearrange(x, "b h w (g c) -> (b g) h w c", g=offset_groups)
+    precise = jnp.promote_types(x.dtype, jnp.float32)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def tap(images, points, factors, kernel):
+        values = sample(images, points, dense=True)
+        if factors is not None:
+            values = values * factors.astype(values.dtype)
+        values = rearrange(values, "(b g) h w c -> b h w (g c)", g=offset_groups)
+        values = rearrange(values, "b h w (n c) -> b h w n c", n=groups)
+        return jnp.einsum("bhwnc,nco->bhwno", values, kernel, preferred_element_type=precise)
+
+    def add(total, of_tap):
+        return total + tap(images, *of_tap), None
+
+    out = jnp.zeros((len(x), height, width, groups, kernel.shape[3] // groups), precise)
+    out, _ = jax.lax.scan(add, out, (points, factors, kernels))
+    out = rearrange(out, "b h w n o -> b h w (n o)").astype(x.dtype)
     return out if bias is None else out + bias.astype(out.dtype)
+
+
+def affine_offsets(transform: Array, translation: Array) -> jax.Array:
+    """Offsets for `deform_conv` that send the taps of a 3x3 kernel through an affine map (DEKR, section 3.3).
+
+    Tap g = (gy, gx) in {-1, 0, 1}^2 around a place p comes to read at p + A g + t.
+
+    Args:
+      transform: [..., 4] A, row by row, acting on (y, x).
+      translation: [..., 2] t = (ty, tx).
+
+    Returns:
+      [..., 18] float32: A g - g + t of each tap in row-major order, as (dy, dx) pairs.
+    """
+    transform, translation = jnp.asarray(transform, jnp.float32), jnp.asarray(translation, jnp.float32)
+    a, b, c, d = (transform[..., i, None] for i in range(4))
+    gy, gx = (g.reshape(-1).astype(np.float32) for g in np.mgrid[-1:2, -1:2])
+    dy = a * gy + b * gx - gy + translation[..., :1]
+    dx = c * gy + d * gx - gx + translation[..., 1:]
+    return jnp.stack([dy, dx], -1).reshape(*transform.shape[:-1], 18)
 
 
 def _regular_taps(image: tuple[int, ...], kernel: tuple[int, ...], stride: int, padding: int, dilation: int) -> Array:

@@ -1,8 +1,8 @@
-"""Heatmaps of one person's joints: targets, losses, and positions read back from them.
+"""Heatmaps of joints: targets, losses, and positions read back from them.
 
-Maps are [..., H, W, K], channels last. Positions are (x, y) in pixel indices of the map. In this family of methods
-(SimpleBaselines, HRNet, AlphaPose) the position in the crop is the position in the map times the stride, without
-half-pixel terms.
+Maps are [..., H, W, K], channels last. Positions are (x, y) in pixel indices of the map. In the top-down
+family (SimpleBaselines, HRNet, AlphaPose) the position in the crop is the position in the map times the stride,
+without half-pixel terms.
 """
 
 import jax
@@ -55,6 +55,43 @@ def flip_keypoints(keypoints: Array, visible: Array, flip_index: Array, width: i
     keypoints, visible = jnp.asarray(keypoints)[..., flip_index, :], jnp.asarray(visible)[..., flip_index]
     mirrored = jnp.stack([width - 1 - keypoints[..., 0], keypoints[..., 1]], axis=-1)
     return jnp.where(visible[..., None] > 0, mirrored, 0), visible
+
+
+# --- resolution ---
+
+
+def resize(maps: Array, size: tuple[int, int]) -> jax.Array:
+    """Maps of another size, interpolated linearly between centres of pixels, the outermost of which go on outside.
+
+    Whether up or down, a pixel depends on four neighbours alone: torch.nn.functional.interpolate with mode "bilinear"
+    and align_corners=False.
+
+    Args:
+      maps: [B, H, W, K].
+      size: (width, height) of the result.
+
+    Returns:
+      [B, height, width, K].
+    """
+    maps = jnp.asarray(maps)
+    shape = (maps.shape[0], size[1], size[0], maps.shape[3])
+    if maps.shape == shape:
+        return maps
+    return jax.lax.platform_dependent(
+        maps,
+        cpu=lambda m: _between(_between(m, 1, size[1]), 2, size[0]),
+        default=lambda m: jax.image.resize(m, shape, "bilinear", antialias=False),
+    )
+
+
+def _between(maps: jax.Array, axis: int, count: int) -> jax.Array:
+    """`resize` along one axis; XLA:CPU takes ten times as long for the matrix product that is the general way."""
+    last = maps.shape[axis] - 1
+    position = np.clip((np.arange(count) + 0.5) * (maps.shape[axis] / count) - 0.5, 0, last)
+    low = position.astype(np.int32)
+    weight = np.expand_dims(position - low, [i for i in range(maps.ndim) if i != axis]).astype(maps.dtype)
+    low_maps, high_maps = jnp.take(maps, low, axis), jnp.take(maps, np.minimum(low + 1, last), axis)
+    return low_maps * (1 - weight) + high_maps * weight
 
 
 # --- reading maxima ---
@@ -168,6 +205,79 @@ def gaussian_targets(
     return profile(1)[..., :, None, :] * columns[..., None, :, :], weight
 
 
+# --- targets of several people ---
+
+
+def joint_pixels(keypoints: Array, visible: Array, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+    """The pixels of a map that joints fall in: positions cut towards zero, so pixel 0 begins just above -1.
+
+    Args:
+      keypoints: [..., K, 2] in pixels of the map.
+      visible: [..., K], positive where a joint counts.
+      size: (width, height) of the map.
+
+    Returns:
+      pixels [..., K, 2], whole numbers in float32, (0, 0) for joints that do not count; and counted [..., K] bool,
+      False also where a position is outside or not finite.
+    """
+    pixels = jnp.trunc(jnp.asarray(keypoints, jnp.float32))
+    inside = jnp.all((pixels >= 0) & (pixels < jnp.array(size, jnp.float32)), axis=-1)
+    counted = inside & (jnp.asarray(visible) > 0)
+    return jnp.where(counted[..., None], pixels, 0), counted
+
+
+def people_targets(keypoints: Array, visible: Array, size: tuple[int, int], sigma: Array | float = 2.0) -> jax.Array:
+    """One map a joint for everybody in an image, as bottom-up methods (HigherHRNet, DEKR) draw them.
+
+    A joint is a Gaussian of height 1 on the pixel it falls in (see `joint_pixels`), not on the nearest one, cut to the
+    square that reaches 3 sigma + 1 to each side. Where people overlap the larger value stays. With a fractional sigma
+    the square's first pixel is rounded, to the even one of two equally near, and the peak lies 3 sigma + 1 after it,
+    between pixels.
+
+    Args:
+      keypoints: [..., N, K, 2] in pixels of the map.
+      visible: [..., N, K], positive where a joint is drawn.
+      size: (width, height) of the map.
+      sigma: standard deviation in pixels of the map: one number, of which a negative one stands for width / 64, or one
+        a person [..., N].
+
+    Returns:
+      [..., H, W, K] float32.
+    """
+    if np.ndim(sigma) == 0 and not isinstance(sigma, jax.Array) and sigma < 0:
+        sigma = size[0] / 64
+    sigma = jnp.asarray(sigma, jnp.float32)[..., None, None]
+    reach = 3 * sigma + 1
+    pixels, drawn = joint_pixels(keypoints, visible, size)
+    first, end = jnp.round(pixels - reach), jnp.round(pixels + reach + 1)
+
+    def profile(axis: int) -> jax.Array:
+        """[..., N, L, K] along an axis of L pixels."""
+        low, high, peak = (v[..., None, :, axis] for v in (first, end, first + reach))
+        pixel = jnp.arange(size[axis], dtype=jnp.float32)[:, None]
+        within = (pixel >= low) & (pixel < high) & drawn[..., None, :]
+        return jnp.where(within, jnp.exp(-jnp.square(pixel - peak) / (2 * jnp.square(sigma))), 0)
+
+    return jax.lax.platform_dependent(profile(1), profile(0), cpu=_largest_in_turn, default=_largest)
+
+
+def _largest(rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Maxima over people of products: profiles [..., N, H, K] and [..., N, W, K] -> [..., H, W, K]."""
+    return jnp.max(rows[..., :, None, :] * columns[..., None, :, :], axis=-4, initial=0)
+
+
+def _largest_in_turn(rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """`_largest` person by person, which takes XLA:CPU a sixth of the time."""
+    rows, columns = jnp.moveaxis(rows, -3, 0), jnp.moveaxis(columns, -3, 0)
+
+    def add(maps: jax.Array, person: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        row, column = person
+        return jnp.maximum(maps, row[..., :, None, :] * column[..., None, :, :]), None
+
+    empty = jnp.zeros((*rows.shape[1:-1], *columns.shape[-2:]), rows.dtype)
+    return jax.lax.scan(add, empty, (rows, columns))[0]
+
+
 # --- losses on maps ---
 
 
@@ -195,6 +305,22 @@ def ohkm(maps: Array, targets: Array, weight: Array, top: int = 8) -> jax.Array:
     difference = (jnp.asarray(maps, jnp.float32) - targets) * weight[:, None, None, :]
     losses = 0.5 * jnp.mean(jnp.square(difference), axis=(1, 2))
     return jnp.mean(jax.lax.top_k(losses, top)[0])
+
+
+def masked_mse(maps: Array, targets: Array, mask: Array) -> jax.Array:
+    """Each image's mean squared difference, 0 where the mask is 0; pixels that are masked out count in the divisor.
+
+    Args:
+      maps: [B, H, W, K].
+      targets: [B, H, W, K].
+      mask: [B, H, W].
+
+    Returns:
+      [B].
+    """
+    maps = jnp.asarray(maps)
+    difference = maps.astype(jnp.promote_types(maps.dtype, jnp.float32)) - targets
+    return jnp.mean(jnp.square(difference) * mask[..., None], axis=(1, 2, 3))
 
 
 def accuracy(maps: Array, targets: Array, threshold: float = 0.5, swapped: bool = True) -> jax.Array:

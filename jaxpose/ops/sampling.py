@@ -23,7 +23,7 @@ CONVENTIONS = {"torch7": "corners", "caffe": "starts"}
 """Spatial transformers that take coordinates as (y, x), and how they place their grids."""
 
 
-def sample(images: Array, points: Array, padding: str = "zeros") -> jax.Array:
+def sample(images: Array, points: Array, padding: str = "zeros", dense: bool = False) -> jax.Array:
     """Bilinear interpolation.
 
     At integer positions the gradient by the position is that towards the next pixel.
@@ -33,6 +33,8 @@ def sample(images: Array, points: Array, padding: str = "zeros") -> jax.Array:
       points: [B, ..., 2] (x, y) in pixel indices.
       padding: what lies outside. "zeros": each of the four neighbours that is outside counts as 0. "border": positions
         are moved to the nearest pixel, and have no gradient where they were moved or lie on the outermost pixel.
+      dense: there are at least about as many points as pixels. A TPU then fetches the four neighbours in one piece,
+        from a copy of the images that is four times as large; the result is the same.
 
     Returns:
       [B, ..., C] in the type of `images` where that is floating, else float32.
@@ -43,18 +45,42 @@ def sample(images: Array, points: Array, padding: str = "zeros") -> jax.Array:
     _one_of("padding", padding, PADDINGS)
     images, points = jnp.asarray(images), jnp.asarray(points, jnp.float32)
     height, width = images.shape[1:3]
-    flat = images.reshape(len(images), height * width, images.shape[3])
     x, y = points[..., 0], points[..., 1]
     if padding == "border":
         x, y = _clamp(x, width), _clamp(y, height)
+    if dense:
+        total = jax.lax.platform_dependent(images, x, y, tpu=_sample_pieces, default=_sample_pixels)
+    else:
+        total = _sample_pixels(images, x, y)
+    return total.astype(images.dtype if jnp.issubdtype(images.dtype, jnp.floating) else jnp.float32)
+
+
+def _sample_pixels(images: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Neighbour after neighbour."""
+    height, width = images.shape[1:3]
+    flat = images.reshape(len(images), height * width, images.shape[3])
     left, top = jnp.floor(x), jnp.floor(y)
-    total = 0
+    total = jnp.float32(0)
     for row, row_weight in ((top, top + 1 - y), (top + 1, y - top)):
         for column, column_weight in ((left, left + 1 - x), (left + 1, x - left)):
             inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
             weight = jnp.where(inside, row_weight * column_weight, 0)
             total += weight[..., None] * _pick(flat, _index(row, height) * width + _index(column, width))
-    return total.astype(images.dtype if jnp.issubdtype(images.dtype, jnp.floating) else jnp.float32)
+    return total
+
+
+def _sample_pieces(images: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """`_sample_pixels` from 2 x 2 pixels laid one after another, with a ring of zeros around the image."""
+    height, width = images.shape[1] + 1, images.shape[2] + 1
+    ringed = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    pieces = [ringed[:, i : i + height, j : j + width] for i in range(2) for j in range(2)]
+    flat = jnp.concatenate(pieces, -1).reshape(len(images), height * width, -1)
+    left, top = jnp.floor(x), jnp.floor(y)
+    touched = (top >= -1) & (top < height - 1) & (left >= -1) & (left < width - 1)
+    picked = _pick(flat, _index(top + 1, height) * width + _index(left + 1, width))
+    weights = [(a * b)[..., None] for a in (top + 1 - y, y - top) for b in (left + 1 - x, x - left)]
+    parts = zip(weights, jnp.split(picked, 4, -1), strict=True)
+    return jnp.where(touched[..., None], sum(weight * part for weight, part in parts), 0)
 
 
 def _clamp(position: jax.Array, size: int) -> jax.Array:

@@ -103,6 +103,9 @@ def test_created_from_a_config():
         ({"backbone": "vgg16"}, "backbone is 'vgg16'"),
         ({"backbone": "resnet51"}, "backbone is 'resnet51'"),
         ({"skeleton": "octopus"}, "unknown skeleton 'octopus'"),
+        ({"backbone": "hrnet_w32", "deformable": True}, "deformable is True"),
+        ({"deformable": True, "pre_norm": True}, "pre_norm is True"),
+        ({"feature_levels": 2}, "feature_levels is 2"),
     ],
 )
 def test_impossible_configs_are_refused(fields, message):
@@ -117,6 +120,8 @@ def test_impossible_configs_are_refused(fields, message):
         ({"backbone": "resnet101"}, 60_445_140),
         ({"backbone": "hrnet_w32"}, 57_234_004),
         ({"skeleton": "mpii"}, 41_505_236 - 257),
+        ({"deformable": True}, 46_251_734),
+        ({"deformable": True, "backbone": "resnet101"}, 65_191_638),
     ],
 )
 def test_parameters_of_published_models(fields, parameters):
@@ -326,3 +331,53 @@ def test_frozen_backbone_keeps_statistics_and_first_stage():
     shapes = jax.eval_shape(method.init, jax.random.key(0))
     assert "bn1" not in shapes["params"]["backbone"]
     assert set(shapes["batch_stats"]["backbone"]["bn1"]) == {"scale", "bias", "mean", "var"}
+
+
+# --- deformable variant ---
+
+DEFORMABLE = dataclasses.replace(METHOD, deformable=True, dilation=True, encoder_points=2, decoder_points=3)
+
+
+@pytest.fixture(scope="module")
+def deformable_step():
+    def loss(params, batch_stats, batch):
+        return DEFORMABLE.loss({"params": params, "batch_stats": batch_stats}, batch, 0, jax.random.key(0))
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+def test_deformable_predictions_start_where_queries_look(prepared):
+    variables = DEFORMABLE.init(jax.random.key(0))
+    apply = jax.jit(lambda v, x: DEFORMABLE.module().apply(v, x, capture_intermediates=True, mutable=["intermediates"]))
+    outputs, captured = apply(variables, prepared["source"]["image"])
+    (reference,) = captured["intermediates"]["reference_points"]["__call__"]
+    expected = np.broadcast_to(jax.nn.sigmoid(reference), outputs["keypoints"].shape)
+    assert_allclose(outputs["keypoints"], expected, atol=1e-5)
+    assert outputs["logits"].shape == (2, 4, Q, K + 1)
+
+
+def test_every_parameter_of_the_deformable_variant_learns(prepared, deformable_step):
+    variables = DEFORMABLE.init(jax.random.key(0))
+    rng = np.random.default_rng(0)  # away from the zeros at the start, where little depends on anything
+    params = jax.tree.map(lambda p: p + 0.05 * rng.normal(size=p.shape).astype(np.float32), variables["params"])
+    losses = []
+    for _ in range(20):
+        (loss, _), gradients = deformable_step(params, variables["batch_stats"], prepared)
+        losses.append(float(loss))
+        if len(losses) == 1:
+            still = [p for p, g in flax.traverse_util.flatten_dict(gradients, sep="/").items() if not jnp.any(g)]
+            assert still == []
+        params = jax.tree.map(lambda p, g: p - 0.003 * g / (1e-6 + jnp.sqrt((g**2).mean())), params, gradients)
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "projections"), [({"feature_levels": 1}, 1), ({"feature_levels": 5, "positional": "learned"}, 5)]
+)
+def test_levels_of_the_deformable_variant(fields, projections):
+    method = dataclasses.replace(DEFORMABLE, **fields)
+    params = jax.eval_shape(method.init, jax.random.key(0))["params"]
+    assert len([name for name in params if name.endswith("_conv")]) == projections
+    assert params["level_vectors"].shape == (projections, 16)
+    last = params[f"project{projections - 1}_conv"]["kernel"].shape
+    assert last == ((1, 1, 32, 16) if projections == 1 else (3, 3, 16, 16))

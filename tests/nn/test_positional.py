@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose.nn.positional import LearnedEncoding, sine_encoding
+from jaxpose.nn.positional import CropEncoding, LearnedEncoding, shrink_mask, sine_encoding
 
 
 def test_single_channels_by_hand():
@@ -42,3 +42,28 @@ def test_learned_tables_column_first():
 def test_learned_tables_end():
     with pytest.raises(ValueError, match="9 x 3 cells exceeds the learned positional tables of 8"):
         LearnedEncoding(4, cells=8).init(jax.random.key(0), 3, 9)
+
+
+def test_mask_of_an_image_at_the_resolution_of_a_map():
+    inside = np.zeros((2, 64, 96), bool)
+    inside[0, :33, :64] = True
+    inside[1] = True
+    small = shrink_mask(inside, 2, 3)
+    assert_array_equal(small[0], [[True, True, False]] * 2)  # cells take their first pixel: rows 0 and 32
+    assert small[1].all()
+    assert_array_equal(jax.jit(lambda m: shrink_mask(m, 2, 3))(inside), small)
+
+
+def test_mask_where_cells_do_not_divide_the_image():
+    inside = np.arange(100)[:, None] < np.array([57] * 4)
+    assert_array_equal(shrink_mask(inside, 7, 4)[:, 0], np.arange(7) * 100 // 7 < 57)
+
+
+def test_encoding_of_crops_is_half_fixed():
+    module = CropEncoding(16)
+    variables = module.init(jax.random.key(0), 3, 5)
+    encoding = module.apply(variables, 3, 5)
+    assert encoding.shape == (3, 5, 16)
+    assert_allclose(encoding[..., :8], sine_encoding(np.ones((3, 5), bool), 8), atol=1e-6)
+    assert_allclose(encoding[2, 4, 8:12], variables["params"]["row"][2])
+    assert_allclose(encoding[2, 4, 12:], variables["params"]["column"][4])

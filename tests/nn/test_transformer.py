@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxpose.nn.transformer import Decoder, Encoder
+from jaxpose.nn.transformer import MLP, Decoder, Encoder, pointwise
 
 SIZE = {"layers": 2, "heads": 2, "feedforward": 16}
 TOKENS, QUERIES, WIDTH = 6, 5, 8
@@ -104,3 +104,18 @@ def test_half_precision_stays_near():
     half = Encoder(**SIZE, dtype=jnp.bfloat16).apply(variables, jnp.asarray(X, jnp.bfloat16), POSITION)
     assert half.dtype == jnp.bfloat16
     assert_allclose(np.asarray(half, np.float32), encoder.apply(variables, X, POSITION), atol=0.1)
+
+
+def test_mlp_may_start_at_zero():
+    module = MLP((6, 3), starts_at_zero=True)
+    variables = module.init(jax.random.key(0), X)
+    assert not module.apply(variables, X).any()
+    assert variables["params"]["layer0"]["kernel"].any()
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, MLP((6, 3)).init(jax.random.key(0), X))
+
+
+def test_pointwise_convolution_is_a_linear_layer_of_every_pixel():
+    module, x = pointwise(3, WIDTH), X.reshape(2, 2, 3, WIDTH)
+    variables = module.init(jax.random.key(0), x)
+    expected = x @ variables["params"]["kernel"][0, 0] + variables["params"]["bias"]
+    assert_allclose(module.apply(variables, x), expected, atol=1e-5)

@@ -77,3 +77,12 @@ def test_cross_entropy_is_a_weighted_mean():
         expected.append(sum(t for _, t in terms) / sum(w for w, _ in terms))
     ours = functools.partial(weighted_cross_entropy, weights=jnp.asarray(weights))(logits, classes)
     assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_rows_that_do_not_count_do_not_change_the_mean():
+    rng = np.random.default_rng(0)
+    logits, classes = rng.normal(size=(2, 4, 5, 3)), rng.integers(0, 3, (2, 4, 5))
+    weights = jnp.array([1.0, 1.0, 0.1])
+    some = weighted_cross_entropy(logits, classes, weights, jnp.array([1.0, 0.0, 1.0, 0.0]))
+    assert_allclose(some, weighted_cross_entropy(logits[:, ::2], classes[:, ::2], weights), rtol=1e-6)
+    assert_array_equal(weighted_cross_entropy(logits, classes, weights, jnp.zeros(4)), 0)

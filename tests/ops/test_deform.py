@@ -1,11 +1,15 @@
+import hypothesis
+import hypothesis.extra.numpy
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from jax.test_util import check_grads
 from numpy.testing import assert_allclose
 
-from jaxpose.ops.deform import deform_conv
+from jaxpose.ops import sampling
+from jaxpose.ops.deform import affine_offsets, deform_conv
 
 deform = jax.jit(deform_conv, static_argnames=("stride", "padding", "dilation"))
 
@@ -113,3 +117,99 @@ def test_wrong_sizes_are_named():
         deform_conv(x, draw(1, 6, 6, 18), kernel, draw(1, 6, 6, 18), padding=1)
     with pytest.raises(ValueError, match="kernel for 3 channels"):
         deform_conv(x, draw(1, 6, 6, 18), draw(3, 3, 3, 2), padding=1)
+
+
+# --- affine offsets ---
+
+
+def test_affine_offsets():
+    transform, translation = draw(2, 4), draw(2, 2, seed=1)
+    grid = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), -1).reshape(9, 2)
+    expected = np.einsum("nij,kj->nki", transform.reshape(2, 2, 2), grid) - grid + translation[:, None]
+    assert_allclose(affine_offsets(transform, translation), expected.reshape(2, 18), atol=1e-6)
+
+
+def test_affine_offsets_of_the_identity_are_zero():
+    assert_allclose(affine_offsets(np.array([1, 0, 0, 1.0]), np.zeros(2)), np.zeros(18))
+
+
+# --- gradients ---
+
+
+FRACTIONS = hypothesis.extra.numpy.arrays(np.float32, (1, 3, 3, 8), elements=st.floats(0.125, 0.875, width=32))
+WHOLES = hypothesis.extra.numpy.arrays(np.int32, (1, 3, 3, 8), elements=st.integers(-3, 2))
+
+
+@jax.jit
+def slope_and_gradient(offsets, direction):
+    """The slope by finite differences within a cell, where the value is quadratic at most, and by differentiation."""
+    x, kernel = draw(1, 3, 3, 2), draw(2, 2, 2, 2, seed=1)
+    run = lambda offsets: jnp.sum(deform_conv(x, offsets, kernel, padding=1)[:, :3, :3] * draw(1, 3, 3, 2, seed=2))
+    step = 1 / 16
+    full = lambda step: jnp.pad(offsets + step * direction, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    finite = (run(full(step)) - run(full(-step))) / (2 * step)
+    return finite, jnp.sum(jax.grad(run)(full(0.0))[:, :3, :3] * direction)
+
+
+@hypothesis.given(WHOLES, FRACTIONS)
+@hypothesis.settings(max_examples=30, deadline=None)
+def test_gradients_by_offsets_anywhere(wholes, fractions):
+    """Away from whole numbers, inside, across the border and outside."""
+    direction = np.sign(draw(1, 3, 3, 8, seed=3))
+    finite, exact = slope_and_gradient(wholes + fractions, direction)
+    assert_allclose(finite, exact, rtol=1e-3, atol=1e-3)
+
+
+def test_gradients_by_groups():
+    """Offset groups and kernels of their own, as adaptive blocks use them."""
+    x, kernel = draw(1, 4, 4, 4), draw(3, 3, 2, 4, seed=1)
+    offsets = np.random.default_rng(2).uniform(-1.4, -1.1, (1, 4, 4, 36)).astype(np.float32)
+    function = lambda *args: deform_conv(*args, padding=1)
+    check_grads(function, (x, offsets, kernel), 1, ["rev"], eps=1e-2, atol=5e-3, rtol=5e-3)
+
+
+def test_gradient_at_whole_positions_is_towards_the_next_pixel():
+    x = np.array([1, 4, 9, 16], np.float32).reshape(1, 1, 4, 1)
+    run = lambda offsets: jnp.sum(deform_conv(x, offsets, np.ones((1, 1, 1, 1), np.float32)))
+    gradient = jax.grad(run)(np.zeros((1, 1, 4, 2), np.float32))
+    assert_allclose(gradient[0, 0, :, 1], [3, 5, 7, -16])
+
+
+def test_memory_does_not_grow_with_taps():
+    """The gradient keeps what is read for one tap at a time."""
+    x, kernel = np.zeros((1, 32, 32, 16), np.float32), np.zeros((3, 3, 16, 16), np.float32)
+    offsets = np.zeros((1, 32, 32, 18), np.float32)
+    run = lambda x, kernel: jnp.sum(deform_conv(x, offsets, kernel, padding=1) ** 2)
+    memory = jax.jit(jax.grad(run, (0, 1))).lower(x, kernel).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 18 * x.nbytes
+
+
+# --- the form that a TPU takes ---
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_neighbours_in_one_piece_are_the_same(padding):
+    """Values and gradients, far outside too."""
+    images, points = draw(2, 5, 6, 3), draw(2, 40, 2, seed=1, scale=6.0)
+    points[0, :4] = [[0, 0], [5, 4], [-1, -1], [2, 3]]
+    x, y = points[..., 0], points[..., 1]
+    if padding == "border":
+        x, y = np.clip(x, 0, 5), np.clip(y, 0, 4)
+    weights = draw(2, 40, 3, seed=2)
+    forms = [sampling._sample_pixels, sampling._sample_pieces]
+    results = [jax.value_and_grad(lambda *a, f=f: jnp.sum(f(*a) * weights), (0, 1, 2))(images, x, y) for f in forms]
+    for apart, together in zip(*(jax.tree.leaves(result) for result in results), strict=True):
+        assert_allclose(together, apart, rtol=1e-5, atol=1e-4)
+
+
+def test_a_tpu_fetches_once():
+    """The program for a TPU gathers once a tap, and once more in the gradient of the positions."""
+    x, kernel, offsets = draw(1, 4, 4, 2), draw(3, 3, 2, 2, seed=1), draw(1, 4, 4, 18)
+    lowered = {
+        platform: jax.jit(lambda *a: deform_conv(*a, padding=1))
+        .trace(x, offsets, kernel)
+        .lower(lowering_platforms=(platform,))
+        for platform in ("tpu", "cpu")
+    }
+    counts = {platform: program.as_text().count('"stablehlo.gather"') for platform, program in lowered.items()}
+    assert counts == {"tpu": 1, "cpu": 4}

@@ -82,6 +82,105 @@ def test_stride_may_differ_between_axes():
     assert_array_equal(heatmaps.maxima(maps)[0], [[[5, 10]]])
 
 
+# --- targets of several people ---
+
+
+draw_people = jax.jit(heatmaps.people_targets, static_argnums=(2, 3))
+
+
+def people_reference(people: np.ndarray, visible: np.ndarray, sigma) -> np.ndarray:
+    """Maps [H, W, K], patch by patch."""
+    width, height = SIZE
+    maps = np.zeros((height, width, people.shape[1]))
+    for person, (points, seen) in enumerate(zip(people, visible, strict=True)):
+        s = float(np.broadcast_to(sigma, len(people))[person])
+        reach = 3 * s + 1
+        for joint, ((x, y), v) in enumerate(zip(points, seen, strict=True)):
+            column, row = int(x), int(y)
+            if v <= 0 or not (0 <= column < width and 0 <= row < height):
+                continue
+            left, top = round(column - reach), round(row - reach)
+            for j in range(max(0, top), min(height, round(row + reach + 1))):
+                for i in range(max(0, left), min(width, round(column + reach + 1))):
+                    distance = (i - left - reach) ** 2 + (j - top - reach) ** 2
+                    maps[j, i, joint] = max(maps[j, i, joint], np.exp(-distance / (2 * s**2)))
+    return maps
+
+
+people_of_an_image = st.lists(
+    st.lists(st.tuples(st.floats(-5, 20), st.floats(-5, 20)), min_size=JOINTS, max_size=JOINTS), min_size=3, max_size=3
+).map(lambda points: np.array(points, np.float32))
+
+
+@pytest.mark.parametrize("sigma", [2.0, 0.5])
+@given(people=people_of_an_image)
+@settings(max_examples=20, deadline=None)
+def test_targets_of_people_equal_a_loop_over_patches(sigma, people):
+    visible = np.array([[1, 1, 0], [2, 1, 1], [1, 0, 1]])
+    expected = people_reference(people, visible, sigma)
+    assert_allclose(draw_people(people, visible, SIZE, sigma), expected, atol=1e-6)
+
+
+def test_every_person_may_have_another_deviation():
+    people = np.array([[[3.2, 4.0]], [[8.0, 9.9]], [[2.0, 14.0]]], np.float32)
+    sigma = np.array([0.5, 1.5, 1.1], np.float32)
+    maps = heatmaps.people_targets(people, np.ones((3, 1)), SIZE, sigma)
+    assert_allclose(maps, people_reference(people, np.ones((3, 1)), sigma), atol=1e-6)
+
+
+def test_both_ways_to_draw_people_agree():
+    rng = np.random.default_rng(0)
+    rows, columns = (rng.random((2, 4, length, JOINTS)).astype(np.float32) for length in (6, 5))
+    assert_array_equal(heatmaps._largest(rows, columns), heatmaps._largest_in_turn(rows, columns))
+
+
+@pytest.mark.parametrize("people", [np.zeros((0, 3, 2)), np.full((2, 3, 2), -50.0), np.full((1, 1, 2), np.nan)])
+def test_nobody_on_the_map(people):
+    maps = heatmaps.people_targets(people.astype(np.float32), np.ones(people.shape[:2]), SIZE)
+    assert_array_equal(maps, np.zeros((SIZE[1], SIZE[0], people.shape[1])))
+
+
+def test_negative_deviation_stands_for_a_part_of_the_map():
+    point, size = np.array([[[20.0, 30.0]]], np.float32), (128, 64)
+    maps = [heatmaps.people_targets(point, np.ones((1, 1)), size, sigma) for sigma in (-1.0, 2.0)]
+    assert_array_equal(*maps)
+
+
+def test_masked_pixels_count_in_the_divisor():
+    maps, targets = np.full((2, 4, 5, JOINTS), 3.0, np.float32), np.ones((2, 4, 5, JOINTS), np.float32)
+    mask = np.ones((2, 4, 5), np.float32)
+    mask[1, :2] = 0
+    assert_allclose(heatmaps.masked_mse(maps, targets, mask), [4.0, 2.0])
+
+
+# --- resolution ---
+
+
+resize = jax.jit(heatmaps.resize, static_argnums=1)
+
+
+def interpolated(maps: np.ndarray, axis: int, count: int) -> np.ndarray:
+    """Maps as functions on [0, 1] along an axis, known in the middles of their cells, seen in `count` cells."""
+    have, want = ((np.arange(n) + 0.5) / n for n in (maps.shape[axis], count))
+    return np.apply_along_axis(lambda line: np.interp(want, have, line), axis, maps)
+
+
+@pytest.mark.parametrize("size", [(14, 10), (23, 19), (3, 4), (7, 5)])
+def test_resized_maps_are_linear_between_centres(size):
+    maps = np.random.default_rng(0).normal(size=(2, 5, 7, 3)).astype(np.float32)
+    expected = interpolated(interpolated(maps, 1, size[1]), 2, size[0])
+    assert_allclose(resize(maps, size), expected, atol=1e-6)
+    library = jax.image.resize(maps, (2, size[1], size[0], 3), "bilinear", antialias=False)
+    assert_allclose(library, expected, atol=1e-5)  # other platforms' way
+
+
+def test_a_doubled_map_has_its_peak_between_four_pixels():
+    maps = np.zeros((1, 4, 4, 1), np.float32)
+    maps[0, 1, 2] = 1
+    doubled = np.asarray(heatmaps.resize(maps, (8, 8)))[0, ..., 0]
+    assert_array_equal(np.argwhere(doubled == doubled.max()), [[2, 4], [2, 5], [3, 4], [3, 5]])
+
+
 # --- maxima ---
 
 

@@ -1,0 +1,100 @@
+"""HigherHRNet: bottom-up pose with heatmaps at two resolutions and tags (Cheng et al., CVPR 2020).
+
+    python -m jaxpose.main --config=configs/higherhrnet.py --workdir=runs/higherhrnet
+
+Variant         network   input  data         hardware     published AP (val2017, flip test; and scales .5, 1, 2)
+(none)          small     192    marionettes  2 CPU cores  -
+one_resolution  small     192    marionettes  2 CPU cores  - (the default without its high-resolution stage)
+coco            W32       512    COCO 2017    TPU v5e-16   67.1  69.9
+coco_w32_640    W32       640    COCO 2017    TPU v5e-16   68.5  70.6
+coco_w48        W48       640    COCO 2017    TPU v5e-16   69.9  72.1
+crowdpose       W32       512    CrowdPose    TPU v5e-16   -
+crowdpose_w48   W48       640    CrowdPose    TPU v5e-16   65.9  67.6 (test; easy, medium, hard 73.3, 66.5, 57.9)
+
+The published figures are the authors'; this code has not been trained on the whole of COCO or CrowdPose. The recipes
+start from HRNet's ImageNet weights (hrnet_w32-36af842e.pth, hrnet_w48-8ef0771d.pth):
+
+    python -m jaxpose.convert hrnet_w32-36af842e.pth --config=configs/higherhrnet.py:coco --backbone --output=hrnet.npz
+    python -m jaxpose.main --config=configs/higherhrnet.py:coco --config.init_from=hrnet.npz --config.data.dir=DIR
+
+The batch is 48 images. The authors took 40 for W48, which 16 devices cannot share equally.
+
+The released pose_higher_hrnet_w32_512.pth and its siblings (those of half precision too) become ours by the same
+command without --backbone. Several test scales: --config.method.scales="(0.5, 1.0, 2.0)" with --mode=evaluate.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxpose.config import base, coco_folders, crowdpose_folders
+
+COCO_IMAGES = 64_115  # of train2017 with people
+CROWDPOSE_IMAGES = 12_000  # of train and validation
+
+RECIPES = {
+    "coco": ("hrnet_w32", 512, 48),
+    "coco_w32_640": ("hrnet_w32", 640, 48),
+    "coco_w48": ("hrnet_w48", 640, 48),
+    "crowdpose": ("hrnet_w32", 512, 48),
+    "crowdpose_w48": ("hrnet_w48", 640, 48),
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = base("higherhrnet")
+    config.method = ConfigDict({"name": "higherhrnet", "skeleton": "coco", "dtype": config.get_ref("dtype")})
+    config.method.update({"flip_test": True, "scales": (1.0,)})
+    config.evaluate.update({"suppression": "none", "batch_size": 16})
+    if variant in ("", "one_resolution"):
+        laptop(config, high_resolution=not variant)
+    elif variant in RECIPES:
+        recipe(config, *RECIPES[variant], crowdpose=variant.startswith("crowdpose"))
+    else:
+        known = ", ".join(["one_resolution", *RECIPES])
+        raise ValueError(f"configs/higherhrnet.py has no variant {variant!r}; there are {known}")
+    if variant:
+        config.name = f"higherhrnet_{variant}"
+    return config
+
+
+def laptop(config: ConfigDict, high_resolution: bool) -> None:
+    """A small network, trained from scratch on pictures of two to four people."""
+    config.method.update(
+        {
+            "input_size": 192,
+            "max_people": 8,
+            "backbone": "hrnet_w12",
+            "backbone_stages": (1, 1, 1),
+            "backbone_blocks": 1,
+            "stem_width": 16,
+            "stem_blocks": 1,
+            "deconv_layers": int(high_resolution),
+            "deconv_features": 12,
+            "deconv_blocks": 1,
+        }
+    )
+    config.data.marionettes.update({"scene": "crowd", "people": (2, 4), "width": 192, "height": 192, "train": 3000})
+    config.data.canvas.update({"scale": (0.8, 1.25), "rotation": 10.0, "shift": 20.0})
+    config.optim.learning_rate = 4e-3
+    config.optim.schedule.update({"name": "cosine", "warmup": 100})
+    config.train.update({"steps": 2500, "batch_size": 16, "checkpoint_every": 500, "log_every": 50})
+    config.evaluate.update({"every": 1250, "sizes": (48.0**2, 72.0**2)})
+
+
+def recipe(config: ConfigDict, backbone: str, side: int, batch_size: int, crowdpose: bool) -> None:
+    """The paper's training: Adam without weight decay, 300 epochs."""
+    config.method.update({"input_size": side, "backbone": backbone})
+    config.init_from = f"{backbone}_imagenet.npz"
+    config.data.source = "coco"
+    if crowdpose:
+        config.method.skeleton = config.data.skeleton = "crowdpose"
+        config.data.update(crowdpose_folders())
+        config.evaluate.metrics = ("crowdpose",)
+    else:
+        config.data.update(coco_folders())
+    config.data.update({"workers": 0, "threads": 16})
+    config.optim.update({"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 0.0})
+    epoch = (CROWDPOSE_IMAGES if crowdpose else COCO_IMAGES) // batch_size
+    boundaries = (200 * epoch, 260 * epoch)
+    config.optim.schedule.update({"name": "step", "factors": (0.1,), "boundaries": boundaries})
+    config.train.update({"steps": 300 * epoch, "batch_size": batch_size, "checkpoint_every": epoch, "log_every": 100})
+    config.evaluate.update({"every": 10 * epoch, "batch_size": 32})

@@ -1,0 +1,90 @@
+"""The procedural people as sequences without pictures: 2D joints as a detector would give them, and their 3D truth.
+
+`config.data.marionettes` describes them, with the scene "sequence"; like pictures of marionettes they are written under
+`config.data.dir` on first use. `config.data.skeleton` is "h36m" (17 joints) or "marionette" (25).
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpose.data.marionettes.sequences import FRAME_RATE
+from jaxpose.data.sequences import MILLIMETRES, Z_UP, Camera, SequenceSource, Video, quaternion
+from jaxpose.data.sources.marionettes import default_folder
+from jaxpose.errors import ConfigError, DataError
+from jaxpose.ops import bones, cameras
+from jaxpose.skeleton import H36M, MARIONETTE, Skeleton
+
+_COLUMNS = (
+    *("subject", "action", "detections", "visibility_score", "joints_3d"),
+    *("intrinsics", "rotation", "translation"),
+)
+
+
+def open_split(data: Any, split: str, *, progress: bool = True) -> SequenceSource:
+    """The split of the marionettes that `config.data.marionettes` describes, under `config.data.dir`.
+
+    Raises:
+      ConfigError: the scene has no sequences, or the skeleton's 3D tree is not known.
+      DataError: the file of a split is damaged.
+    """
+    from jaxpose.data import marionettes
+
+    skeleton = {known.name: known for known in (H36M, MARIONETTE)}.get(data.skeleton)
+    if skeleton is None:
+        raise ConfigError(
+            f"config.data.skeleton is {data.skeleton!r}; sequences of marionettes have h36m or marionette"
+        )
+    config = marionettes.MarionettesConfig(**data.marionettes)
+    if config.scene != "sequence":
+        raise ConfigError(f"config.data.marionettes.scene is {config.scene!r}; 3D lifting needs 'sequence'")
+    path = _prepared(data, config, progress) / f"annotations-{split}.npz"
+    columns = _read(path)
+    size = (config.width, config.height)
+    videos = (_video({name: values[i] for name, values in columns.items()}, i, size, skeleton)
+              for i in range(len(columns["subject"])))  # fmt: skip
+    return SequenceSource(f"{path.parent} ({split})", skeleton, FRAME_RATE, tuple(videos))
+
+
+def _prepared(data: Any, config: Any, progress: bool) -> pathlib.Path:
+    """The folder of the data set, written by the first process if it is not there."""
+    from jaxpose.data import marionettes
+
+    root = pathlib.Path(data.dir).expanduser() if data.dir else default_folder()
+    if jax.process_index() == 0:
+        marionettes.prepare(config, str(root), progress=progress)
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("marionettes are on disk")
+    return marionettes.prepare(config, str(root), progress=progress)
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as columns:
+            return {name: columns[name] for name in _COLUMNS}
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); delete its folder, it will be written again") from error
+
+
+def _video(record: dict[str, np.ndarray], number: int, size: tuple[int, int], skeleton: Skeleton) -> Video:
+    pick = MARIONETTE.select(skeleton)
+    pixels, score = record["detections"][:, pick], record["visibility_score"][:, pick]
+    keypoints = np.concatenate([cameras.normalize_screen(pixels, size), score[..., None]], -1)
+    joints = record["joints_3d"][:, pick].astype(np.float64) / MILLIMETRES
+    root = bones.TREES[skeleton.name].root
+    shown = _camera(record, number, size)
+    return Video.of_joints(f"marionette {record['subject']}", str(record["action"]), shown, keypoints, joints, root)
+
+
+def _camera(record: dict[str, np.ndarray], number: int, size: tuple[int, int]) -> Camera:
+    """Every sequence has a camera of its own, without distortion."""
+    matrix = record["intrinsics"].astype(np.float64)
+    pixels = np.array([matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2], 0, 0, 0, 0, 0])
+    to_world = Z_UP @ record["rotation"].astype(np.float64).T
+    position = -to_world @ record["translation"].astype(np.float64) / MILLIMETRES
+    intrinsics = cameras.normalize_intrinsics(pixels, size).astype(np.float32)
+    return Camera(str(number + 1), size, intrinsics, quaternion(to_world), position.astype(np.float32))
