@@ -79,8 +79,8 @@ def laptop(config: ConfigDict) -> None:
     config.data.augmentation = augmentation(scale=0.1, octaves=True, rotation=10.0, mirror=0.5)
     config.optim.learning_rate = 5e-3
     config.optim.schedule.update({"name": "cosine", "warmup": 100})
-    config.train.update({"steps": 2700, "batch_size": 32, "checkpoint_every": 500, "log_every": 50})
-    config.evaluate.every = 1350
+    config.train.update({"steps": 2800, "batch_size": 32, "checkpoint_every": 500, "log_every": 50})
+    config.evaluate.every = 2800
 
 
 def lspet(config: ConfigDict) -> None:

@@ -16,7 +16,7 @@ from jaxpose.config import base
 from jaxpose.data.proposals import RULES
 from jaxpose.data.sources import SOURCES
 from jaxpose.data.streams import stream_data
-from jaxpose.data.transforms import Augmentation
+from jaxpose.data.transforms import Augmentation, CanvasAugmentation
 from jaxpose.metrics import coco
 from jaxpose.metrics.keypoint_pck import KeypointPck
 from jaxpose.metrics.suppression import Suppression
@@ -69,14 +69,16 @@ class TestVariant:
         config = get_config(name, variant)
         method = methods.create(config.method)
         size, joints = config.train.batch_size, skeleton.get(config.data.skeleton).num_joints
-        width, height = config.method.input_size
+        people = {"person": (), "image": (config.method.get("max_people", 30),)}[method.sees]
+        side = config.method.input_size
+        width, height = side if method.sees == "person" else (side, side)
         spec = method.spec(size)
         assert method.skeleton == config.data.skeleton
         assert set(config.data.streams) <= set(spec)
         for stream in spec.values():
             assert stream["image"].shape == (size, height, width, 3)
             assert stream["image"].dtype == np.uint8
-            assert stream["keypoints"].shape == (size, joints, 2)
+            assert stream["keypoints"].shape == (size, *people, joints, 2)
             assert {leaf.shape[0] for leaf in stream.values()} == {size}
 
     def test_targets_fit_the_spec(self, name, variant):
@@ -99,7 +101,11 @@ class TestVariant:
         Suppression.create(config.evaluate)
         numbers = []
         for metric in config.evaluate.metrics:
-            pck = None if metric == "coco" else KeypointPck.create(metric, skeleton.get(config.method.skeleton))
+            pck = (
+                None
+                if metric in ("coco", "crowdpose")
+                else KeypointPck.create(metric, skeleton.get(config.method.skeleton))
+            )
             numbers += [f"{pck.name}@{t:g}" for t in pck.thresholds] if pck else coco.NUMBERS
             assert pck is None or not config.data.validation.boxes
         assert config.evaluate.best in numbers
@@ -110,6 +116,7 @@ class TestVariant:
         for stream in methods.create(config.method).spec(1):
             data = stream_data(config.data, stream)
             assert set(data.augmentation) == {field.name for field in dataclasses.fields(Augmentation)}
+            assert set(data.canvas) == {field.name for field in dataclasses.fields(CanvasAugmentation)}
             assert data.proposals.rule in ("", *RULES)
 
     def test_schedule_fits_the_training(self, name, variant):

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import dsnt, heatmap, prtr, rmpe
+from configs import dekr, dsnt, heatmap, higherhrnet, prtr, rmpe
 from jaxpose import skeleton
 
 COCO = skeleton.COCO
@@ -58,12 +58,25 @@ CONFIGS = {
     "heatmap": heatmap.get_config,
     "dsnt": dsnt.get_config,
     "rmpe": rmpe.get_config,
+    "higherhrnet": higherhrnet.get_config,
+    "dekr": dekr.get_config,
 }
 """Default config of each method."""
 
+CROP = {"input_size": (32, 32), "backbone_width": 4}
+HRNET = {
+    "input_size": 64,
+    "max_people": 2,
+    "backbone": "hrnet_w4",
+    "backbone_stages": (1, 1, 1),
+    "backbone_blocks": 1,
+    "stem_width": 4,
+    "stem_blocks": 1,
+}
+
 SMALLEST = {
-    "prtr": {
-        "input_size": (32, 32),
+    "prtr": CROP
+    | {
         "backbone_stages": (1, 1),
         "hidden_dim": 16,
         "heads": 2,
@@ -71,16 +84,18 @@ SMALLEST = {
         "decoder_layers": 2,
         "feedforward": 16,
     },
-    "heatmap": {"input_size": (32, 32), "backbone_stages": (1, 1), "deconv_layers": 1, "deconv_features": 4},
-    "dsnt": {"input_size": (32, 32), "backbone_stages": (1, 1), "dilate": 1},
-    "rmpe": {"input_size": (32, 32), "deconv_features": 4, "localization_width": 4, "localization_stages": (1, 1)},
+    "heatmap": CROP | {"backbone_stages": (1, 1), "deconv_layers": 1, "deconv_features": 4},
+    "dsnt": CROP | {"backbone_stages": (1, 1), "dilate": 1},
+    "rmpe": CROP | {"deconv_features": 4, "localization_width": 4, "localization_stages": (1, 1)},
+    "higherhrnet": HRNET | {"deconv_features": 4, "deconv_blocks": 1},
+    "dekr": HRNET | {"offset_features": 2, "offset_blocks": 1},
 }
 
 
 def config(folder: pathlib.Path, name: str = "prtr") -> ConfigDict:
     """A method at its smallest on the data of `write_coco`; a step takes a few milliseconds."""
     c = CONFIGS[name]()
-    c.method.update(SMALLEST[name] | {"skeleton": "coco", "backbone_width": 4})
+    c.method.update(SMALLEST[name] | {"skeleton": "coco"})
     c.data.update({"source": "coco", "skeleton": "coco", "dir": str(folder)})
     for split in ("train", "validation"):
         c.data[split].update({"annotations": "labels.json", "images": "images"})

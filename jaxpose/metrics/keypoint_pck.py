@@ -83,7 +83,9 @@ class KeypointPck:
           ConfigError: another name, or joints that the metric needs are missing.
         """
         if name not in _NAMES:
-            raise ConfigError(f"config.evaluate.metrics names {name!r}; it can name coco, {', '.join(_NAMES)}")
+            raise ConfigError(
+                f"config.evaluate.metrics names {name!r}; it can name coco, crowdpose, {', '.join(_NAMES)}"
+            )
         return cls(skeleton, *_NAMES[name])
 
     @property
