@@ -94,11 +94,11 @@ def munkres(cost: Digits, rows: Array, columns: Array) -> jax.Array:
       4. Without an uncovered zero, the smallest uncovered cost is added to covered rows and subtracted from uncovered
          columns, and the origin returns to the corner.
 
-    Batch it with `jax.vmap`: the search then lasts as long as the longest of the batch.
+    Batch it with `jax.vmap`: a search lasts as long as the longest of the batch. On a CPU `jax.lax.map` is faster.
 
     Args:
-      cost: digits [N, N]. Results are exactly those of float64 arithmetic while costs stay within the digits' range;
-        the search may add the largest cost up to N times. Two digits with 53 bits at most used by the costs will do.
+      cost: digits [N, N]. Results are exactly those of float64 while costs fit the digits; the search may add the
+        largest of them to others up to N times.
       rows, columns: how many there are, N at most.
 
     Returns:

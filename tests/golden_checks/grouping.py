@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose.ops import grouping
+from jaxpose.ops import grouping, peaks
 from jaxpose.ops.grouping import Grouping
 from jaxpose.ops.munkres import munkres, to_digits
 from jaxpose.skeleton import COCO, CROWDPOSE
@@ -43,17 +43,15 @@ def _last(maps: np.ndarray) -> np.ndarray:
 def check_top_k(case) -> None:
     attrs, maps, tags = case.attrs, _last(case.inputs["det"]), _last(case.inputs["tag"])
     for name, heatmaps in (("nms", maps), ("nms_ties", _last(case.inputs["det_with_ties"]))):
-        kept = grouping.local_maxima(heatmaps, attrs["nms_kernel"])
+        kept = peaks.local_maxima(heatmaps, attrs["nms_kernel"])
         assert_array_equal(kept, _last(case.outputs[name]))
-    positions, values = jax.jit(grouping.peaks, static_argnums=(1, 2))(
-        maps, attrs["max_num_people"], attrs["nms_kernel"]
-    )
+    positions, values = jax.jit(peaks.peaks, static_argnums=(1, 2))(maps, attrs["max_num_people"], attrs["nms_kernel"])
     valid = case.outputs["valid"]
     assert_array_equal(np.asarray(values) > 0, valid)
     assert_array_equal(np.asarray(values)[valid], case.outputs["val_k"][valid])
     assert_array_equal(np.asarray(positions)[valid], case.outputs["loc_k"][valid])
     assert (tags.shape[3] == 1) == (not attrs["tag_per_joint"])
-    assert_array_equal(np.asarray(grouping.read_peaks(tags, positions))[valid], case.outputs["tag_k"][valid])
+    assert_array_equal(np.asarray(peaks.read_peaks(tags, positions))[valid], case.outputs["tag_k"][valid])
 
 
 def check_match(case) -> None:
