@@ -167,7 +167,7 @@ class TestMetrics:
             make_evaluator(config, Light())
 
     def test_unknown_names_are_refused(self, lights):
-        with pytest.raises(ConfigError, match="config.evaluate.metrics names 'pckk'; it can name coco, crowdpose, pckh"):
+        with pytest.raises(ConfigError, match="names 'pckk'; it can name coco, crowdpose, pckh"):
             make_evaluator(make_config(lights, metrics=("coco", "pckk")), Light())
         with pytest.raises(ConfigError, match="suppression is 'greedy'"):
             make_evaluator(make_config(lights, suppression="greedy"), Light())
