@@ -206,10 +206,15 @@ def count_collectives(hlo: str) -> dict[str, tuple[int, int]]:
 
 
 def count_slow(hlo: str) -> dict[str, int]:
-    """{kind: count} of the operations in a compiled program's text that are in `SLOW`."""
+    """{kind: count} of the operations in a compiled program's text that are in `SLOW`; custom calls by target."""
     pattern = re.compile(rf"= \(?[\w\[\],]+.*? ({'|'.join(SLOW)})\(")
-    found = (match[1] for line in hlo.splitlines() if (match := pattern.search(line)))
-    return dict(collections.Counter(found))
+    target = re.compile(r'custom_call_target="(\w+)"')
+    found: collections.Counter = collections.Counter()
+    for line in hlo.splitlines():
+        if match := pattern.search(line):
+            called = target.search(line) if match[1] == "custom-call" else None
+            found[f"custom-call {called[1]}" if called else match[1]] += 1
+    return dict(found)
 
 
 def _shape_bytes(shape: tuple[str, str]) -> int:

@@ -46,8 +46,9 @@ def test_slow_operations_are_counted():
   ROOT %scatter.1 = (f32[8]{0}, f32[8]{0}) scatter(%x, %i, %u), to_apply=%add
   %all-gather.3 = f32[8]{0} all-gather(%gather.7), channel_id=4
   %w = (s32[], f32[4]{0}) while(%t), condition=%c, body=%b
+  %k = f32[8]{0} custom-call(%x), custom_call_target="Sort"
 """
-    assert count_slow(HLO + more) == {"gather": 1, "scatter": 1, "while": 1}
+    assert count_slow(HLO + more) == {"gather": 1, "scatter": 1, "while": 1, "custom-call Sort": 1}
     assert "slow paths    1 while" in str(report())
 
 
