@@ -1,7 +1,6 @@
 """Deformable convolution (Dai et al., ICCV 2017; modulated: Zhu et al., CVPR 2019)."""
 
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -75,48 +74,6 @@ def deform_conv(
     out, _ = jax.lax.scan(add, out, (points, factors, kernels))
     out = rearrange(out, "b h w n o -> b h w (n o)").astype(x.dtype)
     return out if bias is None else out + bias.astype(out.dtype)
-
-
-def dilated_deform_convs(
-    x: Array,
-    offsets: Sequence[Array],
-    kernels: Sequence[Array],
-    masks: Sequence[Array],
-    biases: Sequence[Array],
-    dilations: Sequence[int],
-) -> jax.Array:
-    """Modulated deformable convolutions of one input, each with a dilation of its own, that keep the resolution.
-
-    They are computed as groups of a single one, so that a tap of all of them is read at once: the way from a tap of a
-    plain kernel to that of a dilated one is added to the offsets.
-
-    Args:
-      x: [B, H, W, C].
-      offsets: for each of D dilations [B, H, W, G * T * 2], as for `deform_conv`.
-      kernels: for each [k, k, C, O] with the same odd k.
-      masks: for each [B, H, W, G * T].
-      biases: for each [O].
-      dilations: D numbers.
-
-    Returns:
-      [B, H, W, D, O].
-    """
-    reach = kernels[0].shape[0] // 2
-    taps = np.stack(np.mgrid[-reach : reach + 1, -reach : reach + 1], -1).reshape(-1).astype(np.float32)
-    moved = [
-        offset + np.tile((dilation - 1) * taps, offset.shape[-1] // taps.size)
-        for offset, dilation in zip(offsets, dilations, strict=True)
-    ]
-    together = functools.partial(jnp.concatenate, axis=-1)
-    out = deform_conv(
-        jnp.tile(x, len(dilations)),
-        together(moved),
-        together(kernels),
-        together(masks),
-        together(biases),
-        padding=reach,
-    )
-    return rearrange(out, "b h w (d o) -> b h w d o", d=len(dilations))
 
 
 def affine_offsets(transform: Array, translation: Array) -> jax.Array:

@@ -171,7 +171,6 @@ def gaussian_targets(
     size: tuple[int, int],
     sigma: float = 2.0,
     radius: int | None = None,
-    center_inside: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """One truncated Gaussian of height 1 a joint, centred on the nearest pixel.
 
@@ -188,7 +187,6 @@ def gaussian_targets(
       size: (width, height) of the map.
       sigma: standard deviation in pixels of the map.
       radius: half-side of the square outside of which the map is 0; three sigma if None.
-      center_inside: whether a joint gets weight 0 as soon as its centre lies outside the map (RegDA).
 
     Returns:
       maps [..., H, W, K] and weights [..., K], both float32. Positions that are not finite get weight 0.
@@ -196,8 +194,7 @@ def gaussian_targets(
     radius = round(3 * sigma) if radius is None else radius
     center = jnp.trunc(jnp.asarray(keypoints, jnp.float32) / jnp.asarray(stride, jnp.float32) + 0.5)
     limits = jnp.array(size, jnp.float32)
-    reach = (0, 0) if center_inside else (radius, radius + 1)
-    inside = jnp.all((center - reach[0] < limits) & (center + reach[1] >= 0), axis=-1)
+    inside = jnp.all((center - radius < limits) & (center + radius + 1 >= 0), axis=-1)
     weight = jnp.where(inside, jnp.asarray(visible, jnp.float32), 0)
 
     def profile(axis: int) -> jax.Array:
@@ -308,40 +305,6 @@ def ohkm(maps: Array, targets: Array, weight: Array, top: int = 8) -> jax.Array:
     difference = (jnp.asarray(maps, jnp.float32) - targets) * weight[:, None, None, :]
     losses = 0.5 * jnp.mean(jnp.square(difference), axis=(1, 2))
     return jnp.mean(jax.lax.top_k(losses, top)[0])
-
-
-def joint_mse(maps: Array, targets: Array) -> jax.Array:
-    """Half the mean squared difference of each joint's map; unlike in `mse`, weights are left to the caller.
-
-    Args:
-      maps: [B, H, W, K].
-      targets: [B, H, W, K].
-
-    Returns:
-      [B, K].
-    """
-    return 0.5 * jnp.mean(jnp.square(jnp.asarray(maps, jnp.float32) - targets), axis=(1, 2))
-
-
-def joint_kl(maps: Array, targets: Array, epsilon: float = 0.0) -> jax.Array:
-    """KL(target || map) of each joint, where maps become distributions by softmax and targets by division (RegDA).
-
-    A target without mass, as an invisible joint has it, gives 0 and no gradient if epsilon is 0.
-
-    Args:
-      maps: [B, H, W, K] logits.
-      targets: [B, H, W, K], not negative.
-      epsilon: added to every pixel of a target before it is divided by its sum.
-
-    Returns:
-      [B, K].
-    """
-    targets = jnp.asarray(targets, jnp.float32) + epsilon
-    total = jnp.sum(targets, axis=(1, 2), keepdims=True)
-    wanted = targets / jnp.where(total > 0, total, 1)
-    found = jax.nn.log_softmax(jnp.asarray(maps, jnp.float32), axis=(1, 2))
-    surprise = jnp.log(jnp.where(wanted > 0, wanted, 1)) - found
-    return jnp.sum(jnp.where(wanted > 0, wanted * surprise, 0), axis=(1, 2))
 
 
 def masked_mse(maps: Array, targets: Array, mask: Array) -> jax.Array:
