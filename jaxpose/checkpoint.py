@@ -7,12 +7,13 @@ WORKDIR/damaged/STEP for inspection, and the one before it is used.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.experimental.v1 import training as policies
 
 from jaxpose import digest
-from jaxpose.errors import CheckpointError
+from jaxpose.errors import CheckpointError, ConfigError
 from jaxpose.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -232,18 +233,23 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def load_for_inference(workdir: str | pathlib.Path, step: int | None = None) -> tuple[Any, Any, Any]:
+def load_for_inference(
+    workdir: str | pathlib.Path, step: int | None = None, changes: Mapping[str, Any] | None = None
+) -> tuple[Any, Any, Any]:
     """What a run learned.
 
     Args:
       workdir: folder of a run.
       step: of the checkpoint; the newest good one if None.
+      changes: {"method.scales": (0.5, 1.0, 2.0), ...}, fields of the run's config that are to differ now; the log names
+        those that do.
 
     Returns:
       (config, method, variables); the averaged parameters where the run keeps an average.
 
     Raises:
       CheckpointError: no run or no good checkpoint there.
+      ConfigError: a change of a field that there is not, or one that makes another network.
     """
     import ml_collections
 
@@ -254,9 +260,13 @@ def load_for_inference(workdir: str | pathlib.Path, step: int | None = None) -> 
         config = ml_collections.ConfigDict(json.loads((workdir / CONFIG).read_text()))
     except OSError as error:
         raise CheckpointError(f"{workdir}: has no {CONFIG}, so it is no run's --workdir") from error
+    variables = _shapes(methods.create(config.method))
+    for field, value in (changes or {}).items():
+        _change(config, field, value)
     method = methods.create(config.method)
+    if _shapes(method) != variables:
+        raise ConfigError(f"{workdir}: config.method now describes another network than the one that was trained there")
     mesh = sharding.make_mesh(ml_collections.ConfigDict({"fsdp": 1}))
-    variables = jax.eval_shape(method.init, jax.random.key(0))
     params = "ema" if config.train.ema_decay else "params"
     template = TrainState(
         step=jax.ShapeDtypeStruct((), np.int32),
@@ -275,3 +285,24 @@ def load_for_inference(workdir: str | pathlib.Path, step: int | None = None) -> 
     if state is None:
         raise CheckpointError(f"{workdir}: has no checkpoint yet")
     return config, method, state.inference_variables
+
+
+def _shapes(method: Any) -> Any:
+    return jax.eval_shape(method.init, jax.random.key(0))
+
+
+def _change(config: Any, field: str, value: Any) -> None:
+    """Sets a field of a run's config, given as "section.name"; methods may have new fields that old runs lack."""
+    *sections, name = field.split(".")
+    section = functools.reduce(lambda inner, part: inner.get(part, {}), sections, config)
+    if name not in section and sections != ["method"]:
+        raise ConfigError(f"the run's config has no field {field!r}")
+    found, value = section.get(name), list(value) if isinstance(value, tuple) else value
+    if found == value:
+        return
+    logger.info("config.%s is %r now; the run was trained with %r", field, value, found)
+    try:
+        with config.unlocked():
+            section[name] = value
+    except TypeError as error:
+        raise ConfigError(f"config.{field} cannot be {value!r}: {error}") from error

@@ -37,13 +37,15 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     `python -m jaxpose.fit_pose_nms` reads with truth.json.
 
     Args:
-      config: of which `data` and `evaluate` count; the network is that of the run.
+      config: of which `method`, `data` and `evaluate` count. Fields of `method` may differ from those of the run, such
+        as test scales; the network may not.
       workdir: of the run.
 
     Raises:
       JaxposeError: about config, data or checkpoint.
     """
-    _, method, variables = load_for_inference(workdir)
+    fields = {f"method.{name}": value for name, value in config.method.to_dict().items()}
+    _, method, variables = load_for_inference(workdir, changes=fields)
     evaluator = Evaluator(config, method, sharding.make_mesh(config.sharding))
     rows = evaluator.predict(method, variables)
     results = CocoKeypoints(evaluator.suppression)

@@ -22,6 +22,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--box_threshold", type=float, default=0.3, help="boxes that score lower are left out (default %(default)s)")
     add("--threshold", type=float, default=0.3, help="joints that score lower are not drawn (default %(default)s)")
     add("--batch_size", type=_positive, default=16, help="people at once (default %(default)s)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        type=_change,
+        metavar="FIELD=VALUE",
+        help="a field of the run's config to change, such as method.flip_test=false; may be given again",
+    )
     add("--step", type=int, help="of the checkpoint (default: the newest good one)")
     return parser
 
@@ -86,6 +95,17 @@ def _positive(text: str) -> int:
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not positive")
     return int(text)
+
+
+def _change(text: str) -> tuple[str, Any]:
+    """FIELD=VALUE, with a value in JSON or, if it is none, as it stands."""
+    field, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE")
+    try:
+        return field, json.loads(value)
+    except ValueError:
+        return field, value
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -106,7 +126,7 @@ def _run(options: argparse.Namespace) -> int:
     done = 0
     if files:
         runtime.start()
-        predictor = load(options.workdir, options.step, options.batch_size)
+        predictor = load(options.workdir, options.step, options.batch_size, dict(options.set))
         if options.boxes and not predictor.takes_boxes:
             raise DataError(
                 f"--boxes {options.boxes}: {options.workdir} looks at whole images and finds people by itself"

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import pathlib
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -70,20 +70,28 @@ class People:
         return len(self.person_score)
 
 
-def load(workdir: str | pathlib.Path, step: int | None = None, batch_size: int = 16) -> "Predictor":
+def load(
+    workdir: str | pathlib.Path,
+    step: int | None = None,
+    batch_size: int = 16,
+    changes: Mapping[str, Any] | None = None,
+) -> "Predictor":
     """A predictor from what a run learned: averaged parameters where it keeps an average.
 
     Args:
       workdir: folder of a run.
       step: of the checkpoint; the newest good one if None.
       batch_size: crops or images that go through the network at once.
+      changes: {"method.flip_test": False, "evaluate.pose_nms.file": FILE, ...}, fields of the run's config that are to
+        differ now.
 
     Raises:
       CheckpointError: no run or no good checkpoint there.
+      ConfigError: a change of a field that there is not, or one that makes another network.
     """
     from jaxpose.checkpoint import load_for_inference
 
-    config, method, variables = load_for_inference(workdir, step)
+    config, method, variables = load_for_inference(workdir, step, changes)
     return Predictor(
         method,
         variables,

@@ -117,7 +117,7 @@ class TestBoxes:
     def test_copies_of_detections(self, lights, tmp_path, monkeypatch, suppression, people, perfect):
         """Three boxes of each person give three poses; merged, they are right and nothing is double."""
         config = make_config(lights, copies=3, suppression=suppression)
-        monkeypatch.setattr(evaluate, "load_for_inference", lambda workdir: (config, Light(), {}))
+        monkeypatch.setattr(evaluate, "load_for_inference", lambda workdir, changes: (config, Light(), {}))
         scores = evaluate.evaluate(config, tmp_path)
         results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
         assert len(results) == people
@@ -227,7 +227,7 @@ class TestControls:
 def test_fitting_pose_nms_to_an_evaluation(lights, tmp_path, monkeypatch):
     """Evaluation writes what the fit reads; with what the fit finds, evaluation reaches the score that it promised."""
     config = make_config(lights, copies=4, suppression="parametric")
-    monkeypatch.setattr(evaluate, "load_for_inference", lambda workdir: (config, Light(noise=8.0), {}))
+    monkeypatch.setattr(evaluate, "load_for_inference", lambda workdir, changes: (config, Light(noise=8.0), {}))
     before = evaluate.evaluate(config, tmp_path)
     folder, output = tmp_path / "evaluation", tmp_path / "pose_nms.json"
     raw = json.loads((folder / "raw_poses.json").read_text())

@@ -26,7 +26,7 @@ def predictor():
 @pytest.fixture
 def command(predictor, monkeypatch, tmp_path):
     """Runs the command on the spot finder; returns (exit status, content of poses.json or None)."""
-    monkeypatch.setattr(predict, "load", lambda workdir, step, batch_size: predictor)
+    monkeypatch.setattr(predict, "load", lambda workdir, step, batch_size, changes: predictor)
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -182,3 +182,20 @@ def test_poses_file_is_read_by_coco_tools(command, tmp_path):
     truth = {"images": [{"id": 12, "width": 160, "height": 120}], "categories": [{"id": 1, "name": "person"}]}
     loaded = hotcoco.COCO(truth | {"annotations": []}).loadRes(poses)
     assert len(loaded.anns) == 1
+
+
+def test_fields_of_the_run_can_be_changed(predictor, monkeypatch, tmp_path):
+    asked = {}
+
+    def load(workdir, step, batch_size, changes):
+        asked.update(changes)
+        return predictor
+
+    monkeypatch.setattr(predict, "load", load)
+    cv2.imwrite(str(tmp_path / "1.png"), picture((70, 30)))
+    arguments = ["run", str(tmp_path / "1.png"), "--output", str(tmp_path / "out")]
+    fields = ["--set", "method.scales=[0.5, 1.0]", "--set", "evaluate.pose_nms.file=nms.json"]
+    assert predict.main([*arguments, *fields]) == 0
+    assert asked == {"method.scales": [0.5, 1.0], "evaluate.pose_nms.file": "nms.json"}
+    with pytest.raises(SystemExit):
+        predict.main([*arguments, "--set", "method.scales"])

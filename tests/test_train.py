@@ -405,3 +405,24 @@ class TestReports:
         results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
         assert sorted(r["image_id"] for r in results) == list(range(100, 112))
         assert (tmp_path / "pictures" / "validation_0000002.jpg").is_file()
+
+    def test_evaluation_takes_the_method_as_it_is_asked_for_now(self, folder, finished, caplog):
+        """What does not change the network may differ from the run's, and the log says so."""
+        config, results = tiny.config(folder), finished / "evaluation" / "results.json"
+        evaluate(config, finished)
+        before = results.read_text()
+        config.method.flip_test = not config.method.flip_test
+        with caplog.at_level("INFO", "jaxpose"):
+            evaluate(config, finished)
+        assert results.read_text() != before
+        assert "config.method.flip_test is False now; the run was trained with True" in caplog.text
+        config.method.decoder_layers += 1
+        with pytest.raises(ConfigError, match="another network than the one that was trained"):
+            evaluate(config, finished)
+
+    def test_fields_of_a_run_are_changed_by_name(self, finished):
+        changed, method, _ = load_for_inference(finished, changes={"method.flip_test": False, "evaluate.oks": 0.5})
+        assert (method.flip_test, changed.evaluate.oks) == (False, 0.5)
+        for field, value in (("evaluate.okss", 0.5), ("okss", 1), ("evaluate.oks", "much")):
+            with pytest.raises(ConfigError, match=field):
+                load_for_inference(finished, changes={field: value})
