@@ -81,8 +81,8 @@ def laptop(config: ConfigDict) -> None:
     config.data.canvas.update({"scale": (0.8, 1.25), "rotation": 10.0, "shift": 20.0})
     config.optim.learning_rate = 4e-3
     config.optim.schedule.update({"name": "cosine", "warmup": 100})
-    config.train.update({"steps": 2500, "batch_size": 16, "checkpoint_every": 500, "log_every": 50})
-    config.evaluate.update({"every": 1250, "sizes": (48.0**2, 72.0**2)})
+    config.train.update({"steps": 1600, "batch_size": 16, "checkpoint_every": 400, "log_every": 50})
+    config.evaluate.update({"every": 800, "sizes": (28.0**2, 42.0**2)})
 
 
 def recipe(config: ConfigDict, backbone: str, side: int, batch_size: int, crowdpose: bool) -> None:
