@@ -21,7 +21,7 @@ The batch is 48 images; the authors took 40, which 16 devices cannot share equal
 
 The released pose_dekr_hrnetw32_coco.pth and its siblings become ours by the same command without --backbone. A network
 that scores poses anew is trained on a run's own poses by `python -m jaxpose.fit_rescoring`, and used through
---config.method.rescoring=FILE. Several test scales: --config.method.scales="(0.5, 1.0, 2.0)" with --mode=evaluate.
+--config.evaluate.rescoring=FILE. Several test scales: --config.method.scales="(0.5, 1.0, 2.0)" with --mode=evaluate.
 
 Labels of mirrored training images lie three pixels beside their content, as in the released program, and the flip test
 makes up for it; without one, set --config.method.aligned_mirror=True for a network of your own.
@@ -45,7 +45,7 @@ RECIPES = {
 def get_config(variant: str = "") -> ConfigDict:
     config = base("dekr")
     config.method = ConfigDict({"name": "dekr", "skeleton": "coco", "dtype": config.get_ref("dtype")})
-    config.method.update({"flip_test": True, "scales": (1.0,), "rescoring": "", "aligned_mirror": False})
+    config.method.update({"flip_test": True, "scales": (1.0,), "aligned_mirror": False})
     config.evaluate.update({"suppression": "none", "batch_size": 16})
     if not variant:
         laptop(config)

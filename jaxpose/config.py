@@ -36,6 +36,7 @@ def base(name: str) -> ConfigDict:
             "best": "AP",  # the metric by which the best checkpoint is kept
             "suppression": "hard",  # of duplicate poses: hard, soft, parametric, none
             "oks": 0.9,  # above which a pose is a duplicate, if hard or soft
+            "rescoring": "",  # file of python -m jaxpose.fit_rescoring, by which poses are scored anew
             "pose_nms": {"rules": "alphapose", "file": ""},  # if parametric: see metrics/suppression.py
         }
     )

@@ -80,7 +80,7 @@ class Evaluator:
 
     def __init__(self, config: Any, method: Method, mesh: Mesh):
         self.config, self.method, self.mesh = config, method, mesh
-        self.suppression = Suppression.create(config.evaluate)
+        self.suppression = Suppression.create(config.evaluate, method.joints.num_joints)
         sharding.check_batch_size(config.evaluate.batch_size, mesh, "evaluate.batch_size")
         self._check_metrics()
         self._compiled: dict[Method, Any] = {}

@@ -5,7 +5,7 @@
 
 The poses are those of an evaluation without rescoring, in the format of the COCO server; the annotations are a COCO
 keypoint file of the same images. The paper takes the training images. The result is for
---config.method.rescoring=rescoring.npz, in evaluations and in runs that are to be predicted from.
+--config.evaluate.rescoring=rescoring.npz, in evaluations and in runs that are to be predicted from.
 
 Beside OUTPUT a report of the same name in JSON tells how many poses there were, the loss of each epoch, how well old
 and new scores order the poses (rank correlation with their best OKS), and the AP before and after. Judge the result on

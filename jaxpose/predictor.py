@@ -97,7 +97,7 @@ def load(
         variables,
         crop=person_crop(config.data, method) if method.sees == "person" else None,
         batch_size=batch_size,
-        suppression=Suppression.create(config.evaluate),
+        suppression=Suppression.create(config.evaluate, method.joints.num_joints),
     )
 
 

@@ -3,10 +3,11 @@
     python -m jaxpose.fit_rescoring ...        trains a rescorer
     python -m jaxpose.convert.rescoring ...    takes a released one
 
-write a file that --config.method.rescoring names.
+write a file that --config.evaluate.rescoring names.
 """
 
 import dataclasses
+import functools
 import pathlib
 import zipfile
 from typing import Any
@@ -25,6 +26,7 @@ _PARAMS = "params/"
 _HOW = "write the file by python -m jaxpose.fit_rescoring or python -m jaxpose.convert.rescoring"
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("params",), meta_fields=("features",))
 @dataclasses.dataclass(frozen=True)
 class Rescoring:
     """A trained network and what it looks at.

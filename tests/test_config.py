@@ -98,7 +98,7 @@ class TestVariant:
 
     def test_metrics_and_suppression_exist(self, name, variant):
         config = get_config(name, variant)
-        Suppression.create(config.evaluate)
+        Suppression.create(config.evaluate, skeleton.get(config.method.skeleton).num_joints)
         numbers = []
         for metric in config.evaluate.metrics:
             pck = (

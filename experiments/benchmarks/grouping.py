@@ -11,11 +11,11 @@ spurious ones with a single joint included; refinement fills in nearly all joint
 
 import functools
 import statistics
-import time
 
 import jax
 import numpy as np
 from absl import app, flags
+from timing import milliseconds
 
 from jaxpose import runtime
 from jaxpose.ops.grouping import Grouping, group
@@ -70,19 +70,6 @@ def enlarged(heatmaps: np.ndarray, tags: np.ndarray, size: int) -> tuple[jax.Arr
     return resize(heatmaps), resize(tags)
 
 
-def milliseconds(call: object, arguments: tuple, images: int) -> list[float]:
-    """One figure a round, an image."""
-    jax.block_until_ready(call(*arguments))
-    figures = []
-    for _ in range(flags.FLAGS.rounds):
-        start = time.perf_counter()
-        for _ in range(flags.FLAGS.calls):
-            result = call(*arguments)
-        jax.block_until_ready(result)
-        figures.append(1000 * (time.perf_counter() - start) / flags.FLAGS.calls / images)
-    return figures
-
-
 def main(arguments: list[str]) -> None:
     del arguments
     runtime.start()
@@ -93,7 +80,8 @@ def main(arguments: list[str]) -> None:
         for people, original in ORIGINAL_MS.items():
             maps = enlarged(*(np.stack(a) for a in zip(*[crowd(people, size, rng) for _ in range(images)])), size)
             call = jax.jit(lambda *a: group(*a, settings)).lower(*maps).compile()
-            figures, people_found = milliseconds(call, maps, images), call(*maps)
+            figures = milliseconds(functools.partial(call, *maps), flags.FLAGS.rounds, flags.FLAGS.calls, images)
+            people_found = call(*maps)
             grouped = float(people_found.valid.sum() + people_found.omitted.sum()) / images
             median = statistics.median(figures)
             shown = f"{median:.1f} ({min(figures):.1f} - {max(figures):.1f})"

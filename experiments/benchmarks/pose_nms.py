@@ -8,12 +8,13 @@ code, which handles one image at a time on one core. Memory is what the compiled
 and temporaries.
 """
 
+import functools
 import statistics
-import time
 
 import jax
 import numpy as np
 from absl import app, flags
+from timing import milliseconds
 
 from jaxpose import runtime
 from jaxpose.ops.pose_nms import PoseNMS, pose_nms
@@ -42,19 +43,6 @@ def proposals(images: int, count: int, rng: np.random.Generator) -> tuple[np.nda
     return (*(a.astype(np.float32) for a in arrays), np.ones((images, count), bool))
 
 
-def milliseconds(call: object, arguments: tuple, images: int) -> list[float]:
-    """One figure a round, an image."""
-    jax.block_until_ready(call(*arguments))
-    figures = []
-    for _ in range(flags.FLAGS.rounds):
-        start = time.perf_counter()
-        for _ in range(flags.FLAGS.calls):
-            result = call(*arguments)
-        jax.block_until_ready(result)
-        figures.append(1000 * (time.perf_counter() - start) / flags.FLAGS.calls / images)
-    return figures
-
-
 def main(arguments: list[str]) -> None:
     del arguments
     runtime.start()
@@ -65,7 +53,7 @@ def main(arguments: list[str]) -> None:
         for count in (*ORIGINAL_MS, 100):
             batch = jax.device_put(proposals(images, count, rng))
             call = jax.jit(lambda *a: pose_nms(*a, rules)).lower(*batch).compile()
-            figures = milliseconds(call, batch, images)
+            figures = milliseconds(functools.partial(call, *batch), flags.FLAGS.rounds, flags.FLAGS.calls, images)
             kept = float(call(*batch).keep.sum()) / images
             memory = call.memory_analysis()
             used = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes

@@ -7,12 +7,11 @@ and the range over the repeats. The host pipeline reads the config's own data (m
 """
 
 import statistics
-import time
-from collections.abc import Callable
 
 import jax
 from absl import app, flags
 from ml_collections import config_flags
+from timing import seconds
 
 from jaxpose import runtime, sharding
 from jaxpose.data import streams
@@ -21,19 +20,6 @@ from jaxpose.train import Trainer
 config_flags.DEFINE_config_file("config", "configs/prtr.py", "Config file.")
 flags.DEFINE_integer("repeats", 5, "Timed rounds.")
 flags.DEFINE_integer("calls", 10, "Calls in a round.")
-
-
-def images_per_second(call: Callable[[], object], batch_size: int) -> list[float]:
-    """One figure a round."""
-    jax.block_until_ready(call())
-    figures = []
-    for _ in range(flags.FLAGS.repeats):
-        start = time.perf_counter()
-        for _ in range(flags.FLAGS.calls):
-            result = call()
-        jax.block_until_ready(result)
-        figures.append(flags.FLAGS.calls * batch_size / (time.perf_counter() - start))
-    return figures
 
 
 def main(arguments: list[str]) -> None:
@@ -63,7 +49,7 @@ def main(arguments: list[str]) -> None:
     device = jax.devices()[0].device_kind
     print(f"{config.name}, batch {size}, {jax.device_count()} x {device}, images/s: median (lowest - highest)")
     for name, call in parts.items():
-        figures = images_per_second(call, size)
+        figures = [size / figure for figure in seconds(call, flags.FLAGS.repeats, flags.FLAGS.calls)]
         print(f"{name:<14} {statistics.median(figures):9.0f} ({min(figures):.0f} - {max(figures):.0f})")
     batches.close()
 

@@ -1,7 +1,7 @@
 """Converts a released rescorer of DEKR: python -m jaxpose.convert.rescoring CHECKPOINT --skeleton=coco --output=FILE
 
 CHECKPOINT is final_rescore_coco_kpt.pth, final_rescore_crowd_pose_kpt.pth or one like them. The output (.npz) is what
---config.method.rescoring names.
+--config.evaluate.rescoring names.
 """
 
 import argparse

@@ -4,15 +4,16 @@ import abc
 import dataclasses
 from typing import ClassVar
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxpose.methods.base import Method
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
-from jaxpose.nn import backbones
+from jaxpose.nn import backbones, initializers
 from jaxpose.nn.hrnet import HRNet
-from jaxpose.types import Batch, Spec, Stream
+from jaxpose.types import Batch, Spec, Stream, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,8 @@ class BottomUp(Method):
       backbone_blocks: residual blocks on each branch of a module.
       stem_width: channels of the stem.
       stem_blocks: bottlenecks before the branches.
+      kernel_deviation: kernels start from N(0, kernel_deviation^2), also those of the backbone, for which the published
+        models then took weights from ImageNet; 0 for He's initial values, better for training from nothing.
     """
 
     input_size: int = 512
@@ -68,10 +71,13 @@ class BottomUp(Method):
     backbone_blocks: int = 4
     stem_width: int = 64
     stem_blocks: int = 4
+    kernel_deviation: float = 0.001
 
     sees: ClassVar[str] = "image"
     mask_strides: ClassVar[tuple[int, ...]] = (2, 4)
     """Strides of the maps for which the loss wants a mask."""
+    own_start: ClassVar[str] = ""
+    """Prefix of the modules whose kernels keep initial values of their own; none if empty."""
 
     def __post_init__(self):
         """Raises `ConfigError` for values that cannot work together."""
@@ -90,6 +96,19 @@ class BottomUp(Method):
             self.backbone, stages=self.backbone_stages, output=output, dtype=jnp.dtype(self.dtype)
         )
         return network.clone(blocks=self.backbone_blocks, stem_width=self.stem_width, stem_blocks=self.stem_blocks)
+
+    def init(self, key: jax.Array) -> Variables:
+        image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+        variables = initializers.initialize(self.module(), key, image)
+        if not self.kernel_deviation:
+            return variables
+        draw = initializers.normal(self.kernel_deviation)
+        params = flax.traverse_util.flatten_dict(variables["params"])
+        for number, path in enumerate(sorted(params)):
+            own = self.own_start and path[0].startswith(self.own_start)
+            if path[-1] == "kernel" and not own:
+                params[path] = draw(jax.random.fold_in(key, number), params[path].shape)
+        return variables | {"params": flax.traverse_util.unflatten_dict(params)}
 
     @abc.abstractmethod
     def layout(self, width: int, height: int) -> Layout:

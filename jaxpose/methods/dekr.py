@@ -10,7 +10,6 @@ A cell is a pixel of the maps. Input pixel = 4 x cell exactly, without a half-pi
 import dataclasses
 from typing import ClassVar
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,10 +17,8 @@ import numpy as np
 from einops import rearrange
 from flax.typing import Dtype
 
-from jaxpose import rescoring
 from jaxpose.methods.base import LossAux, Phase
 from jaxpose.methods.bottom_up import BottomUp, Layout, image_field, joints_on_map
-from jaxpose.nn import initializers
 from jaxpose.nn.adaptive import AdaptiveBlock, BranchConv
 from jaxpose.nn.heads import SMALL_NORMAL, heatmap_conv
 from jaxpose.nn.hrnet import ConvNorm
@@ -301,8 +298,6 @@ class DEKR(BottomUp):
       heatmap_features: channels of the heatmap head; 0 for as many as the backbone's finest branch.
       offset_features: channels of each joint's branch.
       offset_blocks: adaptive blocks of each branch.
-      kernel_deviation: kernels start from N(0, kernel_deviation^2), but those of the adaptive convolutions; 0 for He's
-        initial values in the backbone.
       sigma, center_sigma: standard deviations of heatmap targets of joints and of centres, in cells.
       background: weight of heatmap cells near nobody's joint.
       radius: cells to each side of a centre that tell the pose.
@@ -318,13 +313,11 @@ class DEKR(BottomUp):
       nms_threshold: see `candidates.Selection`; 0 for .05 with one test scale and .15 with several.
       nms_count: see `candidates.Selection`; 0 for half the joints.
       matching: move joints to peaks of their heatmaps, see `candidates.Matching`.
-      rescoring: file of a trained `jaxpose.rescoring.Rescoring`; empty for scores as they are.
     """
 
     heatmap_features: int = 0
     offset_features: int = 15
     offset_blocks: int = 2
-    kernel_deviation: float = 0.001
     sigma: float = 2.0
     center_sigma: float = 4.0
     background: float = 0.1
@@ -342,9 +335,9 @@ class DEKR(BottomUp):
     nms_threshold: float = 0.0
     nms_count: int = 0
     matching: bool = False
-    rescoring: str = ""
 
     mask_strides: ClassVar[tuple[int, ...]] = (STRIDE,)
+    own_start: ClassVar[str] = "offset_block"
 
     def __post_init__(self):
         super().__post_init__()
@@ -375,18 +368,6 @@ class DEKR(BottomUp):
             offset_blocks=self.offset_blocks,
             dtype=dtype,
         )
-
-    def init(self, key: jax.Array) -> Variables:
-        image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-        variables = initializers.initialize(self.module(), key, image)
-        if not self.kernel_deviation:
-            return variables
-        draw = initializers.normal(self.kernel_deviation)
-        params = flax.traverse_util.flatten_dict(variables["params"])
-        for number, path in enumerate(sorted(params)):
-            if path[-1] == "kernel" and not path[0].startswith("offset_block"):
-                params[path] = draw(jax.random.fold_in(key, number), params[path].shape)
-        return variables | {"params": flax.traverse_util.unflatten_dict(params)}
 
     # --- targets and losses ---
 
@@ -503,13 +484,9 @@ class DEKR(BottomUp):
             maps.append(candidates.ScaleMaps(scale, heatmaps[..., -1], poses, heatmaps[..., :-1]))
         people = candidates.decode(maps, self.selection)
         keypoints = geometry.apply_affine(stream["to_image"][:, None], people.keypoints)
-        person_score = people.person_score
-        if self.rescoring:
-            rescore = rescoring.load(self.rescoring, self.joints.num_joints)
-            person_score = rescore(keypoints, people.scores, person_score)
         return Poses(
             keypoints=keypoints,
             scores=people.scores,
-            person_score=person_score,
+            person_score=people.person_score,
             valid=people.valid & stream["valid"][:, None],
         )

@@ -9,7 +9,6 @@ embedding), so that in inference the maxima of the averaged heatmaps can be told
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,8 +18,7 @@ from flax.typing import Dtype
 
 from jaxpose.methods.base import LossAux, Phase
 from jaxpose.methods.bottom_up import BottomUp, Layout, image_field, joints_on_map
-from jaxpose.nn import initializers
-from jaxpose.nn.heads import DECONV_PADDING, SMALL_NORMAL, Deconv, heatmap_conv
+from jaxpose.nn.heads import DECONV_PADDING, Deconv, heatmap_conv
 from jaxpose.nn.normalization import BatchNorm
 from jaxpose.nn.resnet import BasicBlock
 from jaxpose.ops import associative, geometry, grouping, heatmaps
@@ -229,16 +227,6 @@ class HigherHRNet(BottomUp):
             dtype=dtype,
         )
         return HigherHRNetNetwork(backbone, head)
-
-    def init(self, key: jax.Array) -> Variables:
-        """All kernels from N(0, .001^2); the published models then took their backbone from ImageNet."""
-        image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-        variables = initializers.initialize(self.module(), key, image)
-        params = flax.traverse_util.flatten_dict(variables["params"])
-        for number, path in enumerate(sorted(params)):
-            if path[-1] == "kernel":
-                params[path] = SMALL_NORMAL(jax.random.fold_in(key, number), params[path].shape)
-        return variables | {"params": flax.traverse_util.unflatten_dict(params)}
 
     # --- targets and losses ---
 

@@ -1,4 +1,4 @@
-"""Duplicates among the people of an image: which poses remain, decided on device, image by image."""
+"""What happens to the poses of a data set after the network: new scores, and duplicates removed, on device."""
 
 import dataclasses
 import functools
@@ -12,6 +12,7 @@ import numpy as np
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.ops import nms
 from jaxpose.ops.pose_nms import PoseNMS, pose_nms
+from jaxpose.rescoring import Rescoring, load
 
 Rows = dict[str, np.ndarray]
 """Poses as columns; see `metrics.CocoKeypoints.update`."""
@@ -30,11 +31,13 @@ class Suppression:
         that find each person once.
       oks: threshold of "hard" and "soft"; .9 in the top-down family.
       rules: parameters of parametric pose NMS (RMPE).
+      rescoring: scores people anew before (DEKR); None to leave their scores.
     """
 
     kind: str = "hard"
     oks: float = 0.9
     rules: PoseNMS = PoseNMS.preset()
+    rescoring: Rescoring | None = None
 
     def __post_init__(self):
         """Raises `ConfigError` for an unknown kind."""
@@ -44,15 +47,17 @@ class Suppression:
             )
 
     @classmethod
-    def create(cls, config: Any) -> "Suppression":
-        """What `config.evaluate` describes.
+    def create(cls, config: Any, joints: int) -> "Suppression":
+        """What `config.evaluate` describes for poses of so many joints.
 
-        Fields: `suppression`, `oks`, and `pose_nms` with the fields of `PoseNMS`, or as `file` the path of what
-        python -m jaxpose.fit_pose_nms wrote.
+        Fields: `suppression`, `oks`, `pose_nms` with the fields of `PoseNMS`, or as `file` the path of what
+        python -m jaxpose.fit_pose_nms wrote, and `rescoring`, the path of what python -m jaxpose.fit_rescoring wrote.
         """
         fields = dict(config.pose_nms)
         path = fields.pop("file", "")
-        return cls(config.suppression, config.oks, read_rules(path) if path else PoseNMS.preset(**fields))
+        rules = read_rules(path) if path else PoseNMS.preset(**fields)
+        rescoring = load(config.rescoring, joints) if config.rescoring else None
+        return cls(config.suppression, config.oks, rules, rescoring)
 
 
 def read_rules(path: str | pathlib.Path) -> PoseNMS:
@@ -81,6 +86,8 @@ def suppress(rows: Rows, sigmas: Iterable[float], suppression: Suppression) -> R
     Raises:
       DataError: boxes are missing that "parametric" needs.
     """
+    if suppression.rescoring:
+        rows = rows | {"person_score": _rescored(rows, suppression.rescoring)}
     if suppression.kind == "none":
         return rows
     if suppression.kind == "parametric":
@@ -96,6 +103,20 @@ def suppress(rows: Rows, sigmas: Iterable[float], suppression: Suppression) -> R
     indices = np.concatenate(kept)
     indices = indices[np.argsort(rows["image_id"][indices], kind="stable")]
     return {name: values[indices] for name, values in rows.items()}
+
+
+def _rescored(rows: Rows, rescoring: Rescoring) -> np.ndarray:
+    """[n] new scores; few shapes are compiled, however many poses there are."""
+    count = len(rows["person_score"])
+    padded = max(64, 1 << max(count - 1, 0).bit_length())
+    fields = (rows[name].astype(np.float32) for name in ("keypoints", "scores", "person_score"))
+    filled = (np.pad(field, [(0, padded - count)] + [(0, 0)] * (field.ndim - 1)) for field in fields)
+    return np.asarray(_rescore(rescoring, *filled))[:count]
+
+
+@jax.jit
+def _rescore(rescoring: Rescoring, keypoints: Any, scores: Any, person_score: Any) -> jax.Array:
+    return rescoring(keypoints, scores, person_score)
 
 
 @functools.cache

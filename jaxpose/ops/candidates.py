@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxpose.errors import ConfigError
 from jaxpose.ops.gaussian_fit import gaussian_centers
+from jaxpose.ops.peaks import local_maxima
 from jaxpose.types import Array
 
 STRIDE = 4
@@ -231,26 +232,6 @@ def _mark(people: People, broken: jax.Array) -> People:
 # --- candidates ---
 
 
-def local_maxima(maps: Array, size: int) -> jax.Array:
-    """Maps [..., H, W, K] with everything 0 but the cells that no other exceeds within `size` x `size` around them.
-
-    All cells of a plateau stay.
-    """
-    maps = jnp.asarray(maps, jnp.float32)
-    return jnp.where(maps == window_max(maps, size), maps, 0)
-
-
-def window_max(maps: Array, size: int) -> jax.Array:
-    """The largest value within `size` x `size` (odd) around each cell of maps [..., H, W, K]; less at the border."""
-    maps, reach = jnp.asarray(maps, jnp.float32), size // 2
-    for axis in (maps.ndim - 3, maps.ndim - 2):
-        padding = [(reach, reach) if i == axis else (0, 0) for i in range(maps.ndim)]
-        padded, length = jnp.pad(maps, padding, constant_values=-jnp.inf), maps.shape[axis]
-        shifted = (jax.lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(size))
-        maps = functools.reduce(jnp.maximum, shifted)
-    return maps
-
-
 def center_maxima(centers: Array, selection: Selection) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The best person centres of each map, by falling score, the lower index first among equals.
 
@@ -262,7 +243,7 @@ def center_maxima(centers: Array, selection: Selection) -> tuple[jax.Array, jax.
       index [..., P] int32 = row * w + column, score [..., P], and valid [..., P] bool: score above the threshold.
     """
     height, width = centers.shape[-2:]
-    best = local_maxima(centers[..., None], selection.pool(height, width))
+    best = local_maxima(jnp.asarray(centers, jnp.float32)[..., None], selection.pool(height, width))
     cells = best.reshape(*centers.shape[:-2], height * width)
     score, index = jax.lax.top_k(cells, min(selection.max_people, height * width))
     padding = [(0, 0)] * (score.ndim - 1) + [(0, selection.max_people - score.shape[-1])]

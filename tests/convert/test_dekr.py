@@ -7,7 +7,7 @@ import pytest
 from convert import originals
 from numpy.testing import assert_array_equal
 
-from jaxpose.convert import ConversionError, convert_backbone
+from jaxpose.convert import ConversionError, convert, convert_backbone
 from jaxpose.convert.conversion import apply_rules
 from jaxpose.convert.dekr import prepare, rules
 from jaxpose.errors import CheckpointError
@@ -53,7 +53,7 @@ TEMPLATE = jax.eval_shape(METHOD.init, jax.random.key(0))
 
 @pytest.fixture(scope="module")
 def ours() -> dict:
-    return apply_rules(prepare(FILE), rules(METHOD), TEMPLATE).variables
+    return convert(FILE, METHOD)
 
 
 def test_every_entry_has_a_place_and_every_variable_an_entry(ours):

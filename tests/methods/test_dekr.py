@@ -8,12 +8,10 @@ import pytest
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose import methods, rescoring
+from jaxpose import methods
 from jaxpose.errors import ConfigError
 from jaxpose.methods import dekr
 from jaxpose.methods.dekr import DEKR
-from jaxpose.nn.rescoring import RescoringNet
-from jaxpose.ops.rescoring import PoseFeatures
 from jaxpose.types import synthetic_batch
 
 K, S, N, B = 17, 64, 4, 2
@@ -416,20 +414,6 @@ def test_decode_gives_pixels_of_the_original(scales):
     padding = inference_batch(1)
     padding["source"]["valid"] = jnp.zeros(1, bool)
     assert not method.decode(outputs, padding).valid.any()
-
-
-def test_rescoring_multiplies_scores(tmp_path):
-    features = PoseFeatures.of(METHOD.joints)
-    params = RescoringNet(4).init(jax.random.key(0), jnp.zeros(features.size))["params"]
-    rescorer = rescoring.Rescoring(features, params)
-    rescoring.save(tmp_path / "r.npz", rescorer)
-    outputs, _ = ideal_outputs()
-    plain = METHOD.decode(outputs, inference_batch(1))
-    found = tiny(rescoring=str(tmp_path / "r.npz")).decode(outputs, inference_batch(1))
-    assert_array_equal(found.keypoints, plain.keypoints)
-    expected = rescorer(plain.keypoints, plain.scores, plain.person_score)
-    assert_allclose(found.person_score, expected, rtol=1e-5)
-    assert np.any(np.asarray(expected) != np.asarray(plain.person_score))
 
 
 def test_forward(variables):

@@ -1,15 +1,20 @@
-"""Parametric suppression of a data set's poses: merged image by image, with all columns in step."""
+"""Suppression of a data set's poses: merged image by image, with all columns in step; new scores before."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from numpy.testing import assert_allclose, assert_array_equal
 
+from jaxpose import rescoring
 from jaxpose.config import base
-from jaxpose.errors import ConfigError, DataError
+from jaxpose.errors import CheckpointError, ConfigError, DataError
 from jaxpose.metrics import CocoKeypoints
 from jaxpose.metrics.suppression import Suppression, suppress
+from jaxpose.nn.rescoring import RescoringNet
 from jaxpose.ops.pose_nms import PoseNMS, pose_nms
+from jaxpose.ops.rescoring import PoseFeatures
 from jaxpose.skeleton import COCO
 
 PARAMETRIC = Suppression("parametric")
@@ -159,15 +164,38 @@ def test_results_with_boxes():
 
 def test_from_config():
     config = base("sketch").evaluate
-    assert Suppression.create(config) == Suppression("hard", 0.9, PoseNMS.preset("alphapose"))
+    assert Suppression.create(config, 17) == Suppression("hard", 0.9, PoseNMS.preset("alphapose"))
     config.update(
         {"suppression": "parametric", "oks": 0.5, "pose_nms": ConfigDict({"rules": "rmpe2017", "gamma": 9.0})}
     )
-    assert Suppression.create(config) == Suppression("parametric", 0.5, PoseNMS.preset("rmpe2017", gamma=9.0))
+    assert Suppression.create(config, 17) == Suppression("parametric", 0.5, PoseNMS.preset("rmpe2017", gamma=9.0))
     config.pose_nms.gama = 1.0
     with pytest.raises(ConfigError, match=r"unknown parameters \['gama'\]"):
-        Suppression.create(config)
+        Suppression.create(config, 17)
     config.suppression = "greedy"
     del config.pose_nms.gama
     with pytest.raises(ConfigError, match="suppression is 'greedy'"):
-        Suppression.create(config)
+        Suppression.create(config, 17)
+
+
+@pytest.mark.parametrize("count", [0, 1, 100])
+def test_rescoring_comes_first(tmp_path, count):
+    """People get new scores from a file, and duplicates are removed by them."""
+    features = PoseFeatures.of(COCO)
+    params = RescoringNet(4).init(jax.random.key(0), jnp.zeros(features.size))["params"]
+    rescoring.save(tmp_path / "r.npz", rescoring.Rescoring(features, params))
+    config = base("sketch").evaluate
+    config.update({"suppression": "none", "rescoring": str(tmp_path / "r.npz")})
+    rng = np.random.default_rng(0)
+    rows = {
+        "image_id": np.zeros(count, np.int64),
+        "keypoints": rng.uniform(0, 100, (count, 17, 2)),
+        "scores": rng.uniform(size=(count, 17)),
+        "person_score": rng.uniform(0.1, 1, count),
+    }
+    found = suppress(rows, COCO.sigmas, Suppression.create(config, 17))
+    expected = rescoring.load(tmp_path / "r.npz", 17)(rows["keypoints"], rows["scores"], rows["person_score"])
+    assert_allclose(found["person_score"], expected, rtol=1e-5)
+    assert (found["person_score"] != rows["person_score"]).all()
+    with pytest.raises(CheckpointError, match="rescores poses of 17 joints, these have 14"):
+        Suppression.create(config, 14)
