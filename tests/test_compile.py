@@ -72,11 +72,11 @@ def test_unknown_topology(topology):
         prepare_environment(topology)
 
 
-BOTTOM_UP = ["higherhrnet.py:coco", "dekr.py:coco"]
+RECIPES = ("prtr.py:coco", "dsnt.py:mpii", "heatmap.py:coco", "rmpe.py:coco", "higherhrnet.py:coco", "dekr.py:coco")
 
 
 @pytest.mark.tpu
-@pytest.mark.parametrize("config", ["prtr.py", "prtr.py:coco", "dsnt.py:mpii", "heatmap.py:coco", "rmpe.py:coco", *BOTTOM_UP])
+@pytest.mark.parametrize("config", ["prtr.py", *RECIPES])
 def test_compiles_for_a_slice_and_sends_each_gradient_once(config):
     pytest.importorskip("libtpu", reason="needs the extra 'tpu-compile'")
     command = [sys.executable, "-m", "jaxpose.compile", f"--config=configs/{config}", "--topology=v5e:4x4"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import tiny
 
 from configs import prtr
 from jaxpose import predict
@@ -57,6 +58,31 @@ def test_trains_evaluates_and_predicts(real_data, tmp_path):
     poses = json.loads((tmp_path / "out" / "poses.json").read_text())
     assert {p["image_id"] for p in poses} == {785, 40083, 196141, 197388}
     assert len(list((tmp_path / "out").glob("*.png")) + list((tmp_path / "out").glob("*.jpg"))) == 4
+
+
+CROWD = {"annotations": "test_crowdpose.json", "images": "."}
+WHOLE = {
+    "coco": ("coco_mini", {"annotations": LABELS, "images": "train2017"}, "AP_L"),
+    "crowdpose": ("samples/crowdpose", CROWD, "AP_medium"),
+}
+"""Folder, splits, and a score that only this data set has, by skeleton."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "skeleton"), [("higherhrnet", "coco"), ("dekr", "crowdpose")])
+def test_bottom_up_trains_evaluates_and_predicts(real_data, tmp_path, name, skeleton):
+    folder, split, score = WHOLE[skeleton]
+    config = tiny.config(real_data / folder, name)
+    config.method.skeleton = config.data.skeleton = skeleton
+    for part in ("train", "validation"):
+        config.data[part].update(split)
+    config.train.steps = 2
+    config.evaluate.metrics = (skeleton,)
+    train(config, tmp_path / "run")
+    assert -1 <= evaluate(config, tmp_path / "run")[score] <= 1
+    images = real_data / "samples" / "crowdpose"
+    assert predict.main([str(tmp_path / "run"), str(images), "--output", str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out").glob("*.jpg"))) == 2
 
 
 @pytest.mark.slow
