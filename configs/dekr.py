@@ -3,7 +3,7 @@
     python -m jaxpose.main --config=configs/dekr.py --workdir=runs/dekr
 
 Variant         network   input  data         hardware     published AP (val2017, flip test; and scales .5, 1, 2)
-(none)          small     192    marionettes  2 CPU cores  -
+(none)          small     128    marionettes  2 CPU cores  -
 coco            W32       512    COCO 2017    TPU v5e-16   68.0  70.7
 coco_w48        W48       640    COCO 2017    TPU v5e-16   71.0  72.3
 crowdpose       W32       512    CrowdPose    TPU v5e-16   65.7  67.0 (test; easy, medium, hard 73.0, 66.4, 57.5)
@@ -61,7 +61,7 @@ def laptop(config: ConfigDict) -> None:
     """A small network, trained from scratch on pictures of two to four people."""
     config.method.update(
         {
-            "input_size": 192,
+            "input_size": 128,
             "max_people": 8,
             "backbone": "hrnet_w12",
             "backbone_stages": (1, 1, 1),
@@ -69,7 +69,7 @@ def laptop(config: ConfigDict) -> None:
             "stem_width": 16,
             "stem_blocks": 1,
             "kernel_deviation": 0.0,
-            "offset_features": 8,
+            "offset_features": 4,
             "offset_blocks": 1,
             "center_sigma": 2.0,
             "least_area": 0.0,
@@ -77,12 +77,12 @@ def laptop(config: ConfigDict) -> None:
             "aligned_mirror": True,
         }
     )
-    config.data.marionettes.update({"scene": "crowd", "people": (2, 4), "width": 192, "height": 192, "train": 3000})
-    config.data.canvas.update({"scale": (0.8, 1.25), "rotation": 10.0, "shift": 20.0})
+    config.data.marionettes.update({"scene": "crowd", "people": (1, 3), "width": 128, "height": 128, "train": 3000})
+    config.data.canvas.update({"scale": (0.8, 1.25), "rotation": 10.0, "shift": 15.0})
     config.optim.learning_rate = 4e-3
     config.optim.schedule.update({"name": "cosine", "warmup": 100})
-    config.train.update({"steps": 1600, "batch_size": 16, "checkpoint_every": 400, "log_every": 50})
-    config.evaluate.update({"every": 800, "sizes": (28.0**2, 42.0**2)})
+    config.train.update({"steps": 1000, "batch_size": 16, "checkpoint_every": 250, "log_every": 50})
+    config.evaluate.update({"every": 500, "sizes": (19.0**2, 28.0**2)})
 
 
 def recipe(config: ConfigDict, backbone: str, side: int, batch_size: int, crowdpose: bool) -> None:

@@ -185,12 +185,15 @@ def _picture(
     )
 
 
-def take(shot: Shot, config: MarionettesConfig, rng: Random) -> Picture:
-    """A still picture. People who would be left without annotation (too small, too far outside) are not drawn."""
+def take(shot: Shot, config: MarionettesConfig, rng: Random) -> Picture | None:
+    """A still picture. People who would be left without annotation (too small, too far outside) are not drawn.
+
+    None if that is everybody.
+    """
     camera, size = shot.camera(0), (config.width, config.height)
     people, things = shot.scene.people(0), shot.scene.things(0)
     drawn = list(range(len(people)))
-    while True:
+    while drawn:
         solids = joined([*(people[i] for i in drawn), things]).moved(camera.rotation, camera.translation)
         color, buffers = paint(solids, shot.scene.materials, shot.stage, camera, size, SAMPLES)
         outline = outlines(buffers, solids, len(people), SAMPLES)
@@ -200,6 +203,7 @@ def take(shot: Shot, config: MarionettesConfig, rng: Random) -> Picture:
             image = looks.develop(color, shot.stage.finish, rng)
             return _picture(image, drawn, [False] * len(drawn), outline, joints_2d, joints_3d, camera)
         drawn = kept
+    return None
 
 
 def film(shot: Shot, config: MarionettesConfig, rng: Random) -> list[Picture]:

@@ -166,7 +166,7 @@ def picture(config: MarionettesConfig, split: str, index: int) -> Picture | list
                 return frames
         else:
             still = take(single(config, rng) if config.scene == "single" else crowd(config, rng), config, rng)
-            if 0 in still.track_id and len(still.box) >= config.people[0]:
+            if still is not None and 0 in still.track_id and len(still.box) >= config.people[0]:
                 return still
     raise RuntimeError(
         f"marionettes {split} {index}: {ATTEMPTS} draws did not show {config.people[0]} people in a picture of "

@@ -152,6 +152,8 @@ def test_people_without_annotation_are_not_drawn():
     both = take(Shot(scene, stage, lambda moment: camera), config, Random(4))
     assert both.track_id.tolist() == alone.track_id.tolist() == [0]
     np.testing.assert_array_equal(alone.image, both.image)
+    far = look_at(np.array([0.0, 900.0, 400000.0]), np.array([0.0, 900.0, 0.0]), 180.0, (47.5, 47.5))
+    assert take(Shot(scene, stage, lambda moment: far), config, Random(4)) is None
 
 
 def test_clips_move_and_keep_their_people(clips):
