@@ -9,6 +9,9 @@ coco_w48        W48       640    COCO 2017    TPU v5e-16   71.0  72.3
 crowdpose       W32       512    CrowdPose    TPU v5e-16   65.7  67.0 (test; easy, medium, hard 73.0, 66.4, 57.5)
 crowdpose_w48   W48       640    CrowdPose    TPU v5e-16   67.3  68.0 (test; easy, medium, hard 74.6, 68.1, 58.7)
 
+On two cores of an AMD EPYC the default takes 11:44, rendering included, and finds unseen marionettes with AP 4.6,
+AP50 19.1 (measured, one seed; small, medium, large people 3.0, 6.8, 5.6).
+
 The published figures are the authors', with rescoring; this code has not been trained on the whole of COCO or
 CrowdPose. The recipes start from HRNet's ImageNet weights (hrnet_w32-36af842e.pth and
 hrnetv2_w48_imagenet_pretrained.pth):

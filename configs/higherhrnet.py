@@ -11,6 +11,10 @@ coco_w48        W48       640    COCO 2017    TPU v5e-16   69.9  72.1
 crowdpose       W32       512    CrowdPose    TPU v5e-16   -
 crowdpose_w48   W48       640    CrowdPose    TPU v5e-16   65.9  67.6 (test; easy, medium, hard 73.3, 66.5, 57.9)
 
+On two cores of an AMD EPYC the default trains in 12:52, and 70 s render the pictures; it finds unseen marionettes with
+AP 11.3, AP50 44.5 (measured, one seed; small, medium, large people 10.9, 13.9, 9.7). Without its high-resolution stage
+it is AP 6.4 (4.6, 9.8, 6.0).
+
 The published figures are the authors'; this code has not been trained on the whole of COCO or CrowdPose. The recipes
 start from HRNet's ImageNet weights (hrnet_w32-36af842e.pth, hrnet_w48-8ef0771d.pth):
 

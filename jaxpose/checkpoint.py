@@ -254,12 +254,14 @@ def load_for_inference(
     import ml_collections
 
     from jaxpose import methods, sharding
+    from jaxpose.config import base
 
     workdir = pathlib.Path(workdir)
     try:
         config = ml_collections.ConfigDict(json.loads((workdir / CONFIG).read_text()))
     except OSError as error:
         raise CheckpointError(f"{workdir}: has no {CONFIG}, so it is no run's --workdir") from error
+    _complete(config, base(config.name))
     variables = _shapes(methods.create(config.method))
     for field, value in (changes or {}).items():
         _change(config, field, value)
@@ -289,6 +291,15 @@ def load_for_inference(
 
 def _shapes(method: Any) -> Any:
     return jax.eval_shape(method.init, jax.random.key(0))
+
+
+def _complete(config: Any, defaults: Any) -> None:
+    """Adds the fields that came into being after a run was started."""
+    for name, value in defaults.items():
+        if name not in config:
+            config[name] = value
+        elif isinstance(value, type(config)):
+            _complete(config[name], value)
 
 
 def _change(config: Any, field: str, value: Any) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -419,6 +420,14 @@ class TestReports:
         config.method.decoder_layers += 1
         with pytest.raises(ConfigError, match="another network than the one that was trained"):
             evaluate(config, finished)
+
+    def test_a_run_of_an_earlier_version_lacks_fields(self, finished, tmp_path):
+        shutil.copytree(finished, tmp_path / "run")
+        content = json.loads((tmp_path / "run" / "config.json").read_text())
+        del content["evaluate"]["rescoring"], content["sharding"]
+        (tmp_path / "run" / "config.json").write_text(json.dumps(content))
+        config, _, _ = load_for_inference(tmp_path / "run")
+        assert (config.evaluate.rescoring, config.sharding.fsdp) == ("", 1)
 
     def test_fields_of_a_run_are_changed_by_name(self, finished):
         changed, method, _ = load_for_inference(finished, changes={"method.flip_test": False, "evaluate.oks": 0.5})
