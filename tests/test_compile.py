@@ -73,7 +73,19 @@ def test_unknown_topology(topology):
 
 
 @pytest.mark.tpu
-@pytest.mark.parametrize("config", ["prtr.py", "prtr.py:coco", "dsnt.py:mpii", "heatmap.py:coco", "rmpe.py:coco"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        "prtr.py",
+        "prtr.py:coco",
+        "prtr.py:deformable_coco",
+        "prtr.py:detector_coco",
+        "prtr.py:sequential_coco",
+        "dsnt.py:mpii",
+        "heatmap.py:coco",
+        "rmpe.py:coco",
+    ],
+)
 def test_compiles_for_a_slice_and_sends_each_gradient_once(config):
     pytest.importorskip("libtpu", reason="needs the extra 'tpu-compile'")
     command = [sys.executable, "-m", "jaxpose.compile", f"--config=configs/{config}", "--topology=v5e:4x4"]
