@@ -31,7 +31,8 @@ def base(name: str) -> ConfigDict:
         {
             "every": 0,  # steps; 0: never while training
             "batch_size": 64,
-            "metrics": ("coco",),  # coco, crowdpose: AP and AR; pckh, pck: correct keypoints by size of head or torso
+            "metrics": ("coco",),  # coco, crowdpose: AP and AR; pckh, pck: correct keypoints by size of head or torso;
+            # boxes: AP and AR of a detector's boxes
             "sizes": (),  # square pixels up to which a person is small, and medium, if not COCO's; adds AP_S
             "best": "AP",  # the metric by which the best checkpoint is kept
             "suppression": "hard",  # of duplicate poses: hard, soft, parametric, none
@@ -60,6 +61,7 @@ def data() -> ConfigDict:
             "antialias": False,
             "augmentation": augmentation(),  # of crops
             "canvas": canvas(),  # of whole images
+            "detection": detection(),  # of whole images for detectors
             "proposals": {"rule": "", "file": "", "from_step": 0},  # random training boxes; jaxpose/data/proposals.py
             "simulated": {"seed": 0, "copies": 3, "jitter": 0.1, "misses": 0.0, "false_positives": 0.0},
             "streams": {},  # {stream: fields of data that differ for it}, for methods with several
@@ -84,6 +86,16 @@ def augmentation(**fields: float) -> dict:
 def canvas() -> dict:
     """Random views of whole images, those of HigherHRNet and DEKR; see `jaxpose.data.whole_images`."""
     return {"scale": (0.75, 1.5), "rotation": 30.0, "shift": 40.0, "mirror": 0.5, "side": "short"}
+
+
+def detection() -> dict:
+    """Random views of whole images, those of DETR; see `jaxpose.data.transforms.DetectionAugmentation`.
+
+    Lengths are multiples of `config.method.short_side`, 800 pixels in the paper.
+    """
+    short_sides = (0.6, 0.64, 0.68, 0.72, 0.76, 0.8, 0.84, 0.88, 0.92, 0.96, 1.0)
+    crop = {"crop": 0.5, "crop_short_sides": (0.5, 0.625, 0.75), "crop_sides": (0.48, 0.75)}
+    return {"short_sides": short_sides, "mirror": 0.5} | crop
 
 
 def coco_folders() -> dict:

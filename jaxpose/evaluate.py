@@ -15,25 +15,32 @@ from jaxpose import sharding
 from jaxpose.checkpoint import load_for_inference
 from jaxpose.data import streams
 from jaxpose.data.pipeline import Examples
+from jaxpose.data.whole_images import move_boxes
 from jaxpose.errors import ConfigError
 from jaxpose.journal import Journal, write_json
 from jaxpose.methods.base import Method
 from jaxpose.metrics import keypoint_pck
+from jaxpose.metrics.boxes import CocoBoxes
 from jaxpose.metrics.coco import CocoKeypoints, write_results
 from jaxpose.metrics.crowdpose import CrowdPoseKeypoints
 from jaxpose.metrics.suppression import Rows, Suppression
 from jaxpose.ops import geometry
-from jaxpose.types import Poses, Stream, Variables
+from jaxpose.types import Detections, Poses, Stream, Variables
 from jaxpose.viz import overlay
 
 logger = logging.getLogger(__name__)
+
+SHOWN = 0.3
+"""Detected boxes that score less are not drawn, and neither are poses that were found in them."""
 
 
 def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     """Evaluates the newest good checkpoint of a run on the data of `config`.
 
     Writes to WORKDIR/evaluation: results.json (for the COCO server), truth.json (the split's labels in COCO format) and
-    scores.json. With parametric suppression also raw_poses.json, the poses of all detections with their boxes, which
+    scores.json. The results of a detector are boxes, which `data.validation.boxes` of any method that wants to be told
+    where people are can name; a method that finds poses in boxes of its own also writes those, to boxes.json. With
+    parametric suppression also raw_poses.json, the poses of all detections with their boxes, which
     `python -m jaxpose.fit_pose_nms` reads with truth.json.
 
     Args:
@@ -48,19 +55,15 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     _, method, variables = load_for_inference(workdir, changes=fields)
     evaluator = Evaluator(config, method, sharding.make_mesh(config.sharding))
     rows = evaluator.predict(method, variables)
-    results = CocoKeypoints(evaluator.suppression)
-    results.update(rows)
     scores = evaluator.score(rows)
     controls = evaluator.controls(variables)
     if jax.process_index() == 0:
         folder = pathlib.Path(workdir) / "evaluation"
         folder.mkdir(exist_ok=True)
-        write_results(results.results(method.joints), folder / "results.json")
+        for name, results in evaluator.results(rows).items():
+            write_results(results, folder / name)
         (folder / "truth.json").write_text(json.dumps(evaluator.truth) + "\n")
         write_json(folder / "scores.json", scores | controls)
-        if evaluator.suppression.kind == "parametric":
-            results.suppression = Suppression("none")
-            write_results(results.results(method.joints, boxes=True), folder / "raw_poses.json")
         logger.info("%s\n%s", folder, table(scores, controls, config.evaluate.best))
     return scores | controls
 
@@ -74,8 +77,8 @@ class Evaluator:
       mesh: the devices.
 
     Raises:
-      ConfigError: an unknown metric or suppression, or a metric that compares with true joints where boxes are a
-        detector's.
+      ConfigError: an unknown metric or suppression, a metric of what the method does not find, or one that compares
+        with true joints where boxes are a detector's.
     """
 
     def __init__(self, config: Any, method: Method, mesh: Mesh):
@@ -117,19 +120,19 @@ class Evaluator:
         return scores
 
     def predict(self, method: Method, variables: Variables, shown: list[np.ndarray] | None = None) -> Rows:
-        """The poses of every example, with the truth; pictures of the first batch are added to `shown`."""
+        """What is found in every example, with the truth; pictures of the first batch are added to `shown`."""
         blocks = []
         for i, local in enumerate(streams.evaluation_stream(self.config, self.examples)):
             batch = sharding.put_batch(local, self.mesh)
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-                poses, index = jax.device_get(self._predict(method)(variables, batch))
-            blocks.append(self.examples.rows(poses, index))
+                found, index = jax.device_get(self._predict(method)(variables, batch))
+            blocks.append(self.examples.rows(found, index))
             if shown is not None and i == 0 and jax.process_index() == 0:
-                shown += self.pictures(local["source"], poses)
+                shown += self.pictures(local["source"], found)
         return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
     def _predict(self, method: Method) -> Any:
-        """(variables, batch) -> poses and the examples' indices, compiled; every process gets all of them."""
+        """(variables, batch) -> what is found and the examples' indices, compiled; every process gets all of it."""
         if method not in self._compiled:
             self._compiled[method] = jax.jit(
                 lambda variables, batch: (method.predict(variables, batch), batch["source"]["index"]),
@@ -149,10 +152,15 @@ class Evaluator:
           DataError: labels that a metric needs are missing.
         """
         scores: dict[str, float] = {}
+        sizes = tuple(self.config.evaluate.sizes) or None
         for name in self.config.evaluate.metrics:
-            if name in ("coco", "crowdpose"):
+            if name == "boxes":
+                metric = CocoBoxes(sizes)
+                metric.update(rows)
+                scores |= metric.compute(self.truth)
+            elif name in ("coco", "crowdpose"):
                 kind = CocoKeypoints if name == "coco" else CrowdPoseKeypoints
-                metric = kind(suppression or self.suppression, sizes=tuple(self.config.evaluate.sizes) or None)
+                metric = kind(suppression or self.suppression, sizes=sizes)
                 metric.update(rows)
                 scores |= metric.compute(self.truth, self.method.joints)
             else:
@@ -161,6 +169,22 @@ class Evaluator:
                 scores |= metric.compute()
         return scores
 
+    def results(self, rows: Rows) -> dict[str, list[dict]]:
+        """{file name: what was found, in the format of the COCO server}; see `evaluate`."""
+        files = {}
+        if "poses" in self.method.finds:
+            poses = CocoKeypoints(self.suppression)
+            poses.update(rows)
+            files["results.json"] = poses.results(self.method.joints)
+            if self.suppression.kind == "parametric":
+                poses.suppression = Suppression("none")
+                files["raw_poses.json"] = poses.results(self.method.joints, boxes=True)
+        if "boxes" in self.method.finds:
+            boxes = CocoBoxes()
+            boxes.update(rows)
+            files["boxes.json" if files else "results.json"] = boxes.results()
+        return files
+
     @functools.cached_property
     def truth(self) -> dict:
         """The labels of the validation split as a COCO keypoint dictionary."""
@@ -168,8 +192,16 @@ class Evaluator:
 
     def _check_metrics(self) -> None:
         detections = self.config.data.validation.get("boxes", "")
+        finds = self.method.finds
         for name in self.config.evaluate.metrics:
-            if name in ("coco", "crowdpose"):
+            wanted = "boxes" if name == "boxes" else "poses"
+            if wanted not in finds:
+                raise ConfigError(
+                    f"config.evaluate.metrics asks for {name!r}, which looks at {wanted}, but "
+                    f"{type(self.method).__name__} finds {' and '.join(finds)}. Use "
+                    + ('"boxes".' if wanted == "poses" else '"coco".')
+                )
+            if name in ("boxes", "coco", "crowdpose"):
                 continue
             keypoint_pck.KeypointPck.create(name, self.method.joints)
             if self.method.sees != "person":
@@ -183,16 +215,28 @@ class Evaluator:
                     f'but data.validation.boxes is {detections!r}. Use "coco", or set data.validation.boxes to "".'
                 )
 
-    def pictures(self, crops: Stream, poses: Poses) -> list[np.ndarray]:
-        """Crops with the true pose and, after each, the same with the predicted one."""
-        pictures = []
-        for i in np.flatnonzero(crops["valid"]):
-            found = geometry.apply_affine(geometry.invert_affine(crops["to_image"][i]), poses.keypoints[i])
-            draw = functools.partial(overlay.draw_poses, crops["image"][i], skeleton=self.method.joints, threshold=0.0)
-            joints = self.method.joints.num_joints
-            pictures.append(draw(crops["keypoints"][i].reshape(-1, joints, 2), crops["visible"][i].reshape(-1, joints)))
-            pictures.append(draw(found[poses.valid[i]], poses.scores[i][poses.valid[i]]))
-        return pictures
+    def pictures(self, crops: Stream, found: Poses | Detections) -> list[np.ndarray]:
+        """Crops with the true poses, or boxes, and, after each, the same with the predicted ones."""
+        draw = self._picture_boxes if isinstance(found, Detections) else self._picture_poses
+        return [picture for i in np.flatnonzero(crops["valid"]) for picture in draw(crops, found, i)]
+
+    def _picture_poses(self, crops: Stream, poses: Poses, i: int) -> list[np.ndarray]:
+        joints, shown, boxes = self.method.joints, poses.valid[i], None
+        to_crop = geometry.invert_affine(crops["to_image"][i])
+        if poses.detections is not None:
+            shown = shown & (poses.detections.scores[i] >= SHOWN)
+            boxes = move_boxes(to_crop, poses.detections.boxes[i][shown])
+        true = crops["keypoints"][i].reshape(-1, joints.num_joints, 2)
+        found = geometry.apply_affine(to_crop, poses.keypoints[i][shown])
+        draw = functools.partial(overlay.draw_poses, crops["image"][i], skeleton=joints, threshold=0.0)
+        seen = crops["visible"][i].reshape(-1, joints.num_joints)
+        return [draw(true, seen), draw(found, poses.scores[i][shown], boxes=boxes)]
+
+    def _picture_boxes(self, crops: Stream, boxes: Detections, i: int) -> list[np.ndarray]:
+        image, shown = crops["image"][i], boxes.valid[i] & (boxes.scores[i] >= SHOWN)
+        found = move_boxes(geometry.invert_affine(crops["to_image"][i]), boxes.boxes[i][shown])
+        true = crops["boxes"][i][crops["people"][i]]
+        return [overlay.draw_boxes(image, true), overlay.draw_boxes(image, found, boxes.scores[i][shown])]
 
 
 def table(scores: dict[str, float], controls: dict[str, float], best: str) -> str:

@@ -1,6 +1,6 @@
 """Poses of people in images as a command.
 
-    python -m jaxpose.predict WORKDIR image.jpg folder ... --output DIR [--boxes detections.json]
+    python -m jaxpose.predict WORKDIR image.jpg folder ... --output DIR [--detector WORKDIR | --boxes detections.json]
 
 It writes an overlay of every image to DIR, and DIR/poses.json: a list of one object a person, images in order
 of path, an image's people by falling score, with
@@ -11,6 +11,11 @@ of path, an image's people by falling score, with
   score        of the person
   person_box   x, y, w, h that was looked at, or of the joints where the method finds people by itself
 This is the format of COCO results (with two more fields), so COCO tools read it.
+
+A method that looks at one person at a time is told where people are by a run of a detector, or by a file of detections;
+without either it takes each image for one person. If WORKDIR itself is a detector's, the overlays show boxes, and
+instead of poses.json there is DIR/boxes.json, with `bbox` (x, y, w, h) for `keypoints` and `person_box`: COCO
+detections, which --boxes reads.
 """
 
 import argparse
@@ -29,9 +34,8 @@ import numpy as np
 from jaxpose.data import images
 from jaxpose.data.sources import coco
 from jaxpose.errors import DataError, ImageError, JaxposeError
-from jaxpose.predictor import FindBoxes, People, Picture, load, whole_image
-from jaxpose.skeleton import Skeleton
-from jaxpose.viz import draw_poses
+from jaxpose.predictor import FindBoxes, People, Picture, Predictor, load
+from jaxpose.viz import draw_boxes, draw_poses
 
 logger = logging.getLogger(__name__)
 
@@ -64,21 +68,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m jaxpose.predict",
-        description="Finds poses in images; writes overlays and poses.json.",
+        description="Finds poses in images; writes overlays and poses.json. From a detector: boxes and boxes.json.",
     )
+    add_inputs(parser)
+    add = parser.add_argument
+    add("--threshold", type=float, default=0.3, help="joints that score lower are not drawn (default %(default)s)")
+    add("--batch_size", type=positive, default=16, help="people or images at once (default %(default)s)")
+    return parser
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say what is looked at with which run; `open_inputs` and `load_predictor` read them."""
     add = parser.add_argument
     add("workdir", type=pathlib.Path, help="folder of a trained run")
     add("inputs", type=pathlib.Path, nargs="+", help="images, or folders that are searched with all their subfolders")
     add("--output", type=pathlib.Path, required=True, help="folder to write to")
-    add(
-        "--boxes",
+    people = parser.add_mutually_exclusive_group()
+    people.add_argument(
+        "--detector",
         type=pathlib.Path,
-        help="COCO detection file with people's boxes, for a method that sees one person at a time",
+        help="folder of a detector's run that finds people, for a method that sees one person at a time",
     )
+    people.add_argument("--boxes", type=pathlib.Path, help="COCO detection file with people's boxes, for the same")
     add("--annotations", type=pathlib.Path, help="COCO annotation file that says which file has which image id")
     add("--box_threshold", type=float, default=0.3, help="boxes that score lower are left out (default %(default)s)")
-    add("--threshold", type=float, default=0.3, help="joints that score lower are not drawn (default %(default)s)")
-    add("--batch_size", type=_positive, default=16, help="people at once (default %(default)s)")
     add(
         "--set",
         action="append",
@@ -88,10 +101,9 @@ def _parser() -> argparse.ArgumentParser:
         help="a field of the run's config to change, such as method.flip_test=false; may be given again",
     )
     add("--step", type=int, help="of the checkpoint (default: the newest good one)")
-    return parser
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not positive")
     return int(text)
@@ -109,43 +121,110 @@ def _change(text: str) -> tuple[str, Any]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from tqdm.contrib.logging import logging_redirect_tqdm
+    inputs = open_inputs(options, ("poses.json",) if options.boxes else ("poses.json", "boxes.json"))
+    records: list[dict] = []
+    done = 0
+    if inputs.files:
+        predictor = load_predictor(options, options.batch_size)
+        options.output.mkdir(parents=True, exist_ok=True)
+        overlays = {str(f.path): options.output / f.overlay for f in inputs.files}
+        for picture, people in predictor.stream(inputs.pictures(), inputs.find_boxes):
+            write_image(overlays[picture.name], _overlay(picture, people, predictor, options))
+            records += _records(picture, people)
+            done += 1
+        _write_records(options.output / ("boxes.json" if predictor.finds_boxes else "poses.json"), records)
+    logger.info("%d people in %d images -> %s", len(records), done, options.output)
+    return inputs.report(done)
 
-    from jaxpose import runtime
 
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a command looks at.
+
+    Attributes:
+      files: the images.
+      ids: {path: image id or None}.
+      failed: {input: why it could not be used}; grows while pictures are read.
+      find_boxes: of --boxes.
+    """
+
+    files: list[_File]
+    ids: dict[pathlib.Path, int | None]
+    failed: dict[str, str]
+    find_boxes: FindBoxes | None
+
+    def pictures(self) -> Iterator[Picture]:
+        """Decodes files one by one under a progress bar; those that cannot be read go to `failed`."""
+        from tqdm import tqdm
+        from tqdm.contrib.logging import logging_redirect_tqdm
+
+        with logging_redirect_tqdm():
+            for file in tqdm(self.files, unit="image", disable=None):
+                try:
+                    image = images.decode(images.read(file.path), str(file.path), upright=True)
+                except ImageError as error:
+                    self.failed[str(file.path)] = error.why
+                    continue
+                yield Picture(str(file.path), image, self.ids[file.path])
+
+    def report(self, done: int) -> int:
+        """Says what could not be used, beside `done` images that could; returns the exit status."""
+        for name, why in self.failed.items():
+            logger.error("%s: %s", name, why)
+        if self.failed:
+            logger.error("%d of %d inputs could not be used", len(self.failed), done + len(self.failed))
+        return 1 if self.failed else 0
+
+
+def open_inputs(options: argparse.Namespace, written: Sequence[str]) -> Inputs:
+    """Finds what the command line names.
+
+    Args:
+      options: of `add_inputs`.
+      written: files that the command will write to the output folder, besides overlays.
+
+    Raises:
+      DataError: an unusable file of boxes or annotations, or an input that would be replaced.
+    """
     files, failed = find_images(options.inputs, options.output)
     ids = image_ids([f.path for f in files], options.annotations)
-    find_boxes = whole_image
+    find_boxes = None
     if options.boxes:
         for file in [f for f in files if ids[f.path] is None]:
             failed[str(file.path)] = "has no image id of its own to find its boxes by; give --annotations that list it"
         files = [f for f in files if ids[f.path] is not None]
         find_boxes = read_boxes(options.boxes, [ids[f.path] for f in files], options.box_threshold)
-    _protect_inputs(options, files)
-    records: list[dict] = []
-    done = 0
-    if files:
-        runtime.start()
-        predictor = load(options.workdir, options.step, options.batch_size, dict(options.set))
-        if options.boxes and not predictor.takes_boxes:
-            raise DataError(
-                f"--boxes {options.boxes}: {options.workdir} looks at whole images and finds people by itself"
-            )
-        options.output.mkdir(parents=True, exist_ok=True)
-        overlays = {str(f.path): options.output / f.overlay for f in files}
-        with logging_redirect_tqdm():
-            for picture, people in predictor.stream(_read(files, ids, failed), find_boxes):
-                drawn = people.boxes if options.boxes else None
-                _write_overlay(overlays[picture.name], picture, people, predictor.skeleton, options.threshold, drawn)
-                records += _records(picture, people)
-                done += 1
-        _write_records(options.output / "poses.json", records)
-    logger.info("%d people in %d images -> %s", len(records), done, options.output)
-    for name, why in failed.items():
-        logger.error("%s: %s", name, why)
-    if failed:
-        logger.error("%d of %d inputs could not be used", len(failed), done + len(failed))
-    return 1 if failed else 0
+    _protect_inputs(options, files, written)
+    return Inputs(files, ids, failed, find_boxes)
+
+
+def load_predictor(options: argparse.Namespace, batch_size: int) -> Predictor:
+    """The predictor of the run that the command line names, with its detector.
+
+    Raises:
+      CheckpointError, ConfigError: of a run.
+      DataError: boxes or a detector for a method that finds people by itself.
+    """
+    from jaxpose import runtime
+
+    runtime.start()
+    predictor = load(
+        options.workdir,
+        options.step,
+        batch_size,
+        dict(options.set),
+        detector=options.detector,
+        box_threshold=options.box_threshold,
+    )
+    if options.boxes and not predictor.takes_boxes:
+        raise DataError(f"--boxes {options.boxes}: {options.workdir} looks at whole images and finds people by itself")
+    if predictor.takes_boxes and not (options.boxes or options.detector):
+        logger.info(
+            "%s looks at one person at a time, and takes each image for one; "
+            "--detector RUN finds people, --boxes FILE says where they are",
+            options.workdir,
+        )
+    return predictor
 
 
 def find_images(inputs: Sequence[pathlib.Path], output: pathlib.Path) -> tuple[list[_File], dict[str, str]]:
@@ -187,13 +266,13 @@ def _free(path: pathlib.PurePath, taken: set[pathlib.PurePath]) -> pathlib.PureP
     return name
 
 
-def _protect_inputs(options: argparse.Namespace, files: list[_File]) -> None:
+def _protect_inputs(options: argparse.Namespace, files: list[_File], written: Sequence[str]) -> None:
     """Raises DataError if anything that will be written would replace something that is read."""
     read = [f.path for f in files] + [p for p in (options.boxes, options.annotations) if p]
     sources = {path.resolve() for path in read}
     if options.output.exists() and not options.output.is_dir():
         raise DataError(f"--output {options.output} is a file; give a folder")
-    for name in [*(f.overlay for f in files), "poses.json"]:
+    for name in [*(f.overlay for f in files), *written]:
         if (options.output / name).resolve() in sources:
             raise DataError(f"--output {options.output} would replace the input {options.output / name}; give another")
 
@@ -248,59 +327,49 @@ def read_boxes(detections: pathlib.Path, ids: Sequence[int], threshold: float) -
     return find
 
 
-def _read(files: list[_File], ids: dict[pathlib.Path, int | None], failed: dict[str, str]) -> Iterator[Picture]:
-    """Decodes files one by one under a progress bar; those that cannot be read go to `failed`."""
-    from tqdm import tqdm
-
-    for file in tqdm(files, unit="image", disable=None):
-        try:
-            image = images.decode(images.read(file.path), str(file.path), upright=True)
-        except ImageError as error:
-            failed[str(file.path)] = error.why
-            continue
-        yield Picture(str(file.path), image, ids[file.path])
-
-
-def _write_overlay(
-    path: pathlib.Path,
-    picture: Picture,
-    people: People,
-    skeleton: Skeleton,
-    threshold: float,
-    boxes: np.ndarray | None,
-) -> None:
-    import cv2
-
-    drawn = draw_poses(
+def _overlay(picture: Picture, people: People, predictor: Predictor, options: argparse.Namespace) -> np.ndarray:
+    """The picture with what was found; boxes are drawn where somebody else than the method gave them."""
+    if predictor.finds_boxes:
+        return draw_boxes(picture.image, people.boxes, people.person_score)
+    return draw_poses(
         picture.image,
         people.keypoints,
         people.scores,
         people.person_score,
-        skeleton=skeleton,
-        threshold=threshold,
-        boxes=boxes,
+        skeleton=predictor.skeleton,
+        threshold=options.threshold,
+        boxes=people.boxes if options.boxes or options.detector else None,
     )
+
+
+def write_image(path: pathlib.Path, image: np.ndarray) -> None:
+    import cv2
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    written, data = cv2.imencode(path.suffix, drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    written, data = cv2.imencode(path.suffix, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
     if not written:
         raise DataError(f"{path}: the overlay cannot be encoded")
     path.write_bytes(data.tobytes())
 
 
 def _records(picture: Picture, people: People) -> list[dict]:
-    """The people of a picture as poses.json has them."""
+    """The people of a picture as poses.json has them, or boxes.json where there are no joints."""
     triples = np.concatenate([people.keypoints.round(2), people.scores[..., None].round(4)], axis=-1, dtype=np.float64)
-    return [
-        {
-            "file_name": pathlib.Path(picture.name).as_posix(),
-            "image_id": picture.id,
-            "category_id": 1,
-            "keypoints": [round(v, 4) for v in triples[i].reshape(-1).tolist()],
-            "score": round(float(people.person_score[i]), 6),
-            "person_box": [round(v, 2) for v in people.boxes[i].tolist()],
-        }
-        for i in range(len(people))
-    ]
+    records = []
+    for i in range(len(people)):
+        box = [round(v, 2) for v in people.boxes[i].tolist()]
+        joints = [round(v, 4) for v in triples[i].reshape(-1).tolist()]
+        records.append(
+            {
+                "file_name": pathlib.Path(picture.name).as_posix(),
+                "image_id": picture.id,
+                "category_id": 1,
+                **({"keypoints": joints} if joints else {"bbox": box}),
+                "score": round(float(people.person_score[i]), 6),
+                **({"person_box": box} if joints else {}),
+            }
+        )
+    return records
 
 
 def _write_records(path: pathlib.Path, records: list[dict]) -> None:

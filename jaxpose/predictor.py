@@ -1,13 +1,15 @@
 """Poses of people in images, as a Python call.
 
-predictor = jaxpose.load(workdir)
-for people in predictor(images, boxes):
-    people.keypoints, people.scores, people.person_score
+predictor = jaxpose.load(workdir, detector=workdir_of_a_detector)
+for people in predictor(images):
+    people.keypoints, people.scores, people.person_score, people.boxes
 
-The command `python -m jaxpose.predict` is built on it.
+A method that looks at one person at a time is told where people are by a detector, or by the caller. The command
+`python -m jaxpose.predict` is built on it.
 """
 
 import collections
+import copy
 import dataclasses
 import functools
 import pathlib
@@ -26,13 +28,13 @@ from jaxpose.data.transforms import PersonCrop
 from jaxpose.errors import DataError, NonFiniteError
 from jaxpose.methods.base import Method
 from jaxpose.metrics.suppression import Suppression, suppress
-from jaxpose.types import Variables
+from jaxpose.types import Detections, Poses, Variables
 
 FindBoxes = Callable[["Picture"], tuple[np.ndarray, np.ndarray]]
 """A detector: picture -> boxes [N, 4] (x, y, w, h) in its pixels, and their scores [N]."""
 
 MAX_WAITING = 4
-"""So many batches of pictures are held back at most until one of their size is full."""
+"""So many batches of crops or canvases are held back at most until one of their size is full."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +57,11 @@ class People:
     """The people of one image, by falling score.
 
     Attributes:
-      keypoints: [N, K, 2] pixels of the image.
+      keypoints: [N, K, 2] pixels of the image; from a detector, which knows of no joints, K is 0.
       scores: [N, K] of the joints, in [0, 1].
       person_score: [N].
-      boxes: [N, 4] (x, y, w, h), where each was looked for, or around the joints where the whole image was.
+      boxes: [N, 4] (x, y, w, h), where each was looked for, or which the method itself found, or else that of the
+        joints where the whole image was looked at.
     """
 
     keypoints: np.ndarray
@@ -75,30 +78,43 @@ def load(
     step: int | None = None,
     batch_size: int = 16,
     changes: Mapping[str, Any] | None = None,
+    detector: "str | pathlib.Path | Predictor | None" = None,
+    box_threshold: float = 0.3,
 ) -> "Predictor":
     """A predictor from what a run learned: averaged parameters where it keeps an average.
 
     Args:
       workdir: folder of a run.
       step: of the checkpoint; the newest good one if None.
-      batch_size: crops or images that go through the network at once.
+      batch_size: crops or images that go through the network at once, in the detector too.
       changes: {"method.flip_test": False, "evaluate.pose_nms.file": FILE, ...}, fields of the run's config that are to
         differ now.
+      detector: finds people for a method that looks at one at a time: a run, or what `load` made of one.
+      box_threshold: boxes that score lower are left out, if a run is loaded that is a detector.
 
     Raises:
       CheckpointError: no run or no good checkpoint there.
       ConfigError: a change of a field that there is not, or one that makes another network.
+      DataError: a detector for a method that finds people by itself, or one that finds no boxes.
     """
     from jaxpose.checkpoint import load_for_inference
 
     config, method, variables = load_for_inference(workdir, step, changes)
-    return Predictor(
+    predictor = Predictor(
         method,
         variables,
         crop=person_crop(config.data, method) if method.sees == "person" else None,
         batch_size=batch_size,
         suppression=Suppression.create(config.evaluate, method.joints.num_joints),
+        box_threshold=box_threshold,
     )
+    if detector is None:
+        return predictor
+    if not predictor.takes_boxes:
+        raise DataError(f"{workdir} looks at whole images and finds people by itself; detector {detector} has no use")
+    if not isinstance(detector, Predictor):
+        detector = load(detector, batch_size=batch_size, box_threshold=box_threshold)
+    return predictor.with_detector(detector)
 
 
 def whole_image(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +124,9 @@ def whole_image(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Predictor:
-    """Finds poses in images. Compiled once for crops of people; for whole images, once for each size of canvas.
+    """Finds poses in images, or boxes if the method is a detector.
+
+    Compiled once for crops of people; for whole images, once for each size of canvas.
 
     Args:
       method: the paper.
@@ -116,9 +134,12 @@ class Predictor:
       crop: how people are cut out, as in training, for methods that see one; None for 1.25 times their boxes.
       batch_size: crops or images at once; raised to a multiple of the number of devices.
       suppression: of duplicates among an image's people.
+      box_threshold: of a detector; boxes that score lower are left out.
 
     Attributes:
       takes_boxes: whether the method wants to be told where people are; if not, it finds them.
+      finds_boxes: whether it is a detector, which finds boxes without poses.
+      detector: finds people where the caller does not say where they are; see `with_detector`.
     """
 
     def __init__(
@@ -129,16 +150,36 @@ class Predictor:
         crop: PersonCrop | None = None,
         batch_size: int = 16,
         suppression: Suppression = Suppression(),  # noqa: B008
+        box_threshold: float = 0.3,
     ):
         self._mesh = mesh = sharding.make_mesh(types.SimpleNamespace(fsdp=1))
+        self.method, self.variables = method, variables
         self.skeleton = method.joints
         self.takes_boxes = method.sees == "person"
+        self.finds_boxes = "poses" not in method.finds
+        self.detector: Predictor | None = None
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
-        self._looks = CropLooks(method, crop) if self.takes_boxes else ImageLooks(method)
-        self._variables = variables
+        self.looks = CropLooks(method, crop) if self.takes_boxes else ImageLooks(method)
         self._suppress = functools.partial(suppress, sigmas=self.skeleton.sigmas, suppression=suppression)
+        self._box_threshold = box_threshold
         copied, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
         self._predict = jax.jit(method.predict, in_shardings=(copied, split), out_shardings=copied)
+
+    def with_detector(self, detector: "Predictor") -> "Predictor":
+        """The same predictor, which asks another one where people are.
+
+        Raises:
+          DataError: this one finds people by itself, or the other one finds no boxes.
+        """
+        if not self.takes_boxes:
+            name = type(self.method).__name__
+            raise DataError(f"a detector is given, but {name} looks at whole images and finds people by itself")
+        if not detector.finds_boxes:
+            name = type(detector.method).__name__
+            raise DataError(f"the detector's method is {name}, which finds poses; expected one that finds boxes (detr)")
+        other = copy.copy(self)
+        other.detector = detector
+        return other
 
     def __call__(
         self,
@@ -150,8 +191,8 @@ class Predictor:
 
         Args:
           pictures: [H, W, 3] uint8 RGB each, of any size.
-          boxes: for each image, [N, 4] (x, y, w, h) of people; without, a method that sees one person looks at each
-            image as one box.
+          boxes: for each image, [N, 4] (x, y, w, h) of people; without, a method that sees one person asks its
+            detector, or looks at each image as one box if it has none.
           box_scores: for each image, [N] of its boxes; 1 if not given.
 
         Raises:
@@ -164,36 +205,35 @@ class Predictor:
                 raise DataError(f"{name} are for {len(values)} images, but there are {len(pictures)}")
 
         def find(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
-            if boxes is None:
-                return whole_image(picture)
             own = np.asarray(boxes[picture.id], np.float32).reshape(-1, 4)
             return own, np.ones(len(own)) if box_scores is None else np.asarray(box_scores[picture.id])
 
         named = (Picture(f"number {i}", np.asarray(image), id=i) for i, image in enumerate(pictures))
-        return [people for _, people in self.stream(named, find)]
+        return [people for _, people in self.stream(named, None if boxes is None else find)]
 
     def stream(
-        self, pictures: Iterable[Picture], find_boxes: FindBoxes = whole_image
+        self, pictures: Iterable[Picture], find_boxes: FindBoxes | None = None
     ) -> Iterator[tuple[Picture, People]]:
         """Pictures with their people, in order, for any number of pictures.
 
-        Batches are filled across pictures; the next one is read while the device works on the last.
+        Batches are filled across pictures, in the detector as in the pose stage; the next one is read while the device
+        works on the last. A bounded number of pictures is held.
 
         Args:
           pictures: files, a video's frames, ...
-          find_boxes: where the people of a picture are; not asked by methods that see whole images.
+          find_boxes: where the people of a picture are, for methods that see one person; None for the detector, or
+            everything if there is none.
 
         Raises:
           DataError: a picture or box that cannot be used.
           NonFiniteError: the network's outputs are NaN or infinite.
         """
-        waiting: collections.deque[_Job] = collections.deque()
-        pending: dict[Any, list[_Look]] = {}
+        waiting: collections.deque[Job] = collections.deque()
+        pending: dict[Any, list[Look]] = {}
         running: _Running | None = None
-        for picture in pictures:
-            job = _open(picture, *(find_boxes(picture) if self.takes_boxes else whole_image(picture)))
+        for job in self.jobs(pictures, find_boxes):
             waiting.append(job)
-            for look in self._looks(job):
+            for look in self.looks(job):
                 looks = pending.setdefault(look.shapes, [])
                 looks.append(look)
                 if len(looks) == self.batch_size:
@@ -201,70 +241,99 @@ class Predictor:
             while sum(map(len, pending.values())) > MAX_WAITING * self.batch_size:
                 running = self._advance(running, pending.pop(next(iter(pending))))
             yield from self._done(waiting)
-        for looks in pending.values():
-            running = self._advance(running, looks)
-        self._advance(running, [])
+            if len(waiting) > 2 * MAX_WAITING * self.batch_size:  # the oldest has a look of a rare size
+                running = self._drain(running, pending)
+                yield from self._done(waiting)
+        self._drain(running, pending)
         yield from self._done(waiting)
 
-    def _advance(self, running: "_Running | None", looks: "list[_Look]") -> "_Running | None":
+    def jobs(self, pictures: Iterable[Picture], find_boxes: FindBoxes | None = None) -> "Iterator[Job]":
+        """Pictures with the boxes to look at; arguments as for `stream`."""
+        if self.takes_boxes and find_boxes is None and self.detector is not None:
+            for picture, people in self.detector.stream(pictures):
+                yield open_job(picture, people.boxes, people.person_score)
+            return
+        find = find_boxes if self.takes_boxes and find_boxes is not None else whole_image
+        for picture in pictures:
+            yield open_job(picture, *find(picture))
+
+    def _drain(self, running: "_Running | None", pending: "dict[Any, list[Look]]") -> None:
+        """Collects everything that is under way."""
+        while pending:
+            running = self._advance(running, pending.pop(next(iter(pending))))
+        self._advance(running, [])
+
+    def _advance(self, running: "_Running | None", looks: "list[Look]") -> "_Running | None":
         """Sends looks of one shape to the device, then collects what it was working on before."""
         started = self._start(looks) if looks else None
         if running is not None:
             self._finish(running)
         return started
 
-    def _start(self, looks: "list[_Look]") -> "_Running":
-        batch = {
-            name: np.zeros((self.batch_size, *np.shape(value)), np.asarray(value).dtype)
-            for name, value in looks[0].fields.items()
-        }
-        for row, look in enumerate(looks):
-            for name, value in look.fields.items():
-                batch[name][row] = value
+    def _start(self, looks: "list[Look]") -> "_Running":
+        batch = stack(looks, self.batch_size)
         with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
-            return _Running(looks, self._predict(self._variables, {"source": batch}))
+            return _Running(looks, self._predict(self.variables, {"source": batch}))
 
     def _finish(self, running: "_Running") -> None:
-        """Hands the poses of a batch to the pictures that they were found in."""
-        poses = jax.device_get(running.poses)
+        """Hands what was found in a batch to the pictures that it was found in."""
+        found = jax.device_get(running.found)
+        columns = columns_of(found)
         for row, look in enumerate(running.looks):
-            valid = poses.valid[row]
-            found = [poses.keypoints[row][valid], poses.scores[row][valid], poses.person_score[row][valid]]
-            if not all(np.isfinite(values).all() for values in found):
+            valid = found.valid[row]
+            own = {name: values[row][valid] for name, values in columns.items()}
+            if not all(np.isfinite(values).all() for values in own.values()):
                 raise NonFiniteError(
                     f"image {look.job.picture.name}: the network gives NaN or infinite numbers; "
                     "its parameters are unusable, take an earlier --step"
                 )
-            look.job.found[look.number] = found
+            look.job.found[look.number] = own
             look.job.missing -= 1
 
-    def _done(self, waiting: "collections.deque[_Job]") -> Iterator[tuple[Picture, People]]:
+    def _done(self, waiting: "collections.deque[Job]") -> Iterator[tuple[Picture, People]]:
         while waiting and not waiting[0].missing:
             job = waiting.popleft()
-            yield job.picture, self._collect(job)
+            yield job.picture, self._collect_boxes(job) if self.finds_boxes else self._collect(job)
 
-    def _collect(self, job: "_Job") -> People:
+    def _collect_boxes(self, job: "Job") -> People:
+        """All boxes of a picture that have an area and score well enough."""
+        boxes, scores = job.found[0]["box"], job.found[0]["box_score"]
+        good = (scores >= self._box_threshold) & (boxes[:, 2:] > 0).all(-1)
+        boxes, scores = boxes[good], scores[good]
+        order = np.argsort(-scores, kind="stable")
+        none = np.zeros((len(order), 0), np.float32)
+        return People(np.zeros((len(order), 0, 2), np.float32), none, scores[order], boxes[order])
+
+    def _collect(self, job: "Job") -> People:
         """All people of a picture, without duplicates."""
         joints = self.skeleton.num_joints
-        looks = range(len(job.boxes))
-        number = np.repeat(np.arange(len(job.boxes)), [len(job.found[n][2]) for n in looks])
-        empty = [np.zeros((0, joints, 2), np.float32), np.zeros((0, joints), np.float32), np.zeros(0, np.float32)]
-        columns = zip(empty, *(job.found[n] for n in looks), strict=True)
-        keypoints, scores, person_score = (np.concatenate(column) for column in columns)
-        box = job.boxes[number] if self.takes_boxes else tight_boxes(keypoints, np.ones(scores.shape))
+        looks = [job.found[n] for n in range(len(job.boxes))]
+        number = np.repeat(np.arange(len(looks)), [len(own["person_score"]) for own in looks])
+        empty = {"keypoints": (0, joints, 2), "scores": (0, joints), "person_score": (0,)}
         rows = {
+            name: np.concatenate([np.zeros(shape, np.float32), *(own[name] for own in looks)])
+            for name, shape in empty.items()
+        }
+        box = job.boxes[number] if self.takes_boxes else tight_boxes(rows["keypoints"], np.ones(rows["scores"].shape))
+        own_box = not self.takes_boxes and "box" in looks[0]
+        rows |= {
             "image_id": np.zeros(len(number), np.int64),
             "index": number,
-            "keypoints": keypoints,
-            "scores": scores,
-            "person_score": person_score,
-            "area": self._looks.area(box),
-            "box": box,
-            "box_score": job.scores[number],
+            "area": self.looks.area(box),
+            "box": looks[0]["box"] if own_box else box,
+            "box_score": looks[0]["box_score"] if own_box else job.scores[number],
         }
         rows = self._suppress(rows)
         order = np.argsort(-rows["person_score"], kind="stable")
         return People(*(rows[name][order] for name in ("keypoints", "scores", "person_score", "box")))
+
+
+def columns_of(found: Poses | Detections) -> dict[str, np.ndarray]:
+    """{name of a row's field: [B, N, ...]} of what a method found."""
+    if isinstance(found, Detections):
+        return {"box": found.boxes, "box_score": found.scores}
+    columns = {"keypoints": found.keypoints, "scores": found.scores, "person_score": found.person_score}
+    return columns if found.detections is None else columns | columns_of(found.detections)
 
 
 class CropLooks:
@@ -290,11 +359,11 @@ class CropLooks:
         height, width = self._blank["image"].shape[:2]
         self._crop = crop or PersonCrop((width, height))
 
-    def __call__(self, job: "_Job") -> "Iterator[_Look]":
+    def __call__(self, job: "Job") -> "Iterator[Look]":
         for number, (box, score) in enumerate(zip(job.boxes, job.scores, strict=True)):
             canvas, to_image = self._crop.crop(job.picture.image, box)
             seen = {"image": canvas, "to_image": to_image, "person_score": score, "valid": np.True_}
-            yield _Look(job, number, self._blank | seen)
+            yield Look(job, number, self._blank | seen)
 
     def area(self, box: np.ndarray) -> np.ndarray:
         """[N] square pixels that were looked at for boxes [N, 4]."""
@@ -307,18 +376,22 @@ class ImageLooks:
     def __init__(self, method: Method):
         self._method = method
 
-    def __call__(self, job: "_Job") -> "Iterator[_Look]":
+    def __call__(self, job: "Job") -> "Iterator[Look]":
         image = job.picture.image
         layout = self._method.layout(image.shape[1], image.shape[0])
-        yield _Look(job, 0, whole_images.lay_out(image, layout, self._method.scales) | {"valid": np.True_})
+        yield Look(job, 0, whole_images.lay_out(image, layout, self._method.scales) | {"valid": np.True_})
 
     def area(self, box: np.ndarray) -> np.ndarray:
         """[N] square pixels of boxes [N, 4] around people."""
         return box[:, 2:].prod(-1)
 
 
-def _open(picture: Picture, boxes: np.ndarray, scores: np.ndarray) -> "_Job":
-    """A picture and its boxes, found fit to be looked at."""
+def open_job(picture: Picture, boxes: np.ndarray, scores: np.ndarray) -> "Job":
+    """A picture and its boxes, found fit to be looked at.
+
+    Raises:
+      DataError: a picture or box that cannot be used.
+    """
     image = picture.image
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise DataError(f"image {picture.name}: is {image.dtype}{list(image.shape)}, expected uint8 [H, W, 3] in RGB")
@@ -331,25 +404,50 @@ def _open(picture: Picture, boxes: np.ndarray, scores: np.ndarray) -> "_Job":
             f"image {picture.name}: box {first} is {np.asarray(boxes)[first].tolist()} with score {scores[first]}; "
             "expected finite x, y and positive w, h"
         )
-    return _Job(picture, np.asarray(boxes, np.float32), np.asarray(scores, np.float32), missing=len(boxes))
+    return Job(picture, np.asarray(boxes, np.float32), np.asarray(scores, np.float32), missing=len(boxes))
+
+
+def stack(looks: "Sequence[Look]", rows: int) -> dict[str, np.ndarray]:
+    """The fields of looks of equal shapes as those of a batch; rows beyond them are zero, and so not valid."""
+    fields = {
+        name: np.zeros((rows, *np.shape(value)), np.asarray(value).dtype) for name, value in looks[0].fields.items()
+    }
+    for row, look in enumerate(looks):
+        for name, value in look.fields.items():
+            fields[name][row] = value
+    return fields
 
 
 @dataclasses.dataclass
-class _Job:
-    """A picture whose people are being looked for."""
+class Job:
+    """A picture whose people are being looked for.
+
+    Attributes:
+      picture: where.
+      boxes: [N, 4] of it that are looked at.
+      scores: [N] of them.
+      missing: how many of them are still to be looked at.
+      found: {number of the box: the rows of `columns_of` that were found there}.
+    """
 
     picture: Picture
     boxes: np.ndarray
     scores: np.ndarray
     missing: int
-    found: dict[int, list[np.ndarray]] = dataclasses.field(default_factory=dict)
+    found: dict[int, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Look:
-    """A row of a batch: what the device is shown of a job's box."""
+class Look:
+    """A row of a batch: what the device is shown of a job's box.
 
-    job: _Job
+    Attributes:
+      job: whose.
+      number: of the box.
+      fields: of the example.
+    """
+
+    job: Job
     number: int
     fields: dict[str, Any]
 
@@ -361,5 +459,5 @@ class _Look:
 
 @dataclasses.dataclass(frozen=True)
 class _Running:
-    looks: list[_Look]
-    poses: Any
+    looks: list[Look]
+    found: Any

@@ -26,6 +26,24 @@ Variables = dict[str, Any]
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Detections:
+    """Boxes found in a batch of images, padded to a fixed number N.
+
+    Attributes:
+      boxes: [B, N, 4] (x, y, w, h) in pixels of the original image.
+      scores: [B, N] probability of the box's class.
+      labels: [B, N] int32 that class, the likeliest besides "nothing".
+      valid: [B, N] bool, whether it is a person in an image that counts.
+    """
+
+    boxes: Array
+    scores: Array
+    labels: Array
+    valid: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Poses:
     """People found in a batch of images, padded to a fixed number N.
 
@@ -34,12 +52,45 @@ class Poses:
       scores: [B, N, K] confidence of each keypoint, in [0, 1].
       person_score: [B, N] confidence of the person, by which people are ranked.
       valid: [B, N] bool; everything else about an invalid row is meaningless.
+      detections: the boxes in which the people were found, row by row, of methods that find boxes first; else None.
     """
 
     keypoints: Array
     scores: Array
     person_score: Array
     valid: Array
+    detections: Detections | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How an image of some size is laid on canvases for inference, one for each test scale.
+
+    Attributes:
+      sizes: (width, height) of each canvas.
+      to_canvas: [2, 3] affine maps from image to canvas pixels.
+      base: the canvas in whose pixels poses are decoded.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    to_canvas: tuple[np.ndarray, ...]
+    base: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class PaddedLayout(Layout):
+    """A layout whose canvas the image does not fill.
+
+    Attributes:
+      extent: (width, height) of the image on the canvas, at whose top left corner it lies.
+    """
+
+    extent: tuple[int, int] = (0, 0)
+
+
+def image_field(scale: float) -> str:
+    """The field of a stream that holds the images of a test scale; "image" for scale 1."""
+    return "image" if scale == 1 else f"image_x{scale:g}"
 
 
 def synthetic_batch(spec: Spec, seed: int = 0) -> Batch:

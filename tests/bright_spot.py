@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpose.methods.base import Method, person_spec
-from jaxpose.methods.bottom_up import BottomUp, Layout
+from jaxpose.methods.bottom_up import BottomUp
 from jaxpose.ops import geometry
-from jaxpose.types import Poses
+from jaxpose.types import Layout, Poses
 
 SIZE = (48, 64)
 

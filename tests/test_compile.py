@@ -72,7 +72,10 @@ def test_unknown_topology(topology):
         prepare_environment(topology)
 
 
-RECIPES = ("prtr.py:coco", "dsnt.py:mpii", "heatmap.py:coco", "rmpe.py:coco", "higherhrnet.py:coco", "dekr.py:coco")
+RECIPES = (
+    *(f"prtr.py:{variant}" for variant in ("coco", "deformable_coco", "detector_coco", "sequential_coco")),
+    *("dsnt.py:mpii", "heatmap.py:coco", "rmpe.py:coco", "higherhrnet.py:coco", "dekr.py:coco"),
+)
 
 
 @pytest.mark.tpu

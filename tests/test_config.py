@@ -16,8 +16,8 @@ from jaxpose.config import base
 from jaxpose.data.proposals import RULES
 from jaxpose.data.sources import SOURCES
 from jaxpose.data.streams import stream_data
-from jaxpose.data.transforms import Augmentation, CanvasAugmentation
-from jaxpose.metrics import coco
+from jaxpose.data.transforms import Augmentation, CanvasAugmentation, DetectionAugmentation
+from jaxpose.metrics import boxes, coco
 from jaxpose.metrics.keypoint_pck import KeypointPck
 from jaxpose.metrics.suppression import Suppression
 
@@ -36,6 +36,8 @@ def listed(name: str) -> list[str]:
     return ["" if variant == "(none)" else variant for variant in first]
 
 
+METHODS = {"detector": "detr", "sequential": "sequential_prtr"}
+"""Methods of variants whose name is not that of their file."""
 CONFIGS = [pytest.param(name, variant, id=f"{name}:{variant}") for name in FILES for variant in listed(name)]
 
 
@@ -63,22 +65,26 @@ class TestVariant:
         assert set(config) == {*base("any"), "method"}
         for section in ("data", "optim", "train", "evaluate", "sharding"):
             assert set(config[section]) == set(base("any")[section])
-        assert json.loads(json.dumps(config.to_dict()))["method"]["name"] == name
+        expected = METHODS.get(variant.removesuffix("_coco"), name)
+        assert json.loads(json.dumps(config.to_dict()))["method"]["name"] == expected
 
     def test_its_method_takes_batches_of_its_own_shape(self, name, variant):
         config = get_config(name, variant)
         method = methods.create(config.method)
         size, joints = config.train.batch_size, skeleton.get(config.data.skeleton).num_joints
-        people = {"person": (), "image": (config.method.get("max_people", 30),)}[method.sees]
+        people = (method.max_people,) if method.sees == "image" else ()
         side = config.method.input_size
-        width, height = side if method.sees == "person" else (side, side)
+        width, height = (side, side) if isinstance(side, int) else side
         spec = method.spec(size)
         assert method.skeleton == config.data.skeleton
         assert set(config.data.streams) <= set(spec)
         for stream in spec.values():
             assert stream["image"].shape == (size, height, width, 3)
             assert stream["image"].dtype == np.uint8
-            assert stream["keypoints"].shape == (size, *people, joints, 2)
+            if "poses" in method.finds:
+                assert stream["keypoints"].shape == (size, *people, joints, 2)
+            else:
+                assert stream["boxes"].shape == (size, *people, 4)
             assert {leaf.shape[0] for leaf in stream.values()} == {size}
 
     def test_targets_fit_the_spec(self, name, variant):
@@ -101,13 +107,12 @@ class TestVariant:
         Suppression.create(config.evaluate, skeleton.get(config.method.skeleton).num_joints)
         numbers = []
         for metric in config.evaluate.metrics:
-            pck = (
-                None
-                if metric in ("coco", "crowdpose")
-                else KeypointPck.create(metric, skeleton.get(config.method.skeleton))
-            )
-            numbers += [f"{pck.name}@{t:g}" for t in pck.thresholds] if pck else coco.NUMBERS
-            assert pck is None or not config.data.validation.boxes
+            if metric in ("coco", "crowdpose", "boxes"):
+                numbers += boxes.NUMBERS if metric == "boxes" else coco.NUMBERS
+                continue
+            pck = KeypointPck.create(metric, skeleton.get(config.method.skeleton))
+            numbers += [f"{pck.name}@{t:g}" for t in pck.thresholds]
+            assert not config.data.validation.boxes
         assert config.evaluate.best in numbers
 
     def test_data_settings_exist(self, name, variant):
@@ -117,6 +122,7 @@ class TestVariant:
             data = stream_data(config.data, stream)
             assert set(data.augmentation) == {field.name for field in dataclasses.fields(Augmentation)}
             assert set(data.canvas) == {field.name for field in dataclasses.fields(CanvasAugmentation)}
+            assert set(data.detection) == {field.name for field in dataclasses.fields(DetectionAugmentation)}
             assert data.proposals.rule in ("", *RULES)
 
     def test_schedule_fits_the_training(self, name, variant):
@@ -130,3 +136,40 @@ class TestVariant:
             assert schedule.boundaries[0] > 0
             assert schedule.boundaries[-1] < steps
         assert 0 <= float(rate(steps - 1)) <= float(config.optim.learning_rate)
+
+
+def owners(config: ConfigDict) -> dict[str, str]:
+    """{path: group} of the parameters of a config's network, traced but not computed."""
+    params = jax.eval_shape(methods.create(config.method).init, jax.random.key(0))["params"]
+    return optim.create(config.optim, config.train.steps).assign(list(optim.flatten(params)))
+
+
+GROUPED = [param for param in CONFIGS if len(get_config(*param.values).optim.groups) > 1]
+
+
+@pytest.mark.parametrize(("name", "variant"), GROUPED)
+def test_every_group_has_parameters_and_every_parameter_a_group(name, variant):
+    config = get_config(name, variant)
+    assert set(owners(config).values()) == {group["name"] for group in config.optim.groups}
+
+
+LOOKS = re.compile(r"/offsets/|^reference_points/")
+
+
+@pytest.mark.parametrize("variant", ["coco", "deformable", "deformable_coco", "detector_coco", "sequential_coco"])
+def test_groups_of_prtr_hold_what_they_are_named_for(variant):
+    expected = {}
+    for path in (owner := owners(get_config("prtr", variant))):
+        if variant != "deformable" and re.match(r"backbone/(conv1/|layer1_\d/)", path):
+            expected[path] = "frozen"
+        elif LOOKS.search(path):
+            expected[path] = "looks"
+        elif variant != "deformable" and path.startswith("backbone/"):
+            expected[path] = "backbone"
+        elif variant == "sequential_coco" and path.startswith("detector/"):
+            expected[path] = "detector"
+        else:
+            expected[path] = "transformer"
+    assert owner == expected
+    assert ("looks" in owner.values()) == ("deformable" in variant)
+    assert {"input_projection", "project0_conv", "pose", "detector"} & {path.split("/")[0] for path in owner}

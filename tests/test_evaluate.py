@@ -18,7 +18,8 @@ from jaxpose.journal import Journal
 from jaxpose.methods.base import Control, Method, person_spec
 from jaxpose.ops import geometry
 from jaxpose.skeleton import COCO
-from jaxpose.types import Poses
+from jaxpose.types import Detections, PaddedLayout, Poses
+from jaxpose.viz import overlay
 
 SIZE = (48, 64)
 SHAPE = np.random.default_rng(0).uniform([-24, -40], [24, 40], (17, 2)).astype(np.float32)
@@ -60,6 +61,42 @@ class Light(Method):
         return {"worse": Control(worse, "none")} if self.control else {}
 
     module = targets = init = phases = forward = decode = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LightBoxes(Method):
+    """Finds the light in each half of a whole image, and puts the box that people have around it.
+
+    Attributes:
+      displaced: pixels by which the first box of an image is too far right.
+    """
+
+    displaced: float = 0.0
+    max_people: int = 4
+
+    sees = "image"
+    finds = ("boxes",)
+    scales = (1.0,)
+
+    def layout(self, width, height):
+        return PaddedLayout(((256, 192),), (np.eye(2, 3),), extent=(width, height))
+
+    def predict(self, variables, batch):
+        stream = batch["source"]
+        light = stream["image"].astype(jnp.float32).sum(-1)
+        rows, columns = jnp.mgrid[: light.shape[1], : light.shape[2]]
+        left = columns < stream["size"][:, :1, None] / 2
+        halves = jnp.stack([light * left, light * ~left], 1) + 1e-6
+        middle = [(halves * axis).sum((2, 3)) / halves.sum((2, 3)) for axis in (columns, rows)]
+        middle = geometry.apply_affine(stream["to_image"], jnp.stack(middle, -1))
+        boxes = jnp.concatenate([middle - jnp.array([28.0, 44.0]), jnp.full_like(middle, 56).at[..., 1].set(88)], -1)
+        boxes = boxes.at[:, 0, 0].add(self.displaced)
+        nothing = jnp.ones_like(boxes[:, :1])
+        valid = jnp.array([True, True, False]) & stream["valid"][:, None]
+        scores = jnp.broadcast_to(jnp.array([0.9, 0.8, 0.99]), valid.shape)
+        return Detections(jnp.concatenate([boxes, nothing], 1), scores, jnp.zeros(valid.shape, int), valid)
+
+    spec = module = targets = init = phases = forward = decode = None
 
 
 def write_lights(folder, images=3):
@@ -167,7 +204,7 @@ class TestMetrics:
             make_evaluator(config, Light())
 
     def test_unknown_names_are_refused(self, lights):
-        with pytest.raises(ConfigError, match="names 'pckk'; it can name coco, crowdpose, pckh"):
+        with pytest.raises(ConfigError, match="names 'pckk'; it can name coco, crowdpose, pckh, .*boxes"):
             make_evaluator(make_config(lights, metrics=("coco", "pckk")), Light())
         with pytest.raises(ConfigError, match="suppression is 'greedy'"):
             make_evaluator(make_config(lights, suppression="greedy"), Light())
@@ -176,6 +213,76 @@ class TestMetrics:
         evaluator = make_evaluator(make_config(lights, best="PCK@0.2"), Light())
         with pytest.raises(ConfigError, match=r"evaluate.best is 'PCK@0.2', but config.evaluate.metrics gives \['AP'"):
             evaluator({}, journal=None, step=1)
+
+
+class TestDetectors:
+    """Methods that find boxes, alone or before poses."""
+
+    def test_boxes_of_a_detector_feed_a_pose_stage(self, lights, tmp_path, monkeypatch):
+        config = make_config(lights, metrics=("boxes",), best="box_AP")
+        monkeypatch.setattr(evaluate, "load_for_inference", lambda workdir, changes: (config, LightBoxes(), {}))
+        scores = evaluate.evaluate(config, tmp_path)
+        assert scores["box_AP"] == scores["box_AR"] == pytest.approx(1)
+        assert json.loads((tmp_path / "evaluation" / "scores.json").read_text()) == scores
+        results = tmp_path / "evaluation" / "results.json"
+        found = json.loads(results.read_text())
+        assert [record["image_id"] for record in found] == [0, 0, 7, 7, 14, 14]
+        assert all(set(record) == {"image_id", "category_id", "bbox", "score"} for record in found)
+        config = make_config(lights)
+        config.data.validation.boxes = str(results)
+        evaluator = make_evaluator(config, Light())
+        assert evaluator.score(evaluator.predict(evaluator.method, {}))["AP"] == pytest.approx(1)
+
+    def test_sizes_of_people_are_those_of_the_config(self, lights):
+        config = make_config(lights, metrics=("boxes",), sizes=(5000.0, 6000.0))
+        evaluator = make_evaluator(config, LightBoxes(displaced=30.0))
+        scores = evaluator.score(evaluator.predict(evaluator.method, {}))
+        assert scores["box_AP_S"] == scores["box_AP"]
+        assert 0 < scores["box_AP"] < 0.7
+        assert scores["box_AP_M"] == scores["box_AP_L"] == -1
+
+    def test_pictures_show_true_and_found_boxes(self, lights):
+        evaluator = make_evaluator(make_config(lights, metrics=("boxes",)), LightBoxes(displaced=30.0))
+        shown: list[np.ndarray] = []
+        evaluator.predict(evaluator.method, {}, shown)
+        assert len(shown) == 2 * 3
+        example = evaluator.examples.load(0, None)
+        scale = overlay.drawing_scale(*example["image"].shape[:2])
+        x, y, _, height = example["boxes"][0]
+        for picture, left in ((shown[0], x), (shown[1], x + 30)):
+            edge = picture[round((y + height / 2) * scale), round(left * scale)]
+            assert edge.max() > 150
+            assert picture[round((y + height / 2) * scale), round((left - 5) * scale)].max() < 50
+
+    @pytest.mark.parametrize(
+        ("metric", "method", "message"),
+        [
+            ("coco", "boxes", r"asks for 'coco', which looks at poses, but LightBoxes finds boxes. Use \"boxes\""),
+            ("pckh", "boxes", "asks for 'pckh', which looks at poses, but LightBoxes finds boxes"),
+            ("boxes", "poses", r"asks for 'boxes', which looks at boxes, but Light finds poses. Use \"coco\""),
+        ],
+    )
+    def test_metrics_of_what_is_not_found(self, lights, metric, method, message):
+        method = {"boxes": LightBoxes(), "poses": Light()}[method]
+        with pytest.raises(ConfigError, match=message):
+            make_evaluator(make_config(lights, metrics=(metric,)), method)
+
+    def test_the_cascade_is_scored_by_poses_and_boxes(self, tmp_path, monkeypatch):
+        config = tiny.config(tiny.write_coco(tmp_path, images=3), "sequential_prtr")
+        method = methods.create(config.method)
+        variables = method.init(jax.random.key(0))
+        monkeypatch.setattr(evaluate, "load_for_inference", lambda workdir, changes: (config, method, variables))
+        scores = evaluate.evaluate(config, tmp_path)
+        assert {"AP", "AR", "box_AP", "box_AR"} <= scores.keys()
+        folder = tmp_path / "evaluation"
+        poses, boxes = (json.loads((folder / name).read_text()) for name in ("results.json", "boxes.json"))
+        assert len(poses) == len(boxes) == 3 * method.top_people
+        assert {"keypoints", "score"} <= poses[0].keys()
+        assert {"bbox", "score"} <= boxes[0].keys()
+        evaluator = make_evaluator(config, method)
+        shown: list[np.ndarray] = []
+        evaluator.predict(method, variables, shown)
+        assert len(shown) == 2 * 3
 
 
 class TestControls:

@@ -5,7 +5,8 @@ import json
 import cv2
 import numpy as np
 import pytest
-from bright_spot import VARIABLES, BrightSpot, around, picture
+from bright_boxes import BrightBoxes
+from bright_spot import VARIABLES, BrightSpot, BrightSpots, around, picture
 
 from jaxpose import predict, runtime
 from jaxpose.errors import CheckpointError
@@ -25,12 +26,21 @@ def predictor():
 
 @pytest.fixture
 def command(predictor, monkeypatch, tmp_path):
-    """Runs the command on the spot finder; returns (exit status, content of poses.json or None)."""
-    monkeypatch.setattr(predict, "load", lambda workdir, step, batch_size, changes: predictor)
+    """Runs the command on the spot finder, or another run; returns (exit status, content of poses.json or None)."""
+    methods = {"detector": BrightBoxes, "finder": BrightSpots}
+
+    def load(workdir, step, batch_size, changes, detector, box_threshold):
+        if str(workdir) == "run":
+            found = predictor
+        else:
+            found = Predictor(methods[str(workdir)](), {}, batch_size=batch_size, box_threshold=box_threshold)
+        return found.with_detector(load(detector, None, 4, {}, None, box_threshold)) if detector else found
+
+    monkeypatch.setattr(predict, "load", load)
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments):
-        status = predict.main(["run", *map(str, arguments), "--output", "out"])
+    def run(*arguments, workdir="run"):
+        status = predict.main([workdir, *map(str, arguments), "--output", "out"])
         poses = tmp_path / "out" / "poses.json"
         return status, json.loads(poses.read_text()) if poses.exists() else None
 
@@ -151,6 +161,64 @@ def test_boxes_by_annotations(command, tmp_path):
     ]
 
 
+def test_people_are_found_by_a_detector(command, tmp_path, caplog):
+    """Without ids, as none are needed; what was looked at is drawn."""
+    save(tmp_path / "in" / "x.png", picture((30, 40), (100, 60)))
+    save(tmp_path / "in" / "y.png", picture())
+    status, poses = command("in", "--detector", "detector")
+    assert status == 0
+    assert [p["file_name"] for p in poses] == ["in/x.png", "in/x.png"]
+    assert sorted(p["person_box"] for p in poses) == around((29, 39), (99, 59)).tolist()
+    assert "takes each image for one" not in caplog.text
+    drawn = cv2.imread(str(tmp_path / "out" / "x.png")).astype(int)
+    x, y, w, h = around((29, 39))[0].astype(int) * 4
+    assert drawn[y + h // 4, x].sum() > 3 * 120
+    assert command("in", "--detector", "detector", "--box_threshold", "1.1") == (0, [])
+
+
+def test_detector_by_itself_writes_boxes_that_predict_reads(command, tmp_path):
+    """The two routes to poses, through a file and without, agree."""
+    save(tmp_path / "1.png", picture((30, 40), (100, 60)))
+    save(tmp_path / "2.png", picture((50, 20), size=(64, 64)))
+    assert command("1.png", "2.png", workdir="detector") == (0, None)
+    boxes = json.loads((tmp_path / "out" / "boxes.json").read_text())
+    assert [(b["file_name"], b["image_id"], b["category_id"]) for b in boxes] == [
+        ("1.png", 1, 1),
+        ("1.png", 1, 1),
+        ("2.png", 2, 1),
+    ]
+    assert boxes[2]["bbox"] == around((49, 19))[0].tolist()
+    assert boxes[2]["score"] == 1
+    drawn = cv2.imread(str(tmp_path / "out" / "2.png"))
+    assert drawn.shape == (480, 480, 3)
+    assert (drawn != 0).any(-1).sum() > 2 * (24 + 30) * 7
+    _, by_file = command("1.png", "2.png", "--boxes", "out/boxes.json")
+    _, directly = command("1.png", "2.png", "--detector", "detector")
+    assert by_file == directly
+    assert len(directly) == 3
+
+
+def test_whole_images_are_said_to_be_taken_for_people(command, tmp_path, caplog):
+    for name in "12":
+        save(tmp_path / f"{name}.png", picture((30, 40)))
+    assert command("1.png", "2.png")[0] == 0
+    assert caplog.text.count("takes each image for one; --detector RUN") == 1
+
+
+def test_routes_that_make_no_sense(command, tmp_path, caplog):
+    save(tmp_path / "1.png", picture((30, 40)))
+    (tmp_path / "boxes.json").write_text(detections((1, around((30, 40))[0], 0.6)))
+    with pytest.raises(SystemExit):
+        command("1.png", "--boxes", "boxes.json", "--detector", "detector")
+    for workdir in ("finder", "detector"):
+        assert command("1.png", "--boxes", "boxes.json", workdir=workdir) == (1, None)
+        assert f"--boxes boxes.json: {workdir} looks at whole images" in caplog.text
+        assert command("1.png", "--detector", "detector", workdir=workdir) == (1, None)
+    assert "BrightSpots looks at whole images and finds people by itself" in caplog.text
+    assert command("1.png", "--detector", "run") == (1, None)
+    assert "the detector's method is BrightSpot" in caplog.text
+
+
 def test_shared_ids_are_no_ids(tmp_path):
     a, b, c = (tmp_path / name for name in ("a/1.png", "b/01.png", f"{'9' * 30}.png"))
     assert predict.image_ids([a, b, c], None) == {a: None, b: None, c: None}
@@ -187,7 +255,7 @@ def test_poses_file_is_read_by_coco_tools(command, tmp_path):
 def test_fields_of_the_run_can_be_changed(predictor, monkeypatch, tmp_path):
     asked = {}
 
-    def load(workdir, step, batch_size, changes):
+    def load(workdir, step, batch_size, changes, **detector):
         asked.update(changes)
         return predictor
 

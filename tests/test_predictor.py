@@ -1,12 +1,17 @@
 """Prediction as a call: pictures in, people out, in order."""
 
+import itertools
+
 import numpy as np
 import pytest
+from bright_boxes import BoxedSpots, BrightBoxes
 from bright_spot import VARIABLES, BrightSpot, BrightSpots, around, picture
 
+from jaxpose import checkpoint
+from jaxpose.config import base
 from jaxpose.errors import DataError, NonFiniteError
 from jaxpose.metrics.suppression import Suppression
-from jaxpose.predictor import Picture, Predictor
+from jaxpose.predictor import MAX_WAITING, Picture, Predictor, load
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +143,152 @@ def test_finder_needs_no_end(finder):
 
     stream = finder.stream(frames())
     assert [len(next(stream)[1]) for _ in range(30)] == [1] * 30
+
+
+def test_a_rare_size_holds_up_a_bounded_number_of_pictures(finder):
+    """The first canvas is the only one of its size; those after it are done but have to wait for it."""
+    pulled = itertools.count()
+
+    def frames():
+        for number in pulled:
+            yield Picture("frame", picture((10, 10), size=(128, 64) if number == 0 else (64, 64)))
+
+    stream = finder.stream(frames())
+    assert [len(next(stream)[1]) for _ in range(3)] == [1] * 3
+    assert next(pulled) <= 2 * MAX_WAITING * finder.batch_size + 2
+
+
+def test_boxes_that_a_method_finds_with_poses_are_theirs():
+    predictor = Predictor(BoxedSpots(), {}, batch_size=2, suppression=Suppression("none"))
+    (people,) = predictor([picture((20, 30), (150, 60))])
+    assert not predictor.finds_boxes
+    assert people.keypoints.shape == (2, 14, 2)
+    np.testing.assert_allclose(people.boxes[np.argsort(people.boxes[:, 0])], around((19, 29), (149, 59)))
+
+
+# --- two stages ---
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return Predictor(BrightBoxes(), {}, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def cascade(predictor, detector):
+    return predictor.with_detector(detector)
+
+
+def dim(image, light):
+    """The picture with its whites at `light`."""
+    return np.minimum(image, light).astype(np.uint8)
+
+
+def watch_batches(predictor, monkeypatch):
+    """[number of rows of each batch that the predictor sends to the device], to be filled."""
+    batches, start = [], predictor._start
+    monkeypatch.setattr(predictor, "_start", lambda looks: batches.append(len(looks)) or start(looks))
+    return batches
+
+
+def test_a_detector_gives_boxes(detector):
+    assert detector.finds_boxes
+    assert not detector.takes_boxes
+    both, nobody = detector([picture((100, 60), (20, 30)), picture()])
+    assert both.keypoints.shape == (2, 0, 2)
+    assert both.scores.shape == (2, 0)
+    np.testing.assert_allclose(both.boxes[np.argsort(both.boxes[:, 0])], around((19, 29), (99, 59)))
+    np.testing.assert_allclose(both.person_score, [1, 1])
+    assert len(nobody) == 0
+
+
+def test_people_are_found_and_then_their_poses(cascade):
+    """In pictures of several sizes, some with nobody; a person's score is that of the box."""
+    sizes = [(120, 160), (64, 64), (120, 150), (200, 100), (120, 130)]
+    spots = [[(20, 30), (150, 60)], [(30, 30)], [], [(90, 180)], [(50, 50)]]
+    pictures = [dim(picture(*s, size=size), 204) for s, size in zip(spots, sizes, strict=True)]
+    found = cascade(pictures)
+    for people, where in zip(found, spots, strict=True):
+        assert len(people) == len(where)
+        points = people.keypoints[:, 0]
+        np.testing.assert_allclose(points[np.argsort(points[:, 0])], np.reshape(where, (-1, 2)), atol=1.5)
+        np.testing.assert_allclose(people.person_score, 0.8)
+        np.testing.assert_allclose(people.boxes[:, 2:], np.tile([24, 30], (len(where), 1)))
+
+
+def test_both_stages_fill_their_batches_across_pictures(cascade, detector, predictor, monkeypatch):
+    """Three people a picture; neither stage goes picture by picture."""
+    finds, poses = watch_batches(detector, monkeypatch), watch_batches(cascade, monkeypatch)
+    spots = [(20, 30), (80, 30), (140, 30)]
+    found = cascade([picture(*spots) for _ in range(16)])
+    assert [len(people) for people in found] == [3] * 16
+    assert finds == [8, 8]
+    assert poses == [8] * 6
+
+
+def test_boxes_that_are_given_go_before_the_detector(cascade, detector, monkeypatch):
+    finds = watch_batches(detector, monkeypatch)
+    (people,) = cascade([picture((30, 40), (100, 60))], [around((100, 60))])
+    np.testing.assert_allclose(people.keypoints[:, 0], [[100, 60]], atol=1.5)
+    assert finds == []
+
+
+def test_unlikely_boxes_are_left_out(predictor):
+    image = picture((30, 40))
+    image[60, 100] = 102  # a third thing, with probability 0.4
+    for threshold, count in ((0.3, 2), (0.5, 1)):
+        detector = Predictor(BrightBoxes(), {}, batch_size=8, box_threshold=threshold)
+        (boxes,) = detector([image])
+        assert len(boxes) == count
+        (people,) = predictor.with_detector(detector)([image])
+        assert len(people) == count
+
+
+def test_boxes_without_area_are_left_out():
+    flat = Predictor(BrightBoxes(), {"scale": np.float32(0)}, batch_size=8)
+    assert [len(people) for people in flat([picture((30, 40))])] == [0]
+
+
+def test_boxes_that_are_not_finite_are_refused():
+    broken = Predictor(BrightBoxes(), {"scale": np.float32(np.nan)}, batch_size=8)
+    with pytest.raises(NonFiniteError, match="image number 0: .*NaN"):
+        broken([picture((30, 40))])
+
+
+def test_two_stages_hold_a_bounded_number_of_pictures(cascade):
+    """One person and then nobody for ever: the person's batch is not waited for."""
+    pulled = itertools.count()
+
+    def frames():
+        for number in pulled:
+            yield Picture("frame", picture((60, 60)) if number == 0 else picture())
+
+    stream = cascade.stream(frames())
+    assert [len(next(stream)[1]) for _ in range(3)] == [1, 0, 0]
+    assert next(pulled) <= 4 * MAX_WAITING * cascade.batch_size
+
+
+def test_what_cannot_be_a_cascade_is_refused(predictor, detector, finder):
+    with pytest.raises(DataError, match="BrightSpots looks at whole images and finds people by itself"):
+        finder.with_detector(detector)
+    with pytest.raises(DataError, match="BrightBoxes looks at whole images"):
+        detector.with_detector(detector)
+    with pytest.raises(DataError, match="the detector's method is BrightSpot, which finds poses"):
+        predictor.with_detector(predictor)
+    with pytest.raises(DataError, match="BrightSpots, which finds poses"):
+        predictor.with_detector(finder)
+
+
+def test_runs_are_loaded_with_their_detector(monkeypatch, detector):
+    config = base("any")
+    runs = {"pose": (BrightSpot(), VARIABLES), "detector": (BrightBoxes(), {}), "finder": (BrightSpots(), {})}
+    monkeypatch.setattr(checkpoint, "load_for_inference", lambda name, step, changes: (config, *runs[name]))
+    image = picture((30, 40))
+    image[60, 100] = 102
+    for given, threshold, count in (("detector", 0.3, 2), ("detector", 0.5, 1), (detector, 0.5, 2)):
+        cascade = load("pose", batch_size=8, detector=given, box_threshold=threshold)
+        assert [len(people) for people in cascade([image])] == [count]
+    with pytest.raises(DataError, match="finder looks at whole images and finds people by itself; detector detector"):
+        load("finder", detector="detector")
+    with pytest.raises(DataError, match="BrightSpots, which finds poses"):
+        load("pose", detector="finder")

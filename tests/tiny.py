@@ -60,6 +60,8 @@ CONFIGS = {
     "rmpe": rmpe.get_config,
     "higherhrnet": higherhrnet.get_config,
     "dekr": dekr.get_config,
+    "detr": lambda: prtr.get_config("detector"),
+    "sequential_prtr": lambda: prtr.get_config("sequential"),
 }
 """Default config of each method."""
 
@@ -73,23 +75,44 @@ HRNET = {
     "stem_width": 4,
     "stem_blocks": 1,
 }
+TRANSFORMER = {"hidden_dim": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 16}
+DETECTOR = TRANSFORMER | {
+    "input_size": (64, 64),
+    "short_side": 64,
+    "long_side": 64,
+    "max_people": 3,
+    "num_queries": 5,
+    "backbone": "resnet18",
+    "backbone_width": 4,
+    "backbone_stages": (1, 1, 1, 1),
+    "frozen_norm": False,
+    "frozen_stages": 0,
+    "dilation": True,
+}
+POSE_IN_BOXES = {
+    "levels": (2, 3),
+    "crop_size": (3, 4),
+    "top_people": 3,
+    "keypoint_dim": 16,
+    "keypoint_heads": 2,
+    "keypoint_encoder_layers": 1,
+    "keypoint_decoder_layers": 1,
+    "keypoint_feedforward": 16,
+    "keypoint_queries": 18,
+}
 
 SMALLEST = {
-    "prtr": CROP
-    | {
-        "backbone_stages": (1, 1),
-        "hidden_dim": 16,
-        "heads": 2,
-        "encoder_layers": 1,
-        "decoder_layers": 2,
-        "feedforward": 16,
-    },
+    "prtr": CROP | TRANSFORMER | {"backbone_stages": (1, 1)},
     "heatmap": CROP | {"backbone_stages": (1, 1), "deconv_layers": 1, "deconv_features": 4},
     "dsnt": CROP | {"backbone_stages": (1, 1), "dilate": 1},
     "rmpe": CROP | {"deconv_features": 4, "localization_width": 4, "localization_stages": (1, 1)},
     "higherhrnet": HRNET | {"deconv_features": 4, "deconv_blocks": 1},
     "dekr": HRNET | {"offset_features": 2, "offset_blocks": 1},
+    "detr": DETECTOR,
+    "sequential_prtr": DETECTOR | POSE_IN_BOXES,
 }
+METRICS = {"detr": (("boxes",), "box_AP"), "sequential_prtr": (("coco", "boxes"), "AP")}
+"""Metrics, and the one for the best checkpoint, where they are not COCO's of keypoints."""
 
 
 def config(folder: pathlib.Path, name: str = "prtr") -> ConfigDict:
@@ -100,8 +123,10 @@ def config(folder: pathlib.Path, name: str = "prtr") -> ConfigDict:
     for split in ("train", "validation"):
         c.data[split].update({"annotations": "labels.json", "images": "images"})
     c.data.threads = 2
+    c.data.detection.crop = 0.5
     c.optim.learning_rate = 1e-3
     c.optim.schedule.warmup = 2
     c.train.update({"steps": 8, "batch_size": 8, "checkpoint_every": 2, "log_every": 2})
-    c.evaluate.update({"every": 0, "batch_size": 8, "metrics": ("coco",), "best": "AP"})
+    metrics, best = METRICS.get(name, (("coco",), "AP"))
+    c.evaluate.update({"every": 0, "batch_size": 8, "metrics": metrics, "best": best})
     return c

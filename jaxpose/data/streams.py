@@ -3,16 +3,24 @@
 import dataclasses
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
 from jaxpose.data import people
+from jaxpose.data.detection_images import DetectionImages
 from jaxpose.data.pipeline import Examples, PersonExamples, TrainStream, evaluation_batches
 from jaxpose.data.proposals import PoseGuidedProposals, simulate_detections
 from jaxpose.data.sources import Source, coco, open_source
-from jaxpose.data.transforms import NO_AUGMENTATION, Augmentation, CanvasAugmentation, PersonCrop
+from jaxpose.data.transforms import (
+    NO_AUGMENTATION,
+    Augmentation,
+    CanvasAugmentation,
+    CornerCanvas,
+    DetectionAugmentation,
+    PersonCrop,
+)
 from jaxpose.data.whole_images import EvaluationImages, ImageExamples, TrainingImages
 from jaxpose.errors import ConfigError
 from jaxpose.methods.base import Method
@@ -32,8 +40,9 @@ def train_examples(config: Any, method: Method) -> dict[str, Examples]:
     A stream reads what `config.data` says, changed by the fields of `config.data.streams[stream]` where there are any.
 
     Raises:
-      JaxposeError: about `config.data` or what it names.
+      JaxposeError: about `config.data` or what it names, or a method for which there are no examples.
     """
+    _kind(method)
     sources: dict[str, Source] = {}
     examples = {}
     names = list(method.spec(1))
@@ -57,7 +66,7 @@ def stream_data(data: Any, stream: str) -> Any:
     changed = data.copy_and_resolve_references()
     changes = data.streams.get(stream, {})
     unknown = set(changes) - set(data)
-    for field in ("augmentation", "canvas", "proposals"):
+    for field in ("augmentation", "canvas", "detection", "proposals"):
         unknown |= {f"{field}.{inner}" for inner in set(changes.get(field, {})) - set(data[field])}
     if unknown:
         raise ConfigError(
@@ -69,12 +78,16 @@ def stream_data(data: Any, stream: str) -> Any:
     return changed
 
 
-_LOOKS = ("augmentation", "canvas", "proposals", "padding", "half_pixel", "antialias", "streams", "threads", "workers")
+_LOOKS = (
+    "augmentation", "canvas", "detection", "proposals",
+    "padding", "half_pixel", "antialias", "streams", "threads", "workers",
+)  # fmt: skip
 """Fields of `config.data` that do not say where the data are."""
 
 
 def evaluation_examples(config: Any, method: Method) -> Examples:
-    """What is evaluated: the people, or images, of the validation split."""
+    """What is evaluated: the people, or images, of the validation split; raises as `train_examples`."""
+    _kind(method)
     source = open_source(config.data, "validation", progress=jax.process_index() == 0)
     return open_examples(config.data, method, "validation", "source", source)
 
@@ -90,18 +103,43 @@ def open_examples(data: Any, method: Method, split: str, stream: str, source: So
                 "training shows none. Set one of them.",
                 views,
             )
+    return _kind(method)(data, method, split, stream, source)
+
+
+def _kind(method: Method) -> Callable[..., Examples]:
+    """What opens the examples of what a method sees.
+
+    Raises:
+      ConfigError: no examples show that.
+    """
     kinds = {"person": person_examples, "image": image_examples}
-    return kinds[method.sees](data, method, split, stream, source)
+    if method.sees not in kinds:
+        raise ConfigError(
+            f"config.method: {type(method).__name__} looks at a {method.sees}, but examples for training and "
+            f"evaluation show a {' or an '.join(kinds)}. Its network, losses and metrics can be called from Python."
+        )
+    return kinds[method.sees]
 
 
 def image_examples(data: Any, method: Method, split: str, stream: str, source: Source) -> ImageExamples:
     """The images of a split, for a method that finds everybody in one at once.
 
-    Training looks at square canvases in random views, and skips unreadable images. Evaluation looks at whole images,
-    and an unreadable one is an error.
+    Training looks at random views, for detectors of boxes as `data.detection` asks for them and else on square canvases
+    as `data.canvas` does, and skips unreadable images. Evaluation looks at whole images, and an unreadable one is an
+    error.
     """
-    del stream
-    if split == "train":
+    if split != "train":
+        examples = EvaluationImages(source, max_people=method.max_people, layout=method.layout, scales=method.scales)
+    elif "boxes" in (fields := method.spec(1)[stream]):
+        examples = DetectionImages(
+            source,
+            max_people=method.max_people,
+            canvas=CornerCanvas(tuple(method.input_size), method.short_side, method.long_side),
+            augmentation=DetectionAugmentation(**data.detection),
+            joints="keypoints" in fields,
+            skip_bad_images=True,
+        )
+    else:
         examples = TrainingImages(
             source,
             max_people=method.max_people,
@@ -110,8 +148,6 @@ def image_examples(data: Any, method: Method, split: str, stream: str, source: S
             augmentation=CanvasAugmentation(**data.canvas),
             skip_bad_images=True,
         )
-    else:
-        examples = EvaluationImages(source, max_people=method.max_people, layout=method.layout, scales=method.scales)
     logger.info("%s: %d images with %d people", source.name, len(examples), source.annotations.num_people)
     return examples
 

@@ -5,6 +5,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from jaxpose.errors import ConfigError
+from jaxpose.ops import boxes as box_ops
 from jaxpose.ops import geometry
 from jaxpose.skeleton import Skeleton
 
@@ -112,6 +114,135 @@ class CanvasAugmentation:
         """The upright view of the image's middle."""
         side = min(width, height) if self.side == "short" else max(width, height)
         return View(np.array([width / 2, height / 2]), np.full(2, side, np.float64))
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """How a part of an image is looked at, upright, at the top left of a canvas.
+
+    Attributes:
+      region: (x, y, w, h) of the part in pixels of the image, mirrored first if it is to be.
+      extent: (width, height) of what is seen in pixels of the canvas.
+      width: of the whole image.
+      mirror: whether left and right of the whole image are exchanged before.
+    """
+
+    region: tuple[float, float, float, float]
+    extent: tuple[int, int]
+    width: int
+    mirror: bool = False
+
+    def affine(self) -> np.ndarray:
+        """The map [2, 3] from image to canvas pixels: of what is drawn there, and of joints."""
+        x, y, w, h = self.region
+        scale = np.diag([self.extent[0] / w, self.extent[1] / h])
+        mirror = np.array([[-1.0, 0, self.width - 1], [0, 1, 0]]) if self.mirror else np.eye(2, 3)
+        return scale @ (mirror - np.array([[0, 0, x], [0, 0, y]]))
+
+    def cut_boxes(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes [N, 4] (x, y, w, h) of the image as the canvas shows them.
+
+        The sides of a box are borders of pixels, not their centres: mirrored in an image of width W, x becomes W - x,
+        while a joint's becomes W - 1 - x.
+
+        Returns:
+          [N, 4] clipped to what is seen, and [N] bool, of which boxes something is.
+        """
+        corners = box_ops.box_to_corner(boxes)
+        if self.mirror:
+            corners = box_ops.mirror_corners(corners, self.width)
+        corners, seen = box_ops.cut_corners(corners, self.region)
+        return box_ops.corner_to_box(box_ops.scale_corners(corners, self.region[2:], self.extent)), seen
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionAugmentation:
+    """Random views of whole images for training a detector, those of DETR: mirror, resize, and often crop.
+
+    Lengths are multiples of the short side of an image in inference (`methods.detr.DETR.short_side`), 800 pixels in the
+    paper, so that the same numbers suit any size of canvas.
+
+    Attributes:
+      short_sides: of the image, one of them at random; 480 to 800 pixels in the paper.
+      mirror: probability.
+      crop: probability of looking at a part: the image is resized to one of `crop_short_sides`, a rectangle of random
+        sides is cut out of it at random, and resized like a whole image.
+      crop_short_sides: of the image before it is cut; 400, 500 and 600 pixels in the paper.
+      crop_sides: bounds of both sides of the rectangle, which are whole pixels and not longer than the image; 384 and
+        600 pixels in the paper.
+
+    Raises:
+      ConfigError: a field of `config.data.detection` is no length or probability.
+    """
+
+    short_sides: tuple[float, ...] = (0.6, 0.64, 0.68, 0.72, 0.76, 0.8, 0.84, 0.88, 0.92, 0.96, 1.0)
+    mirror: float = 0.5
+    crop: float = 0.5
+    crop_short_sides: tuple[float, ...] = (0.5, 0.625, 0.75)
+    crop_sides: tuple[float, float] = (0.48, 0.75)
+
+    def __post_init__(self):
+        for field in ("short_sides", "crop_short_sides", "crop_sides"):
+            found = getattr(self, field)
+            if not len(found) or min(found) <= 0:
+                raise ConfigError(f"config.data.detection.{field} is {found!r}; expected positive lengths")
+        if len(self.crop_sides) != 2 or self.crop_sides[0] > self.crop_sides[1]:
+            raise ConfigError(f"config.data.detection.crop_sides is {self.crop_sides!r}; expected (least, greatest)")
+        for field in ("mirror", "crop"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ConfigError(f"config.data.detection.{field} is {getattr(self, field)!r}; expected a probability")
+
+
+@dataclasses.dataclass(frozen=True)
+class CornerCanvas:
+    """Lays whole images, or parts of them, at the top left of a canvas, as DETR sees them.
+
+    Attributes:
+      size: (width, height) of the canvas in pixels.
+      short_side, long_side: the short side of what is seen gets that length in the plain view, or less where the long
+        side would be longer than that or the canvas is too small.
+    """
+
+    size: tuple[int, int]
+    short_side: int
+    long_side: int
+
+    def plain(self, width: int, height: int) -> Window:
+        """All of an image of this size in pixels, as in inference."""
+        return Window((0.0, 0.0, width, height), self.fit(width, height, 1.0), width)
+
+    def draw(self, width: int, height: int, augmentation: DetectionAugmentation, rng: Rng) -> Window:
+        """A random view of an image of this size in pixels."""
+
+        def choose(lengths: tuple[float, ...]) -> float:
+            return lengths[rng.integers(0, len(lengths))]
+
+        mirror, crop = rng.random() < augmentation.mirror, rng.random() < augmentation.crop
+        seen, region = (width, height), (0.0, 0.0, width, height)
+        if crop:
+            short = max(1, round(choose(augmentation.crop_short_sides) * self.short_side))
+            resized = np.array(box_ops.fitted_size(width, height, short))
+            bounds = [round(side * self.short_side) for side in augmentation.crop_sides]
+            least, most = (np.minimum(np.maximum(bound, 1), resized) for bound in bounds)
+            seen = [rng.integers(low, high + 1) for low, high in zip(least, most, strict=True)]
+            corner = [rng.integers(0, side + 1) for side in resized - seen]
+            factor = np.array([width, height]) / resized
+            region = (*(corner * factor).tolist(), *(seen * factor).tolist())
+        return Window(region, self.fit(*map(int, seen), choose(augmentation.short_sides)), width, mirror)
+
+    def fit(self, width: int, height: int, short_side: float) -> tuple[int, int]:
+        """The size that an image of this size gets on the canvas; `short_side` as a multiple of the plain one."""
+        extent = box_ops.fitted_size(width, height, max(1, round(short_side * self.short_side)), self.long_side)
+        shrink = min(1.0, *(room / side for room, side in zip(self.size, extent, strict=True)))
+        width, height = (max(1, int(side * shrink + 1e-6)) for side in extent)
+        return width, height
+
+    def cut(self, image: np.ndarray, window: Window) -> np.ndarray:
+        """[H, W, 3] of an image [h, w, 3]; black outside of what the window shows."""
+        canvas = np.zeros((self.size[1], self.size[0], image.shape[2]), image.dtype)
+        width, height = window.extent
+        canvas[:height, :width] = warp(image, window.affine(), window.extent)
+        return canvas
 
 
 MAX_FINER = 8

@@ -15,9 +15,9 @@ from jaxpose.data.annotations import Skipped, tight_boxes
 from jaxpose.data.pipeline import Examples
 from jaxpose.data.transforms import CanvasAugmentation, SquareCanvas, warp
 from jaxpose.errors import DataError, ImageError
-from jaxpose.methods.bottom_up import Layout, image_field
+from jaxpose.ops import boxes as box_ops
 from jaxpose.ops import geometry
-from jaxpose.types import Poses
+from jaxpose.types import Detections, Layout, PaddedLayout, Poses, image_field
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +36,27 @@ class ImageExamples(Examples):
 
     max_people: int = 30
 
-    def rows(self, poses: Poses, index: np.ndarray) -> dict[str, np.ndarray]:
-        """The poses with the extent of all their joints as box and area."""
-        example = np.broadcast_to(index[:, None], poses.valid.shape)[poses.valid]
-        keypoints, scores = poses.keypoints[poses.valid], poses.scores[poses.valid]
+    def rows(self, found: Poses | Detections, index: np.ndarray) -> dict[str, np.ndarray]:
+        """What was found. The area of a pose is that of the extent of all its joints, and so is its box, unless it was
+        found in a detected one.
+        """
+        example = np.broadcast_to(index[:, None], found.valid.shape)[found.valid]
+        rows = {"image_id": self.source.annotations.image_id[self.image_rows(example)], "index": example}
+        if isinstance(found, Detections):
+            return rows | {"box": found.boxes[found.valid], "box_score": found.scores[found.valid]}
+        keypoints, scores = found.keypoints[found.valid], found.scores[found.valid]
         box = tight_boxes(keypoints, np.ones_like(scores))
-        return {
-            "image_id": self.source.annotations.image_id[self.image_rows(example)],
-            "index": example,
+        rows |= {
             "keypoints": keypoints,
             "scores": scores,
-            "person_score": poses.person_score[poses.valid],
+            "person_score": found.person_score[found.valid],
             "area": box[:, 2:].prod(-1),
             "box": box,
         }
+        if found.detections is not None:
+            boxes = found.detections
+            rows |= {"box": boxes.boxes[found.valid], "box_score": boxes.scores[found.valid]}
+        return rows
 
     def choose_people(self, image: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the people of an image (by its row) that are labelled, and of those for whom there is no room."""
@@ -166,8 +173,8 @@ class TrainingImages(ImageExamples):
 class EvaluationImages(ImageExamples):
     """All images of a source, as a method looks at them.
 
-    An example has an image for each scale (`methods.bottom_up.image_field`), "to_image", and the labels in pixels of
-    the canvas that poses are decoded in.
+    An example has the fields of `lay_out`, and the labels in pixels of the canvas that poses are decoded in; "boxes"
+    [N, 4] (x, y, w, h) among them.
 
     Attributes:
       layout: (width, height) of an image -> how it is laid on canvases, one for each of `scales`.
@@ -197,12 +204,22 @@ class EvaluationImages(ImageExamples):
         self._check_size(image, i)
         layout = self.layout(image.shape[1], image.shape[0])
         people, _ = self.choose_people(i)
+        to_canvas = layout.to_canvas[layout.base]
+        boxes = np.zeros((self.max_people, 4), np.float32)
+        boxes[: len(people)] = move_boxes(to_canvas, self.source.annotations.box[people])
         return {
             **lay_out(image, layout, self.scales),
-            **self.label_people(people, layout.to_canvas[layout.base]),
+            **self.label_people(people, to_canvas),
+            "boxes": boxes,
             "index": np.int32(i),
             "valid": np.bool_(True),
         }
+
+
+def move_boxes(matrix: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Boxes [N, 4] (x, y, w, h) under an affine map [2, 3] that neither turns nor mirrors."""
+    points = geometry.apply_affine(matrix, box_ops.box_to_corner(boxes).reshape(-1, 2))
+    return box_ops.corner_to_box(points.reshape(-1, 4))
 
 
 def lay_out(image: np.ndarray, layout: Layout, scales: tuple[float, ...]) -> dict[str, np.ndarray]:
@@ -214,9 +231,10 @@ def lay_out(image: np.ndarray, layout: Layout, scales: tuple[float, ...]) -> dic
       scales: of the canvases.
 
     Returns:
-      The image of each scale, and "to_image" [2, 3] float32, from pixels of the canvas that poses are decoded in to
-      those of the image.
+      The image of each scale (`types.image_field`), and "to_image" [2, 3] float32, from pixels of the canvas that poses
+      are decoded in to those of the image. Of a padded layout, also "size" [2] float32, its extent.
     """
     views = zip(scales, layout.to_canvas, layout.sizes, strict=True)
     images = {image_field(scale): warp(image, matrix, size) for scale, matrix, size in views}
-    return images | {"to_image": geometry.invert_affine(layout.to_canvas[layout.base]).astype(np.float32)}
+    size = {"size": np.array(layout.extent, np.float32)} if isinstance(layout, PaddedLayout) else {}
+    return images | size | {"to_image": geometry.invert_affine(layout.to_canvas[layout.base]).astype(np.float32)}

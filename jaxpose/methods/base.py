@@ -73,6 +73,8 @@ class Method(abc.ABC):
 
     sees: ClassVar[str] = "person"
     """What an example shows: "person" (a crop) or "image" (everybody in it); see `jaxpose.data.streams`."""
+    finds: ClassVar[tuple[str, ...]] = ("poses",)
+    """What `predict` gives: "poses" for `Poses`, "boxes" for `Detections`, and both for poses with `detections`."""
 
     @property
     def joints(self) -> skeletons.Skeleton:

@@ -13,27 +13,7 @@ from jaxpose.methods.base import Method
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
 from jaxpose.nn import backbones, initializers
 from jaxpose.nn.hrnet import HRNet
-from jaxpose.types import Batch, Spec, Stream, Variables
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How an image of some size is laid on canvases for inference, one for each test scale.
-
-    Attributes:
-      sizes: (width, height) of each canvas.
-      to_canvas: [2, 3] affine maps from image to canvas pixels.
-      base: the canvas in whose pixels poses are decoded.
-    """
-
-    sizes: tuple[tuple[int, int], ...]
-    to_canvas: tuple[np.ndarray, ...]
-    base: int = 0
-
-
-def image_field(scale: float) -> str:
-    """The field of a stream that holds the images of a test scale; "image" for scale 1."""
-    return "image" if scale == 1 else f"image_x{scale:g}"
+from jaxpose.types import Batch, Layout, Spec, Stream, Variables
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,13 +18,13 @@ from einops import rearrange
 from flax.typing import Dtype
 
 from jaxpose.methods.base import LossAux, Phase
-from jaxpose.methods.bottom_up import BottomUp, Layout, image_field, joints_on_map
+from jaxpose.methods.bottom_up import BottomUp, joints_on_map
 from jaxpose.nn.adaptive import AdaptiveBlock, BranchConv
 from jaxpose.nn.heads import SMALL_NORMAL, heatmap_conv
 from jaxpose.nn.hrnet import ConvNorm
 from jaxpose.nn.resnet import BasicBlock
 from jaxpose.ops import candidates, geometry
-from jaxpose.types import Array, Batch, Poses, Stream, Variables
+from jaxpose.types import Array, Batch, Layout, Poses, Stream, Variables, image_field
 
 STRIDE = candidates.STRIDE
 AREAS = ("origin", "box")

@@ -17,7 +17,6 @@ from einops import rearrange
 from flax.typing import Dtype
 
 from jaxpose.methods.base import LossAux, Phase
-from jaxpose.methods.bottom_up import Layout
 from jaxpose.methods.set_prediction import SetPrediction
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
 from jaxpose.nn import backbones, initializers
@@ -26,39 +25,10 @@ from jaxpose.nn.transformer import MLP, Decoder, Encoder, linear, pointwise
 from jaxpose.ops import boxes as box_ops
 from jaxpose.ops import geometry
 from jaxpose.ops.assignment import assign, assigned_classes, take_assigned, weighted_cross_entropy
-from jaxpose.types import Array, Batch, Spec, Stream, Variables
+from jaxpose.types import Batch, Detections, PaddedLayout, Spec, Stream, Variables
 
 COCO_PERSON = 1
 """Class of people in the released checkpoints, whose classes are COCO's category ids."""
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Detections:
-    """Boxes found in a batch of images, padded to a fixed number N.
-
-    Attributes:
-      boxes: [B, N, 4] (x, y, w, h) in pixels of the original image.
-      scores: [B, N] probability of the box's class.
-      labels: [B, N] int32 that class, the likeliest besides "nothing".
-      valid: [B, N] bool, whether it is a person in an image that counts.
-    """
-
-    boxes: Array
-    scores: Array
-    labels: Array
-    valid: Array
-
-
-@dataclasses.dataclass(frozen=True)
-class PaddedLayout(Layout):
-    """A layout whose canvas the image does not fill.
-
-    Attributes:
-      extent: (width, height) of the image on the canvas, at whose top left corner it lies.
-    """
-
-    extent: tuple[int, int] = (0, 0)
 
 
 # --- network ---
@@ -164,6 +134,7 @@ class DETR(SetPrediction):
     aux_loss: bool = True
 
     sees: ClassVar[str] = "image"
+    finds: ClassVar[tuple[str, ...]] = ("boxes",)
 
     def __post_init__(self):
         """Raises `ConfigError` for values that cannot work together."""

@@ -17,12 +17,12 @@ from einops import rearrange
 from flax.typing import Dtype
 
 from jaxpose.methods.base import LossAux, Phase
-from jaxpose.methods.bottom_up import BottomUp, Layout, image_field, joints_on_map
+from jaxpose.methods.bottom_up import BottomUp, joints_on_map
 from jaxpose.nn.heads import DECONV_PADDING, Deconv, heatmap_conv
 from jaxpose.nn.normalization import BatchNorm
 from jaxpose.nn.resnet import BasicBlock
 from jaxpose.ops import associative, geometry, grouping, heatmaps
-from jaxpose.types import Batch, Poses, Stream, Variables
+from jaxpose.types import Batch, Layout, Poses, Stream, Variables, image_field
 
 Maps = Mapping[str, jax.Array]
 """What the network puts out: {"stage0": [B, h, w, J + T], "stage1": [B, 2 h, 2 w, J], ...}, heatmaps before tags."""

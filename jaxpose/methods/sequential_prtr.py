@@ -9,6 +9,7 @@ those of the detector and of the two-stage form.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -25,7 +26,7 @@ from jaxpose.nn.transformer import MLP, Decoder, Encoder, linear, pointwise
 from jaxpose.ops import geometry
 from jaxpose.ops.assignment import assign, take_assigned
 from jaxpose.ops.sampling import fractions, sample, to_pixels
-from jaxpose.types import Array, Batch, Poses, Spec, Stream, Variables
+from jaxpose.types import Array, Batch, Detections, Poses, Spec, Stream, Variables
 
 # --- the crop between the transformers ---
 
@@ -214,6 +215,8 @@ class SequentialPRTR(DETR):
     cost_coord: float = 5.0
     aux_loss: bool = False
 
+    finds: ClassVar[tuple[str, ...]] = ("poses", "boxes")
+
     def __post_init__(self):
         """Raises `ConfigError` for values that cannot work together."""
         super().__post_init__()
@@ -345,15 +348,22 @@ class SequentialPRTR(DETR):
         return {"person": person, "boxes": boxes} | joints
 
     def decode(self, outputs: dict[str, jax.Array], batch: Batch) -> Poses:
-        """The best query for every joint of every person."""
+        """The best query for every joint of every person, and the boxes in which they were found."""
         stream = batch["source"]
         places, scores = self.select(outputs["logits"], outputs["keypoints"])
         pixels = places * stream["size"][:, None, None]
+        person, valid = outputs["person"], jnp.broadcast_to(stream["valid"][:, None], outputs["person"].shape)
         return Poses(
             keypoints=geometry.apply_affine(stream["to_image"][:, None], pixels),
             scores=scores,
-            person_score=outputs["person"] * scores.mean(-1),
-            valid=jnp.broadcast_to(stream["valid"][:, None], outputs["person"].shape),
+            person_score=person * scores.mean(-1),
+            valid=valid,
+            detections=Detections(
+                boxes=self.to_original(outputs["boxes"], stream),
+                scores=person,
+                labels=jnp.full(person.shape, self.person_class, jnp.int32),
+                valid=valid,
+            ),
         )
 
     def select(self, logits: jax.Array, keypoints: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -366,7 +376,9 @@ class SequentialPRTR(DETR):
         Returns:
           Positions [..., K, 2], and probabilities [..., K] among the K joints.
         """
-        columns = assign(-jnp.swapaxes(logits[..., :-1], -1, -2))
+        cost = -jnp.swapaxes(logits[..., :-1], -1, -2)
+        people = cost.reshape(-1, *cost.shape[-2:])  # one axis, by which devices share the work
+        columns = assign(people).reshape(cost.shape[:-1])
         probability = jnp.swapaxes(nn.softmax(logits[..., :-1]), -1, -2)
         scores = jnp.take_along_axis(probability, columns[..., None], -1)[..., 0]
         return take_assigned(keypoints, columns), scores

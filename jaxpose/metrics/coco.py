@@ -13,7 +13,7 @@ import json
 import logging
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -91,7 +91,7 @@ class CocoKeypoints:
         blocks = [block for block in self._blocks if len(block["index"])] or self._blocks[:1]
         names = [name for name in (*_FIELDS, *_OPTIONAL) if all(name in block for block in blocks)]
         rows = {name: np.concatenate([block[name] for block in blocks]) for name in names}
-        _forbid_repeats(rows, [len(block["index"]) for block in blocks])
+        forbid_repeats(rows, [len(block["index"]) for block in blocks])
         order = np.lexsort((rows["index"], rows["image_id"]))
         return {name: values[order] for name, values in rows.items()}
 
@@ -152,7 +152,7 @@ class CocoKeypoints:
           DataError: poses of an image that is not evaluated, or unusable ground truth.
         """
         truth = load_truth(ground_truth, skeleton)
-        ids = self._evaluated(truth, image_ids)
+        ids = evaluated_images(truth, image_ids, [block["image_id"] for block in self._blocks])
         results = self.results(skeleton, truth["categories"][0]["id"])
         found, people = sum(len(block["index"]) for block in self._blocks), len(truth["annotations"])
         logger.info("%d poses, of which %d remain; %d annotated people", found, len(results), people)
@@ -164,24 +164,38 @@ class CocoKeypoints:
             return dict(zip(NUMBERS, map(float, evaluation.stats), strict=True))
         return _numbers_by_size(evaluation)
 
-    def _evaluated(self, truth: dict, image_ids: Iterable[int] | None) -> list[int]:
-        known = {image["id"] for image in truth["images"]}
-        ids = sorted(known) if image_ids is None else sorted({int(i) for i in image_ids})
-        if not ids:
-            raise DataError("there is no image to evaluate")
-        if strangers := [i for i in ids if i not in known]:
-            raise DataError(f"image_ids names {len(strangers)} images that the ground truth lacks: {strangers[:5]}")
-        predicted = np.unique(np.concatenate([b["image_id"] for b in self._blocks] or [np.zeros(0, np.int64)]))
-        if strangers := predicted[~np.isin(predicted, ids)].tolist():
-            raise DataError(
-                f"poses were added for {len(strangers)} images that are not among the {len(ids)} evaluated ones: "
-                f"{strangers[:5]}; do predictions and ground truth belong to the same split?"
-            )
-        return ids
+
+def evaluated_images(
+    truth: Mapping[str, Any], image_ids: Iterable[int] | None, predicted: list[np.ndarray], what: str = "poses"
+) -> list[int]:
+    """Sorted ids of the images to evaluate: `image_ids`, or all of the ground truth.
+
+    Args:
+      truth: with "images".
+      image_ids: or None.
+      predicted: arrays of the ids of images of which there are predictions.
+      what: is predicted, for messages.
+
+    Raises:
+      DataError: there is no image, or one is not in the ground truth or not evaluated.
+    """
+    known = {image["id"] for image in truth["images"]}
+    ids = sorted(known) if image_ids is None else sorted({int(i) for i in image_ids})
+    if not ids:
+        raise DataError("there is no image to evaluate")
+    if strangers := [i for i in ids if i not in known]:
+        raise DataError(f"image_ids names {len(strangers)} images that the ground truth lacks: {strangers[:5]}")
+    found = np.unique(np.concatenate(predicted or [np.zeros(0, np.int64)]))
+    if strangers := found[~np.isin(found, ids)].tolist():
+        raise DataError(
+            f"{what} were added for {len(strangers)} images that are not among the {len(ids)} evaluated ones: "
+            f"{strangers[:5]}; do predictions and ground truth belong to the same split?"
+        )
+    return ids
 
 
 def write_results(results: list[dict], path: str | pathlib.Path) -> None:
-    """Writes `CocoKeypoints.results` as the JSON file that the COCO server takes; equal results give equal bytes."""
+    """Writes results as the JSON file that the COCO server takes; equal results give equal bytes."""
     pathlib.Path(path).write_text(json.dumps(results, separators=(",", ":"), allow_nan=False) + "\n")
 
 
@@ -202,20 +216,32 @@ def match(
       sizes: areas that divide small from medium and medium from large people; the four ranges of the evaluation are
         then all, small, medium, large, and stats are left empty.
     """
+    evaluation = open_evaluation(truth, results, "keypoints", image_ids, sizes)
+    evaluation.params.kpt_oks_sigmas = [float(s) for s in sigmas]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    if sizes is None:
+        evaluation.summary_lines()  # fills stats, without printing
+    return evaluation
+
+
+def open_evaluation(
+    truth: Mapping[str, Any],
+    results: list[dict],
+    kind: Literal["keypoints", "bbox"],
+    image_ids: list[int],
+    sizes: tuple[float, float] | None,
+) -> Any:
+    """A `hotcoco.COCOeval` of a kind that is ready to run; other arguments as for `match`."""
     import hotcoco
 
     truth_index = hotcoco.COCO(dict(truth))
-    evaluation = hotcoco.COCOeval(truth_index, truth_index.loadRes(results), "keypoints")
-    evaluation.params.kpt_oks_sigmas = [float(s) for s in sigmas]
+    evaluation = hotcoco.COCOeval(truth_index, truth_index.loadRes(results), kind)
     evaluation.params.imgIds = image_ids
     if sizes is not None:
         small, large = (float(area) for area in sizes)
         evaluation.params.areaRng = [ANY_SIZE, (0.0, small), (small, large), (large, ANY_SIZE[1])]
         evaluation.params.areaRngLbl = ["all", "small", "medium", "large"]
-    evaluation.evaluate()
-    evaluation.accumulate()
-    if sizes is None:
-        evaluation.summary_lines()  # fills stats, without printing
     return evaluation
 
 
@@ -226,11 +252,12 @@ def _numbers_by_size(evaluation: Any) -> dict[str, float]:
         values = values[..., 0]  # [threshold, recall, size], -1 where there is nobody
         everybody = {name: values[..., 0], f"{name}50": values[0, :, 0], f"{name}75": values[5, :, 0]}
         by_size = {f"{name}_{size}": values[..., s] for s, size in enumerate("SML", start=1)}
-        numbers |= {key: _mean_of_known(found) for key, found in (everybody | by_size).items()}
+        numbers |= {key: mean_of_known(found) for key, found in (everybody | by_size).items()}
     return numbers
 
 
-def _mean_of_known(values: np.ndarray) -> float:
+def mean_of_known(values: np.ndarray) -> float:
+    """The mean of precisions or recalls, of which -1 means that there was nobody; -1 where there is no other."""
     known = values[values > -1]
     return float(known.mean()) if known.size else -1.0
 
@@ -296,7 +323,7 @@ def _checked(rows: Mapping[str, Any]) -> Rows:
     return arrays
 
 
-def _forbid_repeats(rows: Rows, lengths: list[int]) -> None:
+def forbid_repeats(rows: Rows, lengths: list[int]) -> None:
     """One example's poses come in one update; a second update means padding or a repeated example was counted."""
     update = np.repeat(np.arange(len(lengths)), lengths)
     seen = np.unique(np.stack([rows["index"], update]), axis=1)[0]

@@ -84,7 +84,7 @@ class KeypointPck:
         """
         if name not in _NAMES:
             raise ConfigError(
-                f"config.evaluate.metrics names {name!r}; it can name coco, crowdpose, {', '.join(_NAMES)}"
+                f"config.evaluate.metrics names {name!r}; it can name coco, crowdpose, {', '.join(_NAMES)}, boxes"
             )
         return cls(skeleton, *_NAMES[name])
 

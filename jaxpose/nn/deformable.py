@@ -110,6 +110,7 @@ class DeformableAttention(nn.Module):
         weights = nn.softmax(weights.reshape(batch, queries, self.heads, -1))
         weights = weights.reshape(batch, queries, self.heads, levels, self.points)
         locations = self._locations(query, reference.astype(jnp.float32), shapes)
+        self.sow("intermediates", "attention", (locations, weights))
         read = deformable_attention(values, shapes, locations, weights)
         return nn.Dense(width, dtype=self.dtype, name="out", **kinds)(read)
 

@@ -74,7 +74,7 @@ class AttentionLayer(nn.Module):
             broadcast_dropout=False,
             force_fp32_for_softmax=True,
             name=name,
-        )(inputs_q=query, inputs_k=key, inputs_v=value, mask=mask)
+        )(inputs_q=query, inputs_k=key, inputs_v=value, mask=mask, sow_weights=True)
 
     def feed(self, x: jax.Array, train: bool) -> jax.Array:
         width = x.shape[-1]

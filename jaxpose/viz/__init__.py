@@ -1,5 +1,5 @@
 """Pictures of poses."""
 
-from jaxpose.viz.overlay import draw_poses, drawing_scale, panel
+from jaxpose.viz.overlay import draw_boxes, draw_poses, drawing_scale, panel
 
-__all__ = ["draw_poses", "drawing_scale", "panel"]
+__all__ = ["draw_boxes", "draw_poses", "drawing_scale", "panel"]

@@ -79,6 +79,31 @@ def draw_poses(
     return canvas
 
 
+def draw_boxes(image: np.ndarray, boxes: np.ndarray, scores: np.ndarray | None = None) -> np.ndarray:
+    """The image, enlarged as by `draw_poses`, with a box around each person.
+
+    Args:
+      image: [H, W, 3] uint8 RGB; not changed.
+      boxes: [N, 4] (x, y, w, h) in pixels of the image.
+      scores: [N] to write beside each box, or None. Better boxes are drawn over worse ones.
+
+    Returns:
+      [round(H * scale), round(W * scale), 3] uint8 RGB.
+
+    Raises:
+      ValueError: arrays that do not fit each other.
+    """
+    boxes = np.asarray(boxes, np.float64)
+    _check_arrays(image, {"boxes": (boxes, (len(boxes), 4)), "scores": (scores, (len(boxes),))}, "")
+    canvas, scale = _enlarged(image)
+    rank = np.zeros(len(boxes)) if scores is None else np.asarray(scores, np.float64)
+    for number in np.argsort(rank, kind="stable"):
+        _draw_box(canvas, boxes[number] * scale, PERSON_COLORS[number % len(PERSON_COLORS)])
+    if scores is not None:
+        _draw_labels(canvas, None, None, rank, boxes, scale)
+    return canvas
+
+
 def panel(
     images: Sequence[np.ndarray], columns: int, captions: Sequence[str] | None = None, gap: int = 8
 ) -> np.ndarray:
@@ -119,21 +144,22 @@ def panel(
 
 def _check(image, keypoints, scores, person_score, skeleton, boxes) -> None:
     count, joints = len(keypoints), skeleton.num_joints
+    arrays = {
+        "keypoints": (keypoints, (count, joints, 2)),
+        "scores": (scores, (count, joints)),
+        "person_score": (person_score, (count,)),
+        "boxes": (boxes, (count, 4)),
+    }
+    _check_arrays(image, arrays, f" for {count} people with the joints of {skeleton.name!r}")
+
+
+def _check_arrays(image, arrays: dict[str, tuple[np.ndarray | None, tuple[int, ...]]], why: str) -> None:
+    """Raises ValueError unless the image is one, and {name: (array, shape)} have their shapes."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image is {image.dtype}{list(image.shape)}, expected uint8 [H, W, 3]")
-    expected = {
-        "keypoints": (count, joints, 2),
-        "scores": (count, joints),
-        "person_score": (count,),
-        "boxes": (count, 4),
-    }
-    given = {"keypoints": keypoints, "scores": scores, "person_score": person_score, "boxes": boxes}
-    for name, values in given.items():
-        if values is not None and np.shape(values) != expected[name]:
-            raise ValueError(
-                f"{name} has shape {np.shape(values)}, expected {expected[name]} "
-                f"for {count} people with the joints of {skeleton.name!r}"
-            )
+    for name, (values, expected) in arrays.items():
+        if values is not None and np.shape(values) != expected:
+            raise ValueError(f"{name} has shape {np.shape(values)}, expected {expected}{why}")
 
 
 def _enlarged(image: np.ndarray) -> tuple[np.ndarray, float]:
@@ -161,14 +187,14 @@ def _draw_person(canvas, points, scores, shown, skeleton: Skeleton, style: _Styl
     opacity = {limb: _opacity(min(scores[limb[0]], scores[limb[1]])) for limb in limbs}
     width = {(a, b): min(style.limb, 1.5 + 0.2 * np.linalg.norm(points[a] - points[b])) for a, b in limbs}
     for limb in limbs:
-        _stroke(canvas, *points[list(limb)], width[limb] + 2 * style.rim, DARK, 0.75 * opacity[limb])
+        stroke(canvas, *points[list(limb)], width[limb] + 2 * style.rim, DARK, 0.75 * opacity[limb])
     for limb in limbs:
-        _stroke(canvas, *points[list(limb)], width[limb], LIMB_COLORS[_side(skeleton, limb)], opacity[limb])
+        stroke(canvas, *points[list(limb)], width[limb], LIMB_COLORS[_side(skeleton, limb)], opacity[limb])
     joints = np.flatnonzero(shown)
     radius = style.joint * np.clip(0.36 * _nearest(points[joints]) / style.joint, 0.6, 1)
     for joint, r in zip(joints, radius, strict=True):
-        _stroke(canvas, points[joint], points[joint], 2 * (r + style.rim), DARK, 0.85 * _opacity(scores[joint]))
-        _stroke(canvas, points[joint], points[joint], 2 * r, color, _opacity(scores[joint]))
+        stroke(canvas, points[joint], points[joint], 2 * (r + style.rim), DARK, 0.85 * _opacity(scores[joint]))
+        stroke(canvas, points[joint], points[joint], 2 * r, color, _opacity(scores[joint]))
 
 
 def _nearest(points: np.ndarray) -> np.ndarray:
@@ -186,7 +212,7 @@ def _side(skeleton: Skeleton, limb: tuple[int, int]) -> str:
     return sides.pop() if len(sides) == 1 else "center"
 
 
-def _stroke(canvas, start, end, width: float, color, opacity: float) -> None:
+def stroke(canvas, start, end, width: float, color, opacity: float) -> None:
     """A line with round ends, or a dot where both are one point. Positions are sub-pixel, edges one pixel soft."""
     limits = np.array(canvas.shape[1::-1])
     reach = width / 2 + 1
@@ -208,7 +234,7 @@ def _draw_box(canvas, box: np.ndarray, color) -> None:
     line = max(1.4, min(canvas.shape[:2]) / 360)
     for width, paint, opacity in ((line + 2, DARK, 0.5), (line, color, 0.9)):
         for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-            _stroke(canvas, start, end, width, paint, opacity)
+            stroke(canvas, start, end, width, paint, opacity)
 
 
 def _draw_labels(canvas, points, shown, person_score, boxes, scale: float) -> None:

@@ -121,7 +121,11 @@ class TestSettingsOfStreams:
 
     @pytest.mark.parametrize(
         ("changes", "named"),
-        [({"pading": 1.0}, "pading"), ({"proposals": {"rul": ""}}, "proposals.rul")],
+        [
+            ({"pading": 1.0}, "pading"),
+            ({"proposals": {"rul": ""}}, "proposals.rul"),
+            ({"detection": {"corp": 0.0}}, "detection.corp"),
+        ],
     )
     def test_misspelt_settings_are_refused(self, config, changes, named):
         config = config.copy_and_resolve_references()
@@ -141,6 +145,16 @@ class TestSettingsOfStreams:
         assert (found.proposals, found.centered) == (None, False)
         assert len(found) == 3 * PEOPLE  # the tiny config's stand-in for a detector
         assert set(found.load(0, None)) == set(methods.create(config.method).spec(1)["plain"])
+
+
+def test_methods_that_look_at_sequences_have_no_examples_yet(config):
+    """That is told before any data are opened."""
+    config = config.copy_and_resolve_references()
+    config.data.dir = "nowhere"
+    method = methods.create({"name": "anatomy3d"})
+    for examples in (streams.train_examples, streams.evaluation_examples):
+        with pytest.raises(ConfigError, match="Anatomy3D looks at a sequence, but examples .* a person or an image"):
+            examples(config, method)
 
 
 class TestProposals:

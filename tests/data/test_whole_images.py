@@ -18,10 +18,9 @@ from jaxpose.data.transforms import CanvasAugmentation
 from jaxpose.data.whole_images import EvaluationImages, TrainingImages, lay_out
 from jaxpose.errors import DataError, ImageError
 from jaxpose.methods import bottom_up
-from jaxpose.methods.bottom_up import Layout
 from jaxpose.ops import geometry
 from jaxpose.skeleton import COCO, CROWDPOSE
-from jaxpose.types import Poses
+from jaxpose.types import Detections, Layout, PaddedLayout, Poses
 
 SIZE = 64
 WRIST = COCO.index("left_wrist")
@@ -268,6 +267,19 @@ def test_every_scale_shows_the_image_and_labels_are_those_of_the_base(caplog):
     assert pickle.loads(pickle.dumps(examples)).load(1, None).keys() == example.keys()
 
 
+def test_padded_layouts_say_how_far_the_image_goes():
+    image = np.full((36, 48, 3), 200, np.uint8)
+    plain = fit(48, 36)
+    padded = PaddedLayout(plain.sizes, (np.array([[0.5, 0, 0], [0, 0.5, 0]]),), extent=(24, 18))
+    assert "size" not in lay_out(image, plain, (1.0,))
+    fields = lay_out(image, padded, (1.0,))
+    assert fields["size"].dtype == np.float32
+    assert_array_equal(fields["size"], [24, 18])
+    assert fields["image"][17, 23].all()
+    assert not fields["image"][18:].any()
+    assert not fields["image"][:, 24:].any()
+
+
 def test_canvases_and_scales_must_agree():
     with pytest.raises(ValueError, match="zip"):
         lay_out(np.zeros((36, 48, 3), np.uint8), fit_two(48, 36), (1.0,))
@@ -286,6 +298,38 @@ def test_rows_of_found_poses():
     assert_allclose(rows["area"], (high - low).prod(-1), rtol=1e-5)
     none = examples.rows(dataclasses.replace(poses, valid=np.zeros((2, 3), bool)), np.array([1, 0]))
     assert {len(values) for values in none.values()} == {0}
+
+
+def test_rows_of_found_boxes():
+    """Of a detector alone, and of poses that were found in them, whose area stays that of the joints."""
+    rng = np.random.default_rng(0)
+    examples = EvaluationImages(make_source([(40, 30), (30, 40)]), layout=fit)
+    boxes, scores = rng.uniform(1, 30, (2, 3, 4)), rng.random((2, 3))
+    valid = np.array([[True, False, True], [False, True, False]])
+    found = Detections(boxes, scores, np.zeros((2, 3), int), valid)
+    rows = examples.rows(found, np.array([1, 0]))
+    assert set(rows) == {"image_id", "index", "box", "box_score"}
+    assert rows["image_id"].tolist() == rows["index"].tolist() == [1, 1, 0]
+    assert_array_equal(rows["box"], boxes[valid])
+    assert_array_equal(rows["box_score"], scores[valid])
+    keypoints = rng.uniform(0, 30, (2, 3, 17, 2))
+    poses = Poses(keypoints, np.ones((2, 3, 17)), np.ones((2, 3)), valid, found)
+    with_poses = examples.rows(poses, np.array([1, 0]))
+    alone = examples.rows(dataclasses.replace(poses, detections=None), np.array([1, 0]))
+    assert with_poses.keys() == alone.keys() | {"box_score"}
+    for name in alone:
+        assert_array_equal(with_poses[name], rows["box"] if name == "box" else alone[name])
+    assert_array_equal(with_poses["box_score"], rows["box_score"])
+
+
+def test_true_boxes_are_on_the_canvas():
+    people = [person(0, {}, bbox=[4.0, 3, 10, 20]), person(0, {}, bbox=[0.0, 0, 48, 36])]
+    example = EvaluationImages(make_source([(48, 36)], people), layout=fit, max_people=3).load(0, None)
+    to_image = example["to_image"]
+    corner = geometry.apply_affine(to_image, example["boxes"][:2, :2])
+    assert_allclose(corner, [[4, 3], [0, 0]], atol=1e-4)
+    assert_allclose(example["boxes"][:2, 2:] * to_image[0, 0], [[10, 20], [48, 36]], rtol=1e-5)
+    assert not example["boxes"][2].any()
 
 
 # --- real data ---

@@ -17,7 +17,7 @@ from jaxpose.data.whole_images import EvaluationImages, TrainingImages, lay_out
 from jaxpose.methods import bottom_up
 from jaxpose.metrics import CocoKeypoints, CrowdPoseKeypoints
 from jaxpose.metrics.suppression import Suppression
-from jaxpose.types import Poses
+from jaxpose.types import Layout, Poses, image_field
 
 ONE_LEVEL = 1
 
@@ -190,7 +190,7 @@ def check_mask(case) -> None:
     assert_array_equal(~found, case.outputs["mask"] > 0.5)
 
 
-def _check_canvas(layout: bottom_up.Layout, number: int, size: tuple, center: np.ndarray, scale: np.ndarray) -> None:
+def _check_canvas(layout: Layout, number: int, size: tuple, center: np.ndarray, scale: np.ndarray) -> None:
     """A canvas of that size, and the image's `center` in its middle, scaled so that 200 `scale` pixels fill it."""
     assert layout.sizes[number] == tuple(int(v) for v in size)
     factor = size[0] / (200 * scale[0])
@@ -208,7 +208,7 @@ def check_resize_align(case) -> None:
     for number, scale in enumerate(attrs["scale_factor"]):
         theirs = {name: expected[f"scale_{scale}/{name}"] for name in ("image", "center", "scale")}
         _check_canvas(layout, number, theirs["image"].shape[1::-1], theirs["center"], theirs["scale"])
-        ours = fields[bottom_up.image_field(scale)].astype(int)
+        ours = fields[image_field(scale)].astype(int)
         assert np.abs(ours - theirs["image"]).max() <= ONE_LEVEL
 
 
@@ -239,8 +239,8 @@ def check_evaluate(case) -> None:
     assert_allclose(list(numbers.values()), case.outputs["stats"], rtol=0, atol=1e-6)
 
 
-def _any_layout(width: int, height: int) -> bottom_up.Layout:
-    return bottom_up.Layout(((width, height),), (np.eye(2, 3),))
+def _any_layout(width: int, height: int) -> Layout:
+    return Layout(((width, height),), (np.eye(2, 3),))
 
 
 def _padded(inputs: dict) -> tuple[Poses, np.ndarray]:

@@ -12,7 +12,6 @@ from jaxpose import skeleton as skeletons
 from jaxpose.convert.rescoring import convert
 from jaxpose.data.whole_images import lay_out
 from jaxpose.fit_rescoring import Recipe, targets, train, with_box_areas
-from jaxpose.methods.bottom_up import image_field
 from jaxpose.methods.dekr import DEKR, merge_views
 from jaxpose.metrics.best_oks import best_oks
 from jaxpose.ops import candidates, geometry
@@ -20,6 +19,7 @@ from jaxpose.ops.candidates import Candidates, Matching, People, Selection
 from jaxpose.ops.peaks import local_maxima
 from jaxpose.ops.rescoring import PoseFeatures
 from jaxpose.rescoring import expected_oks
+from jaxpose.types import image_field
 
 FITTED = 1e-2
 """Pixels between two least-squares fits of a peak."""

@@ -278,7 +278,8 @@ def test_decoding_finds_planted_joints_in_image_pixels():
     logits[..., K] += 30  # "no keypoint" does not count
     keypoints = rng.random((2, TOP, Q, 2))
     person = np.broadcast_to(np.linspace(0.9, 0.1, TOP), (2, TOP))
-    outputs = {"logits": logits, "keypoints": keypoints, "person": person}
+    boxes = np.concatenate([rng.uniform(0.3, 0.7, (2, TOP, 2)), rng.uniform(0.1, 0.4, (2, TOP, 2))], -1)
+    outputs = {"logits": logits, "keypoints": keypoints, "person": person, "boxes": boxes}
     stream = host_batch()["source"]
     stream["to_image"] = np.tile(np.array([[2.0, 0, 1], [0, 3.0, -1]], np.float32), (2, 1, 1))
     stream["valid"] = np.array([True, False])
@@ -289,6 +290,11 @@ def test_decoding_finds_planted_joints_in_image_pixels():
     assert (poses.scores > 0.99).all()
     assert_allclose(poses.person_score, person * poses.scores.mean(-1), rtol=1e-5)
     assert_array_equal(poses.valid, [[True] * TOP, [False] * TOP])
+    sides = boxes[..., 2:] * SIZES[:, None] * [2, 3]
+    corner = (boxes[..., :2] - boxes[..., 2:] / 2) * SIZES[:, None] * [2, 3] + [1, -1]
+    assert_allclose(poses.detections.boxes, np.concatenate([corner, sides], -1), rtol=1e-4, atol=1e-3)
+    assert_allclose(poses.detections.scores, person, rtol=1e-6)
+    assert_array_equal(poses.detections.valid, poses.valid)
 
 
 def test_prediction_looks_at_the_likeliest_people(variables, parts):
