@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxpose.data.annotations import Skipped
 from jaxpose.data.transforms import CornerCanvas, DetectionAugmentation, Window
 from jaxpose.data.whole_images import ImageExamples
 from jaxpose.errors import DataError
@@ -44,10 +43,10 @@ class DetectionImages(ImageExamples):
             raise DataError(f"{self.source.name}: none of the {a.num_images} images has annotated people")
         if empty := int((count == 0).sum()):
             logger.info("%s: %d of %d images have no people, and are kept", self.source.name, empty, a.num_images)
-        skipped = Skipped(self.source.name)
-        for row in np.flatnonzero(count > self.max_people):
-            skipped.add(f"people beyond the largest {self.max_people} that are seen", f"of {a.file_name[row]}")
-        skipped.log(logging.INFO)
+        full = a.file_name[count > self.max_people]
+        if len(full):
+            text = "%s: %d images have more than %d people, of whom the largest that are seen stay (%s first)"
+            logger.info(text, self.source.name, len(full), self.max_people, full[0])
 
     def __len__(self) -> int:
         return self.source.annotations.num_images

@@ -262,7 +262,7 @@ def test_the_largest_people_stay(caplog):
     canvas = CornerCanvas((64, 64), 64, 64)
     with caplog.at_level(logging.INFO, "jaxpose"):
         examples = make_examples([noise(64, 64)], people, canvas)
-    assert "people beyond the largest 3 that are seen (of 0.png)" in caplog.text
+    assert "1 images have more than 3 people, of whom the largest that are seen stay (0.png first)" in caplog.text
     example = examples.load(0, None)
     assert_array_equal(example["boxes"], [boxes[1], boxes[3], boxes[4]])
     assert not example["visible"].any()
