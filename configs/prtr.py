@@ -6,8 +6,8 @@ it, and both as one network.
 Variant           network                      input      data          hardware     published (val2017)
 (none)            small ResNet                 48x96      marionettes   2 CPU cores  -
 deformable        small ResNet, deformable     48x96      marionettes   2 CPU cores  -
-detector          small ResNet, DETR           192x192    marionettes   2 CPU cores  -
-sequential        small ResNet, both           192x192    marionettes   2 CPU cores  -
+detector          small ResNet, DETR           128x128    marionettes   2 CPU cores  -
+sequential        small ResNet, both           128x128    marionettes   2 CPU cores  -
 coco_laptop       small ResNet                 48x96      COCO format   2 CPU cores  -
 coco              ResNet-50                    288x384    COCO 2017     TPU v5e-16   AP 68.2 (detector boxes, as below)
 coco_512          ResNet-50                    384x512    COCO 2017     TPU v5e-16   AP 71.0
@@ -148,11 +148,11 @@ def deformable(config: ConfigDict) -> None:
 
 
 def crowds(config: ConfigDict) -> None:
-    """Pictures of two to four people, and canvases of their size."""
-    config.data.marionettes.update({"scene": "crowd", "people": (2, 4), "width": 192, "height": 192, "train": 3000})
+    """Pictures of one to three people, and canvases of their size."""
+    config.data.marionettes.update({"scene": "crowd", "people": (1, 3), "width": 128, "height": 128, "train": 3000})
     config.data.detection.update({"short_sides": (0.8, 0.85, 0.9, 0.95, 1.0), "crop": 0.0})
-    config.method.update({"input_size": (192, 192), "short_side": 192, "long_side": 192, "max_people": 4})
-    config.evaluate.update({"batch_size": 16, "sizes": (28.0**2, 42.0**2)})
+    config.method.update({"input_size": (128, 128), "short_side": 128, "long_side": 128, "max_people": 4})
+    config.evaluate.update({"batch_size": 16, "sizes": (19.0**2, 28.0**2)})
 
 
 def detector(config: ConfigDict) -> None:
@@ -162,8 +162,8 @@ def detector(config: ConfigDict) -> None:
     config.method.update({"decoder_layers": 3, "num_queries": 16, "dropout": 0.0})
     config.optim.learning_rate = 1e-3
     config.optim.schedule.update({"name": "cosine", "warmup": 200})
-    config.train.update({"steps": 3000, "batch_size": 16, "checkpoint_every": 500, "log_every": 50})
-    config.evaluate.update({"every": 1000, "metrics": ("boxes",), "best": "box_AP50"})
+    config.train.update({"steps": 4000, "batch_size": 16, "checkpoint_every": 1000, "log_every": 100})
+    config.evaluate.update({"every": 2000, "metrics": ("boxes",), "best": "box_AP50"})
 
 
 def sequential(config: ConfigDict) -> None:

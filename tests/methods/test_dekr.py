@@ -218,6 +218,19 @@ def test_rows_without_people_and_padding_leave_nothing():
         assert not padding[field][1].any()
 
 
+def test_people_with_all_joints_outside_leave_nothing():
+    outside = labels(keypoints=np.full((B, N, K, 2), -50, np.float32))
+    assert not outside["heatmaps"].any()
+    assert not outside["offset_weight"].any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2)])
+def test_images_of_a_few_pixels_fill_the_smallest_canvas(size):
+    layout = METHOD.layout(*size)
+    assert layout.sizes[0][1] == S
+    assert layout.sizes[0][0] >= S * size[0] / size[1]
+
+
 def test_the_mask_acts_on_heatmaps_alone():
     mask = np.ones((B, R, R), np.uint8)
     mask[:, : R // 2] = 0

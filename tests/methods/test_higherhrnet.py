@@ -227,9 +227,11 @@ def test_loss_is_the_sum_of_its_parts(variables, step):
     assert not np.array_equal(aux.batch_stats["head"]["bn1"]["mean"], variables["batch_stats"]["head"]["bn1"]["mean"])
 
 
-def test_images_of_nobody(variables, step):
+@pytest.mark.parametrize(("field", "value"), [("people", False), ("keypoints", -50.0), ("visible", 0)])
+def test_images_that_show_nobody(variables, step, field, value):
+    """No people, people with all joints outside, people without labels."""
     batch = host_batch()
-    batch["source"]["people"][:] = False
+    batch["source"][field][:] = value
     (loss, aux), gradients = step(variables["params"], variables["batch_stats"], prepare(batch))
     assert aux.metrics["push_4"] == aux.metrics["pull_4"] == 0
     assert jnp.isfinite(loss)
