@@ -1,6 +1,7 @@
 """Pictures of how joints are found, layer by layer of a decoder."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -113,14 +114,16 @@ def _number(skeleton: Skeleton, joint: str) -> int:
     return skeleton.index(joint)
 
 
-def _cut(image: np.ndarray, region: np.ndarray):
+def _cut(image: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
     """A region in the size of a cell, black outside the image, and the function from pixels of one to the other."""
     import cv2
 
     scale = float((np.array(CELL) / region[2:]).min())
     size = np.maximum(np.round(region[2:] * scale), 1).astype(int)
     matrix = np.array([[scale, 0, -region[0] * scale - 0.5], [0, scale, -region[1] * scale - 0.5]])
-    picture = cv2.warpAffine(image, matrix, tuple(size.tolist()), flags=cv2.INTER_LINEAR)
+    place = functools.partial(cv2.warpAffine, M=matrix, dsize=tuple(size.tolist()))
+    picture = place(image, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    picture[place(np.ones(image.shape[:2], np.uint8), flags=cv2.INTER_NEAREST) == 0] = 0
     return picture, lambda points: np.asarray(points, np.float64) * scale + matrix[:, 2]
 
 
