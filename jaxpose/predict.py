@@ -346,7 +346,8 @@ def write_image(path: pathlib.Path, image: np.ndarray) -> None:
     import cv2
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    written, data = cv2.imencode(path.suffix, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    options = [] if path.suffix.lower() == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 92]
+    written, data = cv2.imencode(path.suffix, image[..., ::-1], options)
     if not written:
         raise DataError(f"{path}: the overlay cannot be encoded")
     path.write_bytes(data.tobytes())
