@@ -26,7 +26,7 @@ import logging
 import pathlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,13 +55,18 @@ class _File:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status: 0, or 1 if any image could not be used."""
-    options = _parser().parse_args(arguments)
+    return run_command(_run, _parser().parse_args(arguments), logger)
+
+
+def run_command(run: Callable[[argparse.Namespace], int], options: argparse.Namespace, *loggers: logging.Logger) -> int:
+    """The exit status of `run`, or 1 with the message of its `JaxposeError`. `loggers` inform, all others warn."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logger.setLevel(logging.INFO)
+    for each in loggers:
+        each.setLevel(logging.INFO)
     try:
-        return _run(options)
+        return run(options)
     except JaxposeError as error:
-        logger.error("%s", error)
+        loggers[0].error("%s", error)
         return 1
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxpose import predict
 from jaxpose.attention import LayerViews, watch
-from jaxpose.errors import DataError, JaxposeError
+from jaxpose.errors import DataError
 from jaxpose.predictor import Job, Predictor, stack
 from jaxpose.viz.layers import draw_layers
 
@@ -30,15 +30,7 @@ logger = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status: 0, or 1 if any image could not be used."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    for module in (__name__, predict.__name__):
-        logging.getLogger(module).setLevel(logging.INFO)
-    try:
-        return _run(options)
-    except JaxposeError as error:
-        logger.error("%s", error)
-        return 1
+    return predict.run_command(_run, _parser().parse_args(arguments), logger, predict.logger)
 
 
 def _parser() -> argparse.ArgumentParser:

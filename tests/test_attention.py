@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from jaxpose import optim
 from jaxpose.attention import watch
@@ -17,19 +18,7 @@ from jaxpose.methods.sequential_prtr import SequentialPRTR
 from jaxpose.nn.deformable import ring
 from jaxpose.types import synthetic_batch
 
-SMALL = {
-    "backbone": "resnet18",
-    "backbone_width": 4,
-    "backbone_stages": (1, 1, 1, 1),
-    "frozen_norm": False,
-    "frozen_stages": 0,
-    "hidden_dim": 16,
-    "heads": 2,
-    "encoder_layers": 1,
-    "decoder_layers": 3,
-    "feedforward": 16,
-    "num_queries": 20,
-}
+SMALL = tiny.RESNET | tiny.TRANSFORMER | {"decoder_layers": 3, "num_queries": 20}
 SIZE = (64, 96)
 DENSE = PRTR(**SMALL, input_size=SIZE, flip_test=False)
 DEFORMABLE = dataclasses.replace(DENSE, deformable=True, decoder_points=3)

@@ -76,17 +76,21 @@ HRNET = {
     "stem_blocks": 1,
 }
 TRANSFORMER = {"hidden_dim": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 16}
-DETECTOR = TRANSFORMER | {
-    "input_size": (64, 64),
-    "short_side": 64,
-    "long_side": 64,
-    "max_people": 3,
-    "num_queries": 5,
+RESNET = {
     "backbone": "resnet18",
     "backbone_width": 4,
     "backbone_stages": (1, 1, 1, 1),
     "frozen_norm": False,
     "frozen_stages": 0,
+}
+DETECTOR = {
+    **RESNET,
+    **TRANSFORMER,
+    "input_size": (64, 64),
+    "short_side": 64,
+    "long_side": 64,
+    "max_people": 3,
+    "num_queries": 5,
     "dilation": True,
 }
 POSE_IN_BOXES = {

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -18,17 +19,10 @@ from jaxpose.types import synthetic_batch
 WIDTH, HEIGHT = 96, 64
 N, P, Q, K, TOP = 3, 6, 20, 17, 4
 DETECTOR = {
+    **tiny.RESNET,
+    **tiny.TRANSFORMER,
     "input_size": (WIDTH, HEIGHT),
-    "backbone": "resnet18",
-    "backbone_width": 4,
-    "backbone_stages": (1, 1, 1, 1),
-    "frozen_norm": False,
-    "frozen_stages": 0,
-    "hidden_dim": 16,
-    "heads": 2,
-    "encoder_layers": 1,
     "decoder_layers": 1,
-    "feedforward": 16,
     "dropout": 0.0,
     "num_queries": P,
     "max_people": N,
