@@ -12,6 +12,7 @@ from jaxpose.ops import geometry, sampling
 WIDTH, HEIGHT = 7, 5
 sample = jax.jit(sampling.sample, static_argnums=2)
 warp = jax.jit(sampling.warp_affine, static_argnums=(2, 3))
+crop = jax.jit(sampling.crop_and_resize, static_argnums=(2, 3, 4))
 transform = jax.jit(sampling.spatial_transform, static_argnums=(2, 3))
 
 
@@ -176,6 +177,48 @@ def test_upright_crops_are_warps():
     picture = images(1)
     crops = jax.jit(sampling.crop_and_resize, static_argnums=2)(picture, box[None, None], (6, 4))
     assert_allclose(crops[:, 0], warp(picture, geometry.invert_affine(to_crop)[None], (6, 4), "zeros"), atol=1e-4)
+
+
+eighths = st.integers(-96, 96).map(lambda n: n / 8)
+lengths = st.one_of(st.just(0.0), st.integers(1, 160).map(lambda n: n / 8))
+
+
+@pytest.mark.parametrize("padding", sampling.PADDINGS)
+@pytest.mark.parametrize("rule", sampling.RULES)
+@given(boxes=st.lists(st.tuples(eighths, eighths, lengths, lengths), min_size=3, max_size=3))
+@settings(max_examples=40, deadline=None)
+def test_crops_and_their_gradients_are_right_for_any_box(rule, padding, boxes):
+    """Also for boxes without width or height, outside the image, and between or on its pixels."""
+    size = (5, 3) if rule == "corners" else (4, 2)
+    picture, boxes = images(1), np.array(boxes)
+    cotangent = np.random.default_rng(2).normal(size=(3, size[1], size[0], 3))
+    crops, back = jax.vjp(lambda b: crop(picture, b, size, rule, padding), boxes[None].astype(np.float32))
+    wanted = [naive_crop(picture[0], box, size, rule, padding, up) for box, up in zip(boxes, cotangent, strict=True)]
+    assert_allclose(crops[0], [values for values, _ in wanted], atol=1e-4)
+    (gradient,) = back(jnp.asarray(cotangent[None], jnp.float32))
+    assert_allclose(gradient[0], [slopes for _, slopes in wanted], atol=1e-3)
+
+
+def naive_crop(
+    image: np.ndarray, box: np.ndarray, size: tuple[int, int], rule: str, padding: str, cotangent: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A crop, pixel after pixel, and the gradient by the box."""
+    crop, gradient = np.zeros((size[1], size[0], 3)), np.zeros(4)
+    place = {"starts": lambda i, n: i / n, "centers": lambda i, n: (i + 0.5) / n, "corners": lambda i, n: i / (n - 1)}
+    for i, j in np.ndindex(size[1], size[0]):
+        u, v = place[rule](j, size[0]), place[rule](i, size[1])
+        x, y = box[0] + u * box[2], box[1] + v * box[3]
+        free = [1, 1]
+        if padding == "border":
+            free = [0 < x < WIDTH - 1, 0 < y < HEIGHT - 1]
+            x, y = np.clip(x, 0, WIDTH - 1), np.clip(y, 0, HEIGHT - 1)
+        crop[i, j] = interpolated(image, x, y)
+        left, top = np.floor(x), np.floor(y)
+        across = interpolated(image, left + 1, y) - interpolated(image, left, y)
+        down = interpolated(image, x, top + 1) - interpolated(image, x, top)
+        dx, dy = free[0] * cotangent[i, j] @ across, free[1] * cotangent[i, j] @ down
+        gradient += [dx, dy, u * dx, v * dy]
+    return crop, gradient
 
 
 @pytest.mark.parametrize("rule", sampling.RULES)
