@@ -96,7 +96,12 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     )
     people.add_argument("--boxes", type=pathlib.Path, help="COCO detection file with people's boxes, for the same")
     add("--annotations", type=pathlib.Path, help="COCO annotation file that says which file has which image id")
-    add("--box_threshold", type=float, default=0.3, help="boxes that score lower are left out (default %(default)s)")
+    add(
+        "--box_threshold",
+        type=float,
+        default=0.3,
+        help="lower-scored boxes, and poses in them, are left out (default %(default)s)",
+    )
     add(
         "--set",
         action="append",

@@ -90,7 +90,7 @@ def load(
       changes: {"method.flip_test": False, "evaluate.pose_nms.file": FILE, ...}, fields of the run's config that are to
         differ now.
       detector: finds people for a method that looks at one at a time: a run, or what `load` made of one.
-      box_threshold: boxes that score lower are left out, if a run is loaded that is a detector.
+      box_threshold: boxes that a run finds with a lower score are left out, with the poses in them.
 
     Raises:
       CheckpointError: no run or no good checkpoint there.
@@ -134,7 +134,7 @@ class Predictor:
       crop: how people are cut out, as in training, for methods that see one; None for 1.25 times their boxes.
       batch_size: crops or images at once; raised to a multiple of the number of devices.
       suppression: of duplicates among an image's people.
-      box_threshold: of a detector; boxes that score lower are left out.
+      box_threshold: boxes that the method finds with a lower score are left out, with the poses in them.
 
     Attributes:
       takes_boxes: whether the method wants to be told where people are; if not, it finds them.
@@ -296,18 +296,24 @@ class Predictor:
             yield job.picture, self._collect_boxes(job) if self.finds_boxes else self._collect(job)
 
     def _collect_boxes(self, job: "Job") -> People:
-        """All boxes of a picture that have an area and score well enough."""
-        boxes, scores = job.found[0]["box"], job.found[0]["box_score"]
-        good = (scores >= self._box_threshold) & (boxes[:, 2:] > 0).all(-1)
-        boxes, scores = boxes[good], scores[good]
+        """All usable boxes of a picture."""
+        found = self._usable(job.found[0])
+        boxes, scores = found["box"], found["box_score"]
         order = np.argsort(-scores, kind="stable")
         none = np.zeros((len(order), 0), np.float32)
         return People(np.zeros((len(order), 0, 2), np.float32), none, scores[order], boxes[order])
 
+    def _usable(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The rows whose boxes have an area and score well enough, if the method finds boxes."""
+        if "box" not in found:
+            return found
+        good = (found["box_score"] >= self._box_threshold) & (found["box"][:, 2:] > 0).all(-1)
+        return {name: values[good] for name, values in found.items()}
+
     def _collect(self, job: "Job") -> People:
         """All people of a picture, without duplicates."""
         joints = self.skeleton.num_joints
-        looks = [job.found[n] for n in range(len(job.boxes))]
+        looks = [self._usable(job.found[n]) for n in range(len(job.boxes))]
         number = np.repeat(np.arange(len(looks)), [len(own["person_score"]) for own in looks])
         empty = {"keypoints": (0, joints, 2), "scores": (0, joints), "person_score": (0,)}
         rows = {

@@ -242,6 +242,8 @@ def test_unlikely_boxes_are_left_out(predictor):
         assert len(boxes) == count
         (people,) = predictor.with_detector(detector)([image])
         assert len(people) == count
+        boxed = Predictor(BoxedSpots(), {}, batch_size=8, suppression=Suppression("none"), box_threshold=threshold)
+        assert len(boxed([image])[0]) == count
 
 
 def test_boxes_without_area_are_left_out():
