@@ -1,5 +1,7 @@
 """The fields that every config has, with values that suit a laptop. Config files start from `base()`."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 
@@ -49,12 +51,12 @@ def data() -> ConfigDict:
     """Marionettes by default; a "coco" source reads `dir`, `train` and `validation`."""
     return ConfigDict(
         {
-            "source": "marionettes",  # marionettes, coco, records
+            "source": "marionettes",  # any of jaxpose.data.sources.SOURCES, whose files say what else they read here
             "dir": "",  # where the data set is; marionettes are written to ~/.cache/jaxpose/data unless it is set
             "skeleton": "coco",
             "train": {"annotations": "", "images": ""},
-            "validation": {"annotations": "", "images": "", "boxes": ""},  # boxes: a detection file, or
-            # "simulated" by what the field `simulated` says; empty: true boxes
+            "validation": {"annotations": "", "images": "", "boxes": ""},  # boxes: a detection file,
+            # "simulated" by what the field `simulated` says, or "image" for whole images; empty: true boxes
             "marionettes": marionettes(),
             "padding": 1.25,  # of a person's box
             "half_pixel": False,  # crops by pixel borders rather than indices; see PersonCrop
@@ -77,10 +79,10 @@ def marionettes() -> dict:
     return pictures | {"occlusion": 0.2, "train": 3000, "validation": 400, "seed": 0}
 
 
-def augmentation(**fields: float) -> dict:
+def augmentation(**fields: Any) -> dict:
     """No random views, but for `fields`; see `jaxpose.data.transforms.Augmentation`."""
-    none = {"scale": 0.0, "octaves": False, "rotation": 0.0, "rotation_probability": 0.6}
-    return none | {"mirror": 0.0, "half_body": 0.0} | fields
+    none = {"scale": 0.0, "octaves": False, "rotation": 0.0, "uniform_rotation": False, "rotation_probability": 0.6}
+    return none | {"mirror": 0.0, "half_body": 0.0, "area": ()} | fields
 
 
 def canvas() -> dict:
@@ -118,6 +120,50 @@ def mpii_folders() -> dict:
         "train": {"annotations": "annot/train.json", "images": "images"},
         "validation": {"annotations": "annot/valid.json", "images": "images", "head_boxes": "annot/gt_valid.mat"},
     }
+
+
+def _splits(train: dict, validation: dict, **fields: Any) -> dict:
+    """`data.train` and `data.validation` with common fields."""
+    return {"train": train | fields, "validation": validation | fields}
+
+
+def surreal_folders() -> dict:
+    """`data.train` and `data.validation` for SURREAL as RegDA takes it; see jaxpose/data/sources/surreal.py."""
+    train, test = ({"annotations": part, "images": part, "part": part} for part in ("train", "test"))
+    return _splits(train, test)
+
+
+def h36m_frames_folders() -> dict:
+    """`data.train` and `data.validation` for pictures of Human3.6M; see jaxpose/data/sources/h36m_frames.py."""
+    train, test = {"subjects": (1, 5, 6, 7, 8), "part": "all"}, {"subjects": (9, 11), "part": "test"}
+    return _splits(train, test, annotations="annotations", images="images")
+
+
+def lsp_folders() -> dict:
+    """`data.train` and `data.validation` for LSP as RegDA takes it: all whole images, for both."""
+    fields = {"annotations": "joints.mat", "images": "images", "range": ()}
+    return _splits(fields, fields, hidden="unlabelled", boxes="image")
+
+
+def rhd_folders() -> dict:
+    """`data.train` and `data.validation` for Rendered Handpose; see jaxpose/data/sources/rhd.py."""
+    train, test = (
+        {"annotations": f"RHD_published_v2/{part}/anno_{part}.pickle", "images": f"RHD_published_v2/{part}/color"}
+        for part in ("training", "evaluation")
+    )
+    return _splits(train, test)
+
+
+def h3d_folders() -> dict:
+    """`data.train` and `data.validation` for Hand-3D-Studio, hands without objects; see jaxpose/data/sources/h3d.py."""
+    fields = {"annotations": "H3D_crop/annotation.json", "images": "H3D_crop", "hands": "without_object"}
+    return _splits({"part": "train"}, {"part": "test"}, **fields)
+
+
+def freihand_folders() -> dict:
+    """`data.train` and `data.validation` for FreiHAND, all versions; see jaxpose/data/sources/freihand.py."""
+    fields = {"annotations": "training_xyz.json", "images": "training/rgb", "version": "all"}
+    return _splits({"part": "train"}, {"part": "test"}, **fields)
 
 
 def optim() -> ConfigDict:

@@ -156,8 +156,9 @@ def person_examples(data: Any, method: Method, split: str, stream: str, source: 
     """The people of a split as `config.data` asks for them.
 
     Training looks at true boxes with augmentation, or at random ones, and skips unreadable images. Evaluation looks at
-    true boxes, or at detections (`data.<split>.boxes`: a file, or "simulated" for those that `data.simulated`
-    describes), and an unreadable image is an error.
+    true boxes, and an unreadable image is an error. Both look at other boxes where `data.<split>.boxes` names them: a
+    file of detections, "simulated" for those that `data.simulated` describes, or "image" for images of single people
+    each of which is one box, whether or not its person has labels.
     """
     train = split == "train"
     seen = choose_people(data, split, source)
@@ -185,6 +186,8 @@ def choose_people(data: Any, split: str, source: Source) -> people.People:
     boxes = data[split].get("boxes", "") if split in data else ""
     if not boxes:
         return people.annotated(source.annotations, source.name)
+    if boxes == "image":
+        return people.whole_images(source.annotations, source.name)
     if boxes == "simulated":
         found = simulate_detections(source.annotations, **data.simulated)
     else:
