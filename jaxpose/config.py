@@ -16,6 +16,7 @@ def base(name: str) -> ConfigDict:
     config.seed = 0
     config.dtype = "float32"  # compute precision: float32 or bfloat16
     config.init_from = ""  # to start from: a file that python -m jaxpose.convert wrote, or another run's folder
+    config.stages = ()  # runs in a row that make one experiment; see jaxpose/stages.py
     config.data = data()
     config.optim = optim()
     config.train = ConfigDict(
@@ -33,10 +34,12 @@ def base(name: str) -> ConfigDict:
         {
             "every": 0,  # steps; 0: never while training
             "batch_size": 64,
+            "stream": "",  # evaluate the validation data of this stream of training; empty: those of config.data
             "metrics": ("coco",),  # coco, crowdpose: AP and AR; pckh, pck: correct keypoints by size of head or torso;
-            # boxes: AP and AR of a detector's boxes
+            # groups: correct keypoints by groups of joints; boxes: AP and AR of a detector's boxes
             "sizes": (),  # square pixels up to which a person is small, and medium, if not COCO's; adds AP_S
             "best": "AP",  # the metric by which the best checkpoint is kept
+            "gap": (),  # two stages: say how much of the way from the first to the second each stage has covered
             "suppression": "hard",  # of duplicate poses: hard, soft, parametric, none
             "oks": 0.9,  # above which a pose is a duplicate, if hard or soft
             "rescoring": "",  # file of python -m jaxpose.fit_rescoring, by which poses are scored anew
@@ -180,7 +183,14 @@ def optim() -> ConfigDict:
             "momentum": 0.9,
             "nesterov": False,
             "clip_norm": 0.0,
-            "schedule": {"name": "constant", "warmup": 0, "boundaries": (0,), "factors": (1.0,)},
+            "schedule": {
+                "name": "constant",
+                "warmup": 0,
+                "boundaries": (0,),
+                "factors": (1.0,),
+                "gamma": 1e-4,
+                "power": 0.75,
+            },
             "groups": ({"name": "all", "match": ".*"},),
         }
     )

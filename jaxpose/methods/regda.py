@@ -168,6 +168,8 @@ class RegDA(TopDown):
       margin: weight of the adversary's agreement on the source.
       trade_off: weight of all three adversarial losses.
       warm_start_alpha, warm_start_low, warm_start_high, warm_start_steps: see `warm_start`.
+      distort_target: whether images of the stream "target" are recoloured and blurred in training like those of the
+        source.
       target_weights: let joints of the target count by their visibility, as the original code does. That is a use of
         labels; without it all joints count and the stream "target" has none.
     """
@@ -194,6 +196,7 @@ class RegDA(TopDown):
     warm_start_low: float = 0.0
     warm_start_high: float = 0.1
     warm_start_steps: int = 1000
+    distort_target: bool = True
     target_weights: bool = False
 
     def __post_init__(self):
@@ -275,7 +278,8 @@ class RegDA(TopDown):
         prepared = super().targets(batch, key, train)
         if train and self.adapts:
             known = {name: batch["target"][name] for name in self.spec(1)["target"]}
-            target = super().targets({"source": known}, jax.random.fold_in(key, 1), train)["source"]
+            key, distort = jax.random.fold_in(key, 1), train and self.distort_target
+            target = super().targets({"source": known}, key, distort)["source"]
             prepared["target"] = {name: target[name] for name in ("image", "weight")}
         return prepared
 

@@ -171,6 +171,7 @@ def gaussian_targets(
     size: tuple[int, int],
     sigma: float = 2.0,
     radius: int | None = None,
+    center_inside: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """One truncated Gaussian of height 1 a joint, centred on the nearest pixel.
 
@@ -187,6 +188,7 @@ def gaussian_targets(
       size: (width, height) of the map.
       sigma: standard deviation in pixels of the map.
       radius: half-side of the square outside of which the map is 0; three sigma if None.
+      center_inside: a joint has weight 0 as soon as its centre lies outside the map, whatever its window shows (RegDA).
 
     Returns:
       maps [..., H, W, K] and weights [..., K], both float32. Positions that are not finite get weight 0.
@@ -194,7 +196,8 @@ def gaussian_targets(
     radius = round(3 * sigma) if radius is None else radius
     center = jnp.trunc(jnp.asarray(keypoints, jnp.float32) / jnp.asarray(stride, jnp.float32) + 0.5)
     limits = jnp.array(size, jnp.float32)
-    inside = jnp.all((center - radius < limits) & (center + radius + 1 >= 0), axis=-1)
+    before, after = (0, 0) if center_inside else (radius + 1, radius)
+    inside = jnp.all((center - after < limits) & (center + before >= 0), axis=-1)
     weight = jnp.where(inside, jnp.asarray(visible, jnp.float32), 0)
 
     def profile(axis: int) -> jax.Array:
