@@ -146,10 +146,10 @@ class SinglePeople:
         Raises:
           DataError: nobody is left.
         """
-        annotations = self._annotations(str(where), skeleton, sizes, boxes)
+        annotations, folder = self._annotations(str(where), skeleton, sizes, boxes), self.folder
 
         def read(i: int) -> bytes:
-            return images.read(self.folder / str(annotations.file_name[i]))
+            return images.read(folder / str(annotations.file_name[i]))
 
         return Source(name=str(where), annotations=annotations, read=read)
 

@@ -37,7 +37,7 @@ class Source:
         """Image i with all its people: {"image": bytes, "image_id", "file_name", "box" [N, 4], ...}."""
         a = self.annotations
         rows = a.person_image == i
-        people = ("person_id", "box", "keypoints", "visibility", "area", "crowd", "track_id", "head_size")
+        people = ("person_id", "box", "keypoints", "visibility", "area", "crowd", "track_id", "head_size", "mirror")
         example = {field: getattr(a, field)[rows] for field in people}
         return {"image": self.read(i), "image_id": int(a.image_id[i]), "file_name": str(a.file_name[i])} | example
 
