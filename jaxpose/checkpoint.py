@@ -260,8 +260,8 @@ def load_for_inference(
     try:
         config = ml_collections.ConfigDict(json.loads((workdir / CONFIG).read_text()))
     except OSError as error:
-        raise CheckpointError(f"{workdir}: has no {CONFIG}, so it is no run's --workdir") from error
-    _complete(config, base(config.name))
+        raise CheckpointError(f"{workdir}: {_why_no_run(workdir)}") from error
+    complete(config, base(config.name))
     variables = _shapes(methods.create(config.method))
     for field, value in (changes or {}).items():
         _change(config, field, value)
@@ -289,17 +289,23 @@ def load_for_inference(
     return config, method, state.inference_variables
 
 
+def _why_no_run(workdir: pathlib.Path) -> str:
+    if stages := sorted(path.parent for path in workdir.glob(f"*/{CONFIG}")):
+        return f"holds several runs, the stages of one experiment. Name one of them: {', '.join(map(str, stages))}"
+    return f"has no {CONFIG}, so it is no run's --workdir"
+
+
 def _shapes(method: Any) -> Any:
     return jax.eval_shape(method.init, jax.random.key(0))
 
 
-def _complete(config: Any, defaults: Any) -> None:
+def complete(config: Any, defaults: Any) -> None:
     """Adds the fields that came into being after a run was started."""
     for name, value in defaults.items():
         if name not in config:
             config[name] = value
         elif isinstance(value, type(config)):
-            _complete(config[name], value)
+            complete(config[name], value)
 
 
 def _change(config: Any, field: str, value: Any) -> None:

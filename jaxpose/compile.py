@@ -233,6 +233,7 @@ def _size(tree: Any) -> int:
 def define_flags() -> None:
     config_flags.DEFINE_config_file("config", None, "Config file, as in configs/prtr.py:coco.")
     flags.DEFINE_string("topology", "v5e:4x4", "TPU generation and slice: v5e:4x4, v5p:4x4x4, v6e:2x2, ...")
+    flags.DEFINE_string("stage", "", "Of a config with stages; by default the last one.")
     flags.DEFINE_string("hlo", "", "File for the compiled program's text.")
     flags.mark_flag_as_required("config")
 
@@ -244,7 +245,9 @@ def main(arguments: list[str]) -> None:
     options = flags.FLAGS
     try:
         chip = prepare_environment(options.topology)
-        compiled, report = compile_step(options.config, options.topology, chip)
+        from jaxpose import stages
+
+        compiled, report = compile_step(stages.pick(options.config, options.stage), options.topology, chip)
     except JaxposeError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(report)

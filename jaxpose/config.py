@@ -1,5 +1,7 @@
 """The fields that every config has, with values that suit a laptop. Config files start from `base()`."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 
@@ -14,6 +16,7 @@ def base(name: str) -> ConfigDict:
     config.seed = 0
     config.dtype = "float32"  # compute precision: float32 or bfloat16
     config.init_from = ""  # to start from: a file that python -m jaxpose.convert wrote, or another run's folder
+    config.stages = ()  # runs in a row that make one experiment; see jaxpose/stages.py
     config.data = data()
     config.optim = optim()
     config.train = ConfigDict(
@@ -31,10 +34,12 @@ def base(name: str) -> ConfigDict:
         {
             "every": 0,  # steps; 0: never while training
             "batch_size": 64,
+            "stream": "",  # evaluate the validation data of this stream of training; empty: those of config.data
             "metrics": ("coco",),  # coco, crowdpose: AP and AR; pckh, pck: correct keypoints by size of head or torso;
-            # boxes: AP and AR of a detector's boxes
+            # groups: correct keypoints by groups of joints; boxes: AP and AR of a detector's boxes
             "sizes": (),  # square pixels up to which a person is small, and medium, if not COCO's; adds AP_S
             "best": "AP",  # the metric by which the best checkpoint is kept
+            "gap": (),  # two stages: say how much of the way from the first to the second each stage has covered
             "suppression": "hard",  # of duplicate poses: hard, soft, parametric, none
             "oks": 0.9,  # above which a pose is a duplicate, if hard or soft
             "rescoring": "",  # file of python -m jaxpose.fit_rescoring, by which poses are scored anew
@@ -49,12 +54,12 @@ def data() -> ConfigDict:
     """Marionettes by default; a "coco" source reads `dir`, `train` and `validation`."""
     return ConfigDict(
         {
-            "source": "marionettes",  # marionettes, coco, records
+            "source": "marionettes",  # any of jaxpose.data.sources.SOURCES, whose files say what else they read here
             "dir": "",  # where the data set is; marionettes are written to ~/.cache/jaxpose/data unless it is set
             "skeleton": "coco",
             "train": {"annotations": "", "images": ""},
-            "validation": {"annotations": "", "images": "", "boxes": ""},  # boxes: a detection file, or
-            # "simulated" by what the field `simulated` says; empty: true boxes
+            "validation": {"annotations": "", "images": "", "boxes": ""},  # boxes: a detection file,
+            # "simulated" by what the field `simulated` says, or "image" for whole images; empty: true boxes
             "marionettes": marionettes(),
             "padding": 1.25,  # of a person's box
             "half_pixel": False,  # crops by pixel borders rather than indices; see PersonCrop
@@ -77,10 +82,10 @@ def marionettes() -> dict:
     return pictures | {"occlusion": 0.2, "train": 3000, "validation": 400, "seed": 0}
 
 
-def augmentation(**fields: float) -> dict:
+def augmentation(**fields: Any) -> dict:
     """No random views, but for `fields`; see `jaxpose.data.transforms.Augmentation`."""
-    none = {"scale": 0.0, "octaves": False, "rotation": 0.0, "rotation_probability": 0.6}
-    return none | {"mirror": 0.0, "half_body": 0.0} | fields
+    none = {"scale": 0.0, "octaves": False, "rotation": 0.0, "uniform_rotation": False, "rotation_probability": 0.6}
+    return none | {"mirror": 0.0, "half_body": 0.0, "area": ()} | fields
 
 
 def canvas() -> dict:
@@ -120,6 +125,50 @@ def mpii_folders() -> dict:
     }
 
 
+def _splits(train: dict, validation: dict, **fields: Any) -> dict:
+    """`data.train` and `data.validation` with common fields."""
+    return {"train": train | fields, "validation": validation | fields}
+
+
+def surreal_folders() -> dict:
+    """`data.train` and `data.validation` for SURREAL as RegDA takes it; see jaxpose/data/sources/surreal.py."""
+    train, test = ({"annotations": part, "images": part, "part": part} for part in ("train", "test"))
+    return _splits(train, test)
+
+
+def h36m_frames_folders() -> dict:
+    """`data.train` and `data.validation` for pictures of Human3.6M; see jaxpose/data/sources/h36m_frames.py."""
+    train, test = {"subjects": (1, 5, 6, 7, 8), "part": "all"}, {"subjects": (9, 11), "part": "test"}
+    return _splits(train, test, annotations="annotations", images="images")
+
+
+def lsp_folders() -> dict:
+    """`data.train` and `data.validation` for LSP as RegDA takes it: all whole images, for both."""
+    fields = {"annotations": "joints.mat", "images": "images", "range": ()}
+    return _splits(fields, fields, hidden="unlabelled", boxes="image")
+
+
+def rhd_folders() -> dict:
+    """`data.train` and `data.validation` for Rendered Handpose; see jaxpose/data/sources/rhd.py."""
+    train, test = (
+        {"annotations": f"RHD_published_v2/{part}/anno_{part}.pickle", "images": f"RHD_published_v2/{part}/color"}
+        for part in ("training", "evaluation")
+    )
+    return _splits(train, test)
+
+
+def h3d_folders() -> dict:
+    """`data.train` and `data.validation` for Hand-3D-Studio, hands without objects; see jaxpose/data/sources/h3d.py."""
+    fields = {"annotations": "H3D_crop/annotation.json", "images": "H3D_crop", "hands": "without_object"}
+    return _splits({"part": "train"}, {"part": "test"}, **fields)
+
+
+def freihand_folders() -> dict:
+    """`data.train` and `data.validation` for FreiHAND, all versions; see jaxpose/data/sources/freihand.py."""
+    fields = {"annotations": "training_xyz.json", "images": "training/rgb", "version": "all"}
+    return _splits({"part": "train"}, {"part": "test"}, **fields)
+
+
 def optim() -> ConfigDict:
     """One group of all parameters under AdamW with a constant rate; see jaxpose/optim.py."""
     return ConfigDict(
@@ -134,7 +183,14 @@ def optim() -> ConfigDict:
             "momentum": 0.9,
             "nesterov": False,
             "clip_norm": 0.0,
-            "schedule": {"name": "constant", "warmup": 0, "boundaries": (0,), "factors": (1.0,)},
+            "schedule": {
+                "name": "constant",
+                "warmup": 0,
+                "boundaries": (0,),
+                "factors": (1.0,),
+                "gamma": 1e-4,
+                "power": 0.75,
+            },
             "groups": ({"name": "all", "match": ".*"},),
         }
     )

@@ -23,6 +23,7 @@ from jaxpose.metrics import keypoint_pck
 from jaxpose.metrics.boxes import CocoBoxes
 from jaxpose.metrics.coco import CocoKeypoints, write_results
 from jaxpose.metrics.crowdpose import CrowdPoseKeypoints
+from jaxpose.metrics.joint_groups import JointGroups
 from jaxpose.metrics.suppression import Rows, Suppression
 from jaxpose.ops import geometry
 from jaxpose.types import Detections, Poses, Stream, Variables
@@ -164,10 +165,16 @@ class Evaluator:
                 metric.update(rows)
                 scores |= metric.compute(self.truth, self.method.joints)
             else:
-                metric = keypoint_pck.KeypointPck.create(name, self.method.joints)
+                metric = self._single_person_metric(name)
                 metric.update(rows)
                 scores |= metric.compute()
         return scores
+
+    def _single_person_metric(self, name: str) -> keypoint_pck.KeypointPck | JointGroups:
+        """A metric that compares each box's pose with its true joints; raises ConfigError for an unknown name."""
+        if name != "groups":
+            return keypoint_pck.KeypointPck.create(name, self.method.joints)
+        return JointGroups(self.method.joints, self.method.input_size, getattr(self.method, "map_size", None))
 
     def results(self, rows: Rows) -> dict[str, list[dict]]:
         """{file name: what was found, in the format of the COCO server}; see `evaluate`."""
@@ -192,6 +199,8 @@ class Evaluator:
 
     def _check_metrics(self) -> None:
         detections = self.config.data.validation.get("boxes", "")
+        if detections == "image":
+            detections = ""  # true boxes, all of the picture
         finds = self.method.finds
         for name in self.config.evaluate.metrics:
             wanted = "boxes" if name == "boxes" else "poses"
@@ -203,7 +212,7 @@ class Evaluator:
                 )
             if name in ("boxes", "coco", "crowdpose"):
                 continue
-            keypoint_pck.KeypointPck.create(name, self.method.joints)
+            self._single_person_metric(name)
             if self.method.sees != "person":
                 raise ConfigError(
                     f"config.evaluate.metrics asks for {name!r}, which compares each box's pose with its true joints, "

@@ -17,8 +17,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from jaxpose.checkpoint import CONFIG
+from jaxpose.checkpoint import CONFIG, complete
+from jaxpose.config import base
 from jaxpose.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -150,17 +152,23 @@ def drop_lines_after(path: pathlib.Path, step: int) -> None:
 def check_same_run(workdir: pathlib.Path, config: Any) -> None:
     """Before going on with a run: its config must be the one it began with, but for how long and how it is reported.
 
+    What it started from may have moved: of `init_from` the last part of the path counts. Fields that came into being
+    after the run began have their usual values.
+
     Raises:
       ConfigError: names every field that differs.
     """
     path = pathlib.Path(workdir) / CONFIG
     if not path.exists():
         return
-    old, new = _flat(json.loads(path.read_text())), _flat(json.loads(json.dumps(config.to_dict())))
+    begun = ConfigDict(json.loads(path.read_text()))
+    complete(begun, base(config.name))
+    old, new = (_flat(json.loads(json.dumps(c.to_dict()))) for c in (begun, config))
     free = ("train.steps", "train.log_every", "train.checkpoint_every", "train.keep", "evaluate.", "data.workers",
             "data.threads", "data.dir", "sharding.")  # fmt: skip
     keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-    changed = [k for k in keys if not k.startswith(free)]
+    moved = pathlib.PurePath(old["init_from"]).name == pathlib.PurePath(new["init_from"]).name
+    changed = [k for k in keys if not k.startswith(free) and not (moved and k == "init_from")]
     if changed:
         listed = "; ".join(f"{k}: {old.get(k)!r} then, {new.get(k)!r} now" for k in changed[:8])
         raise ConfigError(f"{workdir} holds a run with another config ({listed}). Choose another --workdir.")

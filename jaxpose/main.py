@@ -1,7 +1,7 @@
 """Train or evaluate: python -m jaxpose.main --config=configs/prtr.py --workdir=DIR [--mode=train|evaluate].
 
 Fields of the config can be changed: --config.train.steps=10 --config.data.dir=/data/coco. A run that stopped goes on
-with the same command.
+with the same command. A config with stages is several runs in a row, in folders of their own within DIR.
 """
 
 import logging
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 def define_flags() -> None:
     config_flags.DEFINE_config_file("config", None, "Config file, as in configs/prtr.py or configs/prtr.py:coco.")
     flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/NAME of the config.")
+    flags.DEFINE_string("stage", "", "Of a config with stages: train no others than this one and those it builds on.")
     flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
     flags.DEFINE_string("coordinator", "", "host:port of process 0, where several processes train together.")
     flags.DEFINE_integer("num_processes", 0, "How many processes train together.")
@@ -40,22 +41,23 @@ def main(arguments: list[str]) -> None:
         jax.config.update("jax_num_cpu_devices", options.cpu_devices)
     try:
         runtime.start(options.coordinator, options.num_processes, options.process_id)
-        run(options.config, options.workdir or f"runs/{options.config.name}", options.mode)
+        run(options.config, options.workdir or f"runs/{options.config.name}", options.mode, options.stage)
     except JaxposeError as error:
         logging.getLogger("jaxpose").error("%s: %s", type(error).__name__, error)
         sys.exit(1)
 
 
-def run(config: ConfigDict, workdir: str, mode: str) -> None:
-    """Trains, or evaluates what was trained."""
-    if mode == "evaluate":
-        from jaxpose.evaluate import evaluate
+def run(config: ConfigDict, workdir: str, mode: str, stage: str = "") -> None:
+    """Trains, or evaluates what was trained; of a config with stages all of them, or what `stage` names."""
+    from jaxpose import evaluate, stages, train
 
-        evaluate(config, workdir)
-    else:
-        from jaxpose.train import train
-
-        train(config, workdir)
+    if config.stages:
+        do = stages.evaluate if mode == "evaluate" else stages.train
+        do(config, workdir, stage)
+        return
+    stages.pick(config, stage)
+    do = evaluate.evaluate if mode == "evaluate" else train.train
+    do(config, workdir)
 
 
 def log_to_stderr() -> None:

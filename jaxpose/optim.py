@@ -229,8 +229,9 @@ def schedule(peak: float, config: Any, total_steps: int) -> Schedule:
 
     Args:
       peak: the rate after the warm-up.
-      config: `name` ("constant", "cosine" down to 0 at the end, or "step"), `warmup` steps (linear from 0), and for
-        "step" the `boundaries` (steps) at which the rate is multiplied by `factors`, one for all or one for each.
+      config: `name` ("constant", "cosine" down to 0 at the end, "step" or "inverse"), `warmup` steps (linear from 0),
+        for "step" the `boundaries` (steps) at which the rate is multiplied by `factors`, one for all or one for each,
+        and for "inverse", which multiplies it by (1 + gamma * step) ** -power, `gamma` and `power`.
       total_steps: where "cosine" ends.
 
     Raises:
@@ -243,8 +244,12 @@ def schedule(peak: float, config: Any, total_steps: int) -> Schedule:
         after = optax.cosine_decay_schedule(peak, max(1, total_steps - warmup))
     elif config.name == "step":
         after = optax.piecewise_constant_schedule(peak, _drops(config, warmup))
+    elif config.name == "inverse":
+        gamma, power = config.gamma, config.power
+        after = lambda step: peak * (1 + gamma * step) ** -power  # noqa: E731
     else:
-        raise ConfigError(f"config.optim.schedule.name is {config.name!r}; it can be 'constant', 'cosine' or 'step'")
+        known = "'constant', 'cosine', 'step' or 'inverse'"
+        raise ConfigError(f"config.optim.schedule.name is {config.name!r}; it can be {known}")
     if not warmup:
         return after
     rise = lambda step: peak * (step + 1) / warmup  # noqa: E731

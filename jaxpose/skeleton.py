@@ -6,6 +6,7 @@ entry here.
 
 import dataclasses
 import functools
+import itertools
 
 import numpy as np
 
@@ -171,7 +172,21 @@ H36M = Skeleton(
 )  # fmt: skip
 """Human3.6M's 17 joints in its order. The data set calls neck "neck/nose", pelvis "hip" and ankles "feet"."""
 
-SKELETONS = {s.name: s for s in (COCO, MPII, LSP, CROWDPOSE, MARIONETTE, H36M)}
+_FINGERS = ("thumb", "index", "middle", "ring", "little")
+_PHALANGES = ("mcp", "pip", "dip", "tip")
+
+HAND = Skeleton(
+    name="hand",
+    joints=("wrist", *(f"{finger}_{part}" for finger in _FINGERS for part in _PHALANGES)),
+    limbs=tuple((a, f"{finger}_{b}") for finger in _FINGERS
+                for a, b in (("wrist", "mcp"), *((f"{finger}_{p}", q) for p, q in itertools.pairwise(_PHALANGES)))),
+    sigmas=(.029, .022, .035, .037, .047, .026, .025, .024, .035, .018, .024, .022, .026, .017, .021, .021, .032, .020,
+            .019, .022, .031),
+    upper_body=(),
+)  # fmt: skip
+"""One hand, 21 joints from the wrist along each finger. The thumb's are called like those of the other fingers."""
+
+SKELETONS = {s.name: s for s in (COCO, MPII, LSP, CROWDPOSE, MARIONETTE, H36M, HAND)}
 
 
 def get(name: str) -> Skeleton:

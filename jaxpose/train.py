@@ -50,7 +50,7 @@ def train(config: Any, workdir: str | pathlib.Path) -> TrainState:
         state = checkpoints.restore(trainer.template()) or trainer.init()
         done = int(state.step)
         journal = stack.enter_context(closing(Journal(workdir, config, step=done, total=steps)))
-        batches = stack.enter_context(closing(streams.TrainBatches(config, examples, done)))
+        batches = stack.enter_context(closing(streams.TrainBatches(config, examples, done, trainer.method.spec(1))))
         preempted = stack.enter_context(preemption.Watcher())
         logger.info("%s steps %d to %d in %s", "training" if done == 0 else "going on with", done, steps, workdir)
         for local in batches if done < steps else ():

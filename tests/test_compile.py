@@ -75,6 +75,7 @@ def test_unknown_topology(topology):
 RECIPES = (
     *(f"prtr.py:{variant}" for variant in ("coco", "deformable_coco", "detector_coco", "sequential_coco")),
     *("dsnt.py:mpii", "heatmap.py:coco", "rmpe.py:coco", "higherhrnet.py:coco", "dekr.py:coco"),
+    *("regda.py:surreal_lsp", "regda.py:rhd_h3d"),
 )
 
 

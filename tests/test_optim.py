@@ -130,6 +130,7 @@ class TestSchedules:
             ({"name": "step", "boundaries": (10, 20), "factors": (0.1, 10.0)}, {10: 0.1, 19: 0.1, 20: 1.0}),
             ({"name": "cosine"}, {0: 1.0, 50: 0.5, 100: 0.0}),
             ({"name": "cosine", "warmup": 10}, {0: 0.1, 9: 1.0, 55: 0.5, 100: 0.0}),
+            ({"name": "inverse", "gamma": 0.01, "power": 0.5}, {0: 1.0, 300: 0.5, 800: 1 / 3}),
         ],
     )
     def test_values(self, fields, expected):

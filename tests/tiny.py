@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import dekr, dsnt, heatmap, higherhrnet, prtr, rmpe
+from configs import dekr, dsnt, heatmap, higherhrnet, prtr, regda, rmpe
 from jaxpose import skeleton
 
 COCO = skeleton.COCO
@@ -58,6 +58,7 @@ CONFIGS = {
     "heatmap": heatmap.get_config,
     "dsnt": dsnt.get_config,
     "rmpe": rmpe.get_config,
+    "regda": regda.get_config,
     "higherhrnet": higherhrnet.get_config,
     "dekr": dekr.get_config,
     "detr": lambda: prtr.get_config("detector"),
@@ -110,6 +111,7 @@ SMALLEST = {
     "heatmap": CROP | {"backbone_stages": (1, 1), "deconv_layers": 1, "deconv_features": 4},
     "dsnt": CROP | {"backbone_stages": (1, 1), "dilate": 1},
     "rmpe": CROP | {"deconv_features": 4, "localization_width": 4, "localization_stages": (1, 1)},
+    "regda": CROP | {"backbone_stages": (1, 1), "deconv_features": (4,), "deconv_kernels": (4,)},
     "higherhrnet": HRNET | {"deconv_features": 4, "deconv_blocks": 1},
     "dekr": HRNET | {"offset_features": 2, "offset_blocks": 1},
     "detr": DETECTOR,
@@ -126,6 +128,9 @@ def config(folder: pathlib.Path, name: str = "prtr") -> ConfigDict:
     c.data.update({"source": "coco", "skeleton": "coco", "dir": str(folder)})
     for split in ("train", "validation"):
         c.data[split].update({"annotations": "labels.json", "images": "images"})
+    c.stages, c.evaluate.gap = (), ()
+    if name == "regda":
+        c.data.streams = {}
     c.data.threads = 2
     c.data.detection.crop = 0.5
     c.optim.learning_rate = 1e-3

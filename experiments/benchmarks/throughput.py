@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     config = flags.FLAGS.config
     trainer = Trainer.create(config)
     method, size = trainer.method, config.train.batch_size
-    batches = streams.TrainBatches(config, streams.train_examples(config, method), 0)
+    batches = streams.TrainBatches(config, streams.train_examples(config, method), 0, method.spec(1))
     batch = sharding.put_batch(next(batches), trainer.mesh)
     state = trainer.init()
     ready = jax.jit(lambda b: method.targets(b, jax.random.key(0), train=False))(batch)

@@ -39,6 +39,8 @@ class Annotations:
       crowd_index: [I] float64 in [0, 1], how crowded CrowdPose finds an image; NaN where unknown (everywhere, unless
         given).
       unlabelled: regions of people without labels: crowds, and single people whose joints nobody marked.
+      mirror: [P] bool, people that are looked at mirrored, such as right hands that a method sees as left ones (none,
+        unless given). Keypoints and boxes are those of the image as it is.
     """
 
     skeleton: Skeleton
@@ -59,12 +61,14 @@ class Annotations:
     num_keypoints: np.ndarray | None = None
     crowd_index: np.ndarray | None = None
     unlabelled: Regions = Regions.pack([], [])
+    mirror: np.ndarray | None = None
 
     def __post_init__(self):
         defaults = {
             "head_size": lambda: np.zeros(self.num_people, np.float32),
             "num_keypoints": lambda: (self.visibility > 0).sum(-1, dtype=np.int32),
             "crowd_index": lambda: np.full(self.num_images, np.nan),
+            "mirror": lambda: np.zeros(self.num_people, bool),
         }
         for name, default in defaults.items():
             if getattr(self, name) is None:
@@ -93,20 +97,38 @@ class Annotations:
         """[H, W] bool, True in the pixels of an image's `unlabelled` regions; None if it has none."""
         return self.unlabelled.mask(image, int(self.width[image]), int(self.height[image]))
 
-    def with_skeleton(self, skeleton: Skeleton) -> "Annotations":
+    def with_skeleton(self, skeleton: Skeleton, partial: bool = False) -> "Annotations":
         """The same people with the joints of another skeleton, chosen by name; `num_keypoints` counts those.
+
+        Args:
+          skeleton: the other one.
+          partial: joints that the data set lacks are not labelled; else they are an error.
 
         Raises:
           ValueError: the data set lacks a joint of `skeleton`.
         """
         if skeleton == self.skeleton:
             return self
-        pick = self.skeleton.select(skeleton)
+        known = np.array([joint in self.skeleton.joints for joint in skeleton.joints])
+        if partial:
+            pick = np.array([self.skeleton.index(joint) if has else 0 for joint, has in zip(skeleton.joints, known)])
+        else:
+            pick = self.skeleton.select(skeleton)
         return dataclasses.replace(
             self,
             skeleton=skeleton,
-            keypoints=self.keypoints[:, pick],
-            visibility=self.visibility[:, pick],
+            keypoints=np.where(known[:, None], self.keypoints[:, pick], 0),
+            visibility=np.where(known, self.visibility[:, pick], 0).astype(np.uint8),
+            num_keypoints=None,
+        )
+
+    def without_hidden(self) -> "Annotations":
+        """The same people without labels of their hidden joints."""
+        seen = self.visibility == 2
+        return dataclasses.replace(
+            self,
+            keypoints=np.where(seen[..., None], self.keypoints, 0),
+            visibility=np.where(seen, self.visibility, 0),
             num_keypoints=None,
         )
 

@@ -24,6 +24,7 @@ class People:
       visibility: [N, K] uint8; zeros for a detected box.
       head_size: [N] float32 pixels; 0 where unknown and for a detected box.
       true_boxes: whether boxes are annotated people rather than detections.
+      mirror: [N] bool, boxes that are looked at mirrored; none of them unless given.
     """
 
     image: np.ndarray
@@ -33,6 +34,11 @@ class People:
     visibility: np.ndarray
     head_size: np.ndarray
     true_boxes: bool
+    mirror: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.mirror is None:
+            object.__setattr__(self, "mirror", np.zeros(len(self.image), bool))
 
     def __len__(self) -> int:
         return len(self.image)
@@ -74,7 +80,34 @@ def annotated(annotations: Annotations, name: str) -> People:
         visibility=a.visibility[keep],
         head_size=a.head_size[keep],
         true_boxes=True,
+        mirror=a.mirror[keep],
     )
+
+
+def whole_images(annotations: Annotations, name: str) -> People:
+    """One row an image, whose box is all of it, with the labels of its person; without any where nobody is annotated.
+
+    Raises:
+      DataError: there is no image, or one with several people.
+    """
+    a = annotations
+    if not a.num_images:
+        raise DataError(f"{name}: has no images")
+    counts = np.bincount(a.person_image, minlength=a.num_images)
+    if crowded := np.flatnonzero(counts > 1).tolist():
+        raise DataError(
+            f"{name}: {len(crowded)} of {a.num_images} images have several people, {a.file_name[crowded[0]]} first; "
+            "a whole image can be the box of one person only. Leave config.data's boxes empty for boxes of people."
+        )
+    joints = a.skeleton.num_joints
+    keypoints, visibility = np.zeros((a.num_images, joints, 2), np.float32), np.zeros((a.num_images, joints), np.uint8)
+    head_size, mirror = np.zeros(a.num_images, np.float32), np.zeros(a.num_images, bool)
+    columns = ((keypoints, a.keypoints), (visibility, a.visibility), (head_size, a.head_size), (mirror, a.mirror))
+    for column, of_people in columns:
+        column[a.person_image] = of_people
+    box = np.stack([np.zeros_like(a.width), np.zeros_like(a.width), a.width, a.height], -1).astype(np.float32)
+    ones, rows = np.ones(a.num_images, np.float32), np.arange(a.num_images, dtype=np.int32)
+    return People(rows, box, ones, keypoints, visibility, head_size, true_boxes=True, mirror=mirror)
 
 
 def detected(annotations: Annotations, boxes: dict[str, np.ndarray], name: str) -> People:

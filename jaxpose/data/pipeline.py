@@ -137,13 +137,14 @@ class PersonExamples(Examples):
         keypoints, visible = self.people.keypoints[i], self.people.visibility[i]
         view = centered = self.crop.view(self.people.box[i])
         region, patch = None, False
+        if rng is not None and self.proposals is not None and step >= self.proposals_from:
+            size = image.shape[1], image.shape[0]
+            proposal = self.proposals.draw(self.people.box[i], keypoints, visible, size, rng)
+            grown = dataclasses.replace(self.crop, padding=self.crop.padding / (1 + 2 * self.proposals.growth))
+            view, centered = grown.view(proposal.box), grown.view(proposal.centered)
+            region, patch = proposal.centered_region, proposal.centered is proposal.box
+        view = dataclasses.replace(view, mirror=bool(self.people.mirror[i]))
         if rng is not None:
-            if self.proposals is not None and step >= self.proposals_from:
-                size = image.shape[1], image.shape[0]
-                proposal = self.proposals.draw(self.people.box[i], keypoints, visible, size, rng)
-                grown = dataclasses.replace(self.crop, padding=self.crop.padding / (1 + 2 * self.proposals.growth))
-                view, centered = grown.view(proposal.box), grown.view(proposal.centered)
-                region, patch = proposal.centered_region, proposal.centered is proposal.box
             view = self.augmentation(view, keypoints, visible, joints, rng)
         example = self.crop.example(image, view, keypoints, visible, joints)
         if self.centered:
@@ -161,18 +162,20 @@ class PersonExamples(Examples):
         """The poses with the box each was looked for in and, of true boxes, the person's labels."""
         example = np.broadcast_to(index[:, None], poses.valid.shape)[poses.valid]
         people, annotations = self.people, self.source.annotations
+        view = dataclasses.replace(self.crop.view(people.box[example]), mirror=people.mirror[example])
         return {
             "image_id": annotations.image_id[people.image[example]],
             "index": example,
             "keypoints": poses.keypoints[poses.valid],
             "scores": poses.scores[poses.valid],
             "person_score": poses.person_score[poses.valid],
-            "area": self.crop.view(people.box[example]).size.prod(-1),
+            "area": view.size.prod(-1),
             "box": people.box[example],
             "box_score": people.score[example],
             "truth": people.keypoints[example],
             "visibility": people.visibility[example],
             "head_size": people.head_size[example],
+            "to_crop": self.crop.affine(view),
         }
 
 

@@ -21,8 +21,8 @@ from jaxpose.data.regions import Regions
 from jaxpose.data.sources import Source, open_source
 from jaxpose.data.storage import ordered_fields, write_columns
 
-VERSION = "1.1.0"
-"""1.1.0 added num_keypoints, crowd_index and the regions of people without labels."""
+VERSION = "1.2.0"
+"""1.1.0 added num_keypoints, crowd_index and the regions of people without labels; 1.2.0 people seen mirrored."""
 
 
 class PoseRecords(tfds.core.GeneratorBasedBuilder):
@@ -73,6 +73,7 @@ def to_columns(annotations: Annotations) -> dict[str, np.ndarray]:
         "head_size",
         "num_keypoints",
         "crowd_index",
+        "mirror",
     )
     regions = {f"unlabelled_{field.name}": getattr(a.unlabelled, field.name) for field in dataclasses.fields(Regions)}
     columns = {name: getattr(a, name) for name in names} | regions

@@ -24,7 +24,7 @@ from jaxpose.data.transforms import (
 from jaxpose.data.whole_images import EvaluationImages, ImageExamples, TrainingImages
 from jaxpose.errors import ConfigError
 from jaxpose.methods.base import Method
-from jaxpose.types import Batch
+from jaxpose.types import Batch, Spec, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +85,26 @@ _LOOKS = (
 """Fields of `config.data` that do not say where the data are."""
 
 
+_MESSAGES = ("index", "valid")
+"""Fields of every batch, by which messages name its examples."""
+
+
 def evaluation_examples(config: Any, method: Method) -> Examples:
-    """What is evaluated: the people, or images, of the validation split; raises as `train_examples`."""
+    """What is evaluated: the people, or images, of the validation split.
+
+    That of `config.data`, or with `config.evaluate.stream` that of a stream of training.
+
+    Raises:
+      JaxposeError: as `train_examples`; or the method has no such stream.
+    """
     _kind(method)
-    source = open_source(config.data, "validation", progress=jax.process_index() == 0)
-    return open_examples(config.data, method, "validation", "source", source)
+    data, stream = config.data, config.evaluate.stream
+    if stream:
+        if stream not in (names := list(method.spec(1))):
+            raise ConfigError(f"config.evaluate.stream is {stream!r}; the method has the streams {', '.join(names)}")
+        data = stream_data(data, stream)
+    source = open_source(data, "validation", progress=jax.process_index() == 0)
+    return open_examples(data, method, "validation", "source", source)
 
 
 def open_examples(data: Any, method: Method, split: str, stream: str, source: Source) -> Examples:
@@ -156,8 +171,9 @@ def person_examples(data: Any, method: Method, split: str, stream: str, source: 
     """The people of a split as `config.data` asks for them.
 
     Training looks at true boxes with augmentation, or at random ones, and skips unreadable images. Evaluation looks at
-    true boxes, or at detections (`data.<split>.boxes`: a file, or "simulated" for those that `data.simulated`
-    describes), and an unreadable image is an error.
+    true boxes, and an unreadable image is an error. Both look at other boxes where `data.<split>.boxes` names them: a
+    file of detections, "simulated" for those that `data.simulated` describes, or "image" for images of single people
+    each of which is one box, whether or not its person has labels.
     """
     train = split == "train"
     seen = choose_people(data, split, source)
@@ -185,6 +201,8 @@ def choose_people(data: Any, split: str, source: Source) -> people.People:
     boxes = data[split].get("boxes", "") if split in data else ""
     if not boxes:
         return people.annotated(source.annotations, source.name)
+    if boxes == "image":
+        return people.whole_images(source.annotations, source.name)
     if boxes == "simulated":
         found = simulate_detections(source.annotations, **data.simulated)
     else:
@@ -201,11 +219,22 @@ def open_proposals(config: Any, source: Source) -> PoseGuidedProposals | None:
 
 @dataclasses.dataclass
 class TrainBatches:
-    """Iterator over training batches of this process: {stream: fields}."""
+    """Iterator over training batches of this process: {stream: fields}.
+
+    What a stream's examples know, but the method does not ask for, goes no further: the labels of a target domain,
+    which many data sets have, are in no batch.
+
+    Attributes:
+      config: the whole config.
+      examples: of every stream.
+      step: the first batch is that of this step.
+      spec: of the method.
+    """
 
     config: Any
     examples: dict[str, Examples]
     step: int
+    spec: Spec
 
     def __post_init__(self):
         data = self.config.data
@@ -226,7 +255,11 @@ class TrainBatches:
         return self
 
     def __next__(self) -> Batch:
-        return {name: next(stream) for name, stream in self._streams.items()}
+        return {name: self._asked_for(name, next(stream)) for name, stream in self._streams.items()}
+
+    def _asked_for(self, stream: str, fields: Stream) -> Stream:
+        names = {*self.spec[stream], *_MESSAGES}
+        return {name: values for name, values in fields.items() if name in names}
 
     def describe(self, batch: Batch) -> str:
         """Which images are in a batch, for messages."""

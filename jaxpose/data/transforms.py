@@ -35,26 +35,56 @@ class View:
     rotation: float = 0.0
     mirror: bool = False
 
+    def part(self, region: tuple[float, ...]) -> "View":
+        """The view of a part of what this one shows, turned and mirrored like it.
+
+        Args:
+          region: (left, upper, width, height) of the part, in pixels of the image, in the turned and mirrored region.
+        """
+        corner, size = np.array(region[:2], np.float64), np.array(region[2:], np.float64)
+        turn = geometry.crop_affine(np.zeros(2), np.ones(2), (1, 1), self.rotation, self.mirror)[:, :2]
+        center = self.center + turn.T @ (corner + (size - self.size) / 2)
+        return View(center, size, self.rotation, self.mirror)
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """Random views for training, in the order of draws of the top-down family (SimpleBaselines, HRNet, PRTR).
 
+    With `uniform_rotation` and `area` they are those of RegDA. The original turns what it has cut out, with black
+    corners, and interpolates twice; here one map leads from the image to the crop, so that a turned view shows what the
+    image has beyond the region.
+
     Attributes:
       scale: the region's size is multiplied by 1 + N(0, 1) * scale, clipped to 1 -+ scale.
       octaves: instead, multiply it by 2 to the power N(0, 1) * scale, clipped to twice `scale` (DSNT).
       rotation: degrees; the angle is N(0, 1) * rotation, clipped to twice that.
+      uniform_rotation: instead, the angle is uniform within -+ rotation.
       rotation_probability: of turning at all.
       mirror: probability.
       half_body: probability of looking at the upper or lower half alone, where more than 8 joints are visible.
+      area: least and greatest share of the turned region's area that a part of it has which is looked at instead; see
+        `random_part`. Empty for all of it.
+
+    Raises:
+      ConfigError: `area` is no such pair.
     """
 
     scale: float = 0.0
     octaves: bool = False
     rotation: float = 0.0
+    uniform_rotation: bool = False
     rotation_probability: float = 0.6
     mirror: float = 0.0
     half_body: float = 0.0
+    area: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        if len(self.area) and (len(self.area) != 2 or not 0 < self.area[0] <= self.area[1] or self.area[0] > 1):
+            raise ConfigError(
+                f"config.data.augmentation.area is {self.area!r}; expected () or (least, greatest), where the least is "
+                "above 0 and not above 1"
+            )
 
     def __call__(self, view: View, keypoints: np.ndarray, visible: np.ndarray, joints: Skeleton, rng: Rng) -> View:
         """A random variation of `view` for a person with `keypoints` [K, 2], `visible` [K]."""
@@ -65,10 +95,14 @@ class Augmentation:
             half = geometry.half_body_box(keypoints, visible, joints.upper_body_indices, prefer_upper, aspect)
             center, size = half or (center, size)
         size = size * self.factor(rng.standard_normal())
-        rotation = 0.0
-        if rng.random() <= self.rotation_probability:
-            rotation = float(np.clip(rng.standard_normal() * self.rotation, -2 * self.rotation, 2 * self.rotation))
-        return View(center, size, rotation, mirror=rng.random() <= self.mirror)
+        rotation = self._angle(rng) if rng.random() <= self.rotation_probability else 0.0
+        view = View(center, size, rotation, mirror=view.mirror != (rng.random() <= self.mirror))
+        return view.part(random_part(view.size, self.area, rng)) if self.area else view
+
+    def _angle(self, rng: Rng) -> float:
+        if self.uniform_rotation:
+            return self.rotation * (2 * rng.random() - 1)
+        return float(np.clip(rng.standard_normal() * self.rotation, -2 * self.rotation, 2 * self.rotation))
 
     def factor(self, normal: float) -> float:
         """By how much the region grows for a draw from N(0, 1)."""
@@ -78,6 +112,34 @@ class Augmentation:
 
 
 NO_AUGMENTATION = Augmentation()
+
+_ATTEMPTS = 10
+
+
+def random_part(size: np.ndarray, area: tuple[float, ...], rng: Rng, aspect: float = 0.0) -> tuple[float, ...]:
+    """A part of a region at random: one of a random share of its area, at a random place.
+
+    A share whose part is larger than the region is drawn again, ten times at most; then the part is all of it. So a
+    region of the part's own aspect never grows, whatever the greatest share: RegDA's 0.6 to 1.3 are 0.6 to 1 in effect.
+
+    Args:
+      size: (width, height) of the region in pixels.
+      area: least and greatest share.
+      rng: gives a share a `random`, and then two `integers`, from above and from the left.
+      aspect: width / height of the part; 0 for that of the region.
+
+    Returns:
+      (left, upper, width, height) in pixels of the region, whole ones but for all of it.
+    """
+    width, height = (float(side) for side in size)
+    aspect = aspect or width / height
+    for _ in range(_ATTEMPTS):
+        pixels = (area[0] + (area[1] - area[0]) * rng.random()) * width * height
+        w, h = round((pixels * aspect) ** 0.5), round((pixels / aspect) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            upper = rng.integers(0, int(height - h) + 1)
+            return (rng.integers(0, int(width - w) + 1), upper, w, h)
+    return (0, 0, width, height)
 
 
 @dataclasses.dataclass(frozen=True)

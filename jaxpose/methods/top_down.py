@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from jaxpose.keys import example_keys
 from jaxpose.methods.base import Method, person_spec
-from jaxpose.ops import geometry, heatmaps, oks
+from jaxpose.ops import geometry, heatmaps, oks, photometric
 from jaxpose.types import Batch, Poses, Spec, Stream, Variables
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -24,6 +25,7 @@ class CropMethod(Method):
       channels: order in which the network sees colours, "rgb" or "bgr" (mean and deviation are not reordered).
       mean, std: subtracted from, and divided by, each channel in [0, 1].
       color_jitter: in training each channel is multiplied by U(1 - c, 1 + c) and clamped to [0, 1].
+      brightness, contrast, saturation, blur: of the random changes of `ops.photometric` in training; 0 for none.
       flip_test: average with what is found in the mirrored crop.
     """
 
@@ -32,21 +34,31 @@ class CropMethod(Method):
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     color_jitter: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    blur: float = 0.0
     flip_test: bool = True
 
     def __post_init__(self):
         """Raises `ConfigError` for values that cannot work together."""
         self.require(self.channels in ("rgb", "bgr"), "channels", '"rgb" or "bgr"')
+        for field in ("brightness", "contrast", "saturation"):
+            self.require(0 <= getattr(self, field) <= 1, field, "a number from 0 to 1")
+        self.require(0 <= self.blur <= photometric.MOST_BLUR, "blur", f"a radius from 0 to {photometric.MOST_BLUR}")
 
     def spec(self, batch_size: int) -> Spec:
         return {"source": person_spec(batch_size, self.input_size, self.joints.num_joints)}
 
     def targets(self, batch: Batch, key: jax.Array, train: bool) -> Batch:
-        """Normalises (in training also recolours) "image" and adds `labels`."""
+        """Normalises (in training also recolours and blurs) "image" and adds `labels`."""
         stream = batch["source"]
         image = stream["image"].astype(jnp.float32) / 255
         if train and self.color_jitter:
             image = jitter(image, key, self.color_jitter)
+        strength = photometric.Strength(self.brightness, self.contrast, self.saturation, self.blur)
+        if train and strength.positive:
+            image = photometric.distort(image, example_keys(key, stream["index"]), strength)
         return {"source": stream | {"image": self.normalize(image)} | self.labels(stream)}
 
     def normalize(self, image: jax.Array) -> jax.Array:

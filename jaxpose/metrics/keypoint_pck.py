@@ -40,7 +40,7 @@ _FIELDS = {
 }
 _count = jax.jit(pck.coordinate_pck, static_argnames=("thresholds", "inclusive"))
 _STEP = 0.01  # between the thresholds of the curve
-_COLUMNS = ("head_top", "neck", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+_COLUMNS = ("head", "head_top", "neck", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 
 
 @dataclasses.dataclass
@@ -83,9 +83,8 @@ class KeypointPck:
           ConfigError: another name, or joints that the metric needs are missing.
         """
         if name not in _NAMES:
-            raise ConfigError(
-                f"config.evaluate.metrics names {name!r}; it can name coco, crowdpose, {', '.join(_NAMES)}, boxes"
-            )
+            known = ", ".join(("coco", "crowdpose", *_NAMES, "groups", "boxes"))
+            raise ConfigError(f"config.evaluate.metrics names {name!r}; it can name {known}")
         return cls(skeleton, *_NAMES[name])
 
     @property
@@ -225,15 +224,24 @@ class KeypointPck:
 
 
 def table(numbers: Mapping[str, float]) -> str:
-    """The numbers of `KeypointPck.compute` as two aligned lines in percent, in the order of MPII's table.
+    """The numbers of `KeypointPck` or `JointGroups` as two aligned lines in percent, in the order of MPII's table.
 
     Columns: Head (the head top), Neck, Shoulder, Elbow, Wrist, Hip, Knee, Ankle, any others, then the pooled numbers;
-    "-" for a part that is never labelled.
+    "-" for a part that is never labelled. If several numbers are told apart by parts, the parts of the first are shown.
     """
-    parts = {name.partition("/")[2]: value for name, value in numbers.items() if "/" in name}
+    first = next((name.partition("/")[0] for name in numbers if "/" in name), "")
+    parts = {name.partition("/")[2]: value for name, value in numbers.items() if name.startswith(f"{first}/")}
     order = [part for part in _COLUMNS if part in parts] + [part for part in parts if part not in _COLUMNS]
-    cells = [("Head" if part == "head_top" else part.replace("_", " ").capitalize(), parts[part]) for part in order]
+    cells = [("Head" if part == "head_top" else _title(part), parts[part]) for part in order]
     cells += [(name, value) for name, value in numbers.items() if "/" not in name]
     width = max(len(name) for name, _ in cells) + 2
-    values = ("-" if value < 0 else f"{100 * value:.1f}" for _, value in cells)
-    return "".join(name.rjust(width) for name, _ in cells) + "\n" + "".join(v.rjust(width) for v in values)
+    return "".join(name.rjust(width) for name, _ in cells) + "\n" + "".join(percent(v).rjust(width) for _, v in cells)
+
+
+def _title(part: str) -> str:
+    return part[0].upper() + part[1:].replace("_", " ")
+
+
+def percent(value: float) -> str:
+    """A share in percent; "-" for the -1 that stands for none."""
+    return "-" if value < 0 else f"{100 * value:.1f}"

@@ -171,6 +171,7 @@ def gaussian_targets(
     size: tuple[int, int],
     sigma: float = 2.0,
     radius: int | None = None,
+    center_inside: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """One truncated Gaussian of height 1 a joint, centred on the nearest pixel.
 
@@ -187,6 +188,7 @@ def gaussian_targets(
       size: (width, height) of the map.
       sigma: standard deviation in pixels of the map.
       radius: half-side of the square outside of which the map is 0; three sigma if None.
+      center_inside: a joint has weight 0 as soon as its centre lies outside the map, whatever its window shows (RegDA).
 
     Returns:
       maps [..., H, W, K] and weights [..., K], both float32. Positions that are not finite get weight 0.
@@ -194,7 +196,8 @@ def gaussian_targets(
     radius = round(3 * sigma) if radius is None else radius
     center = jnp.trunc(jnp.asarray(keypoints, jnp.float32) / jnp.asarray(stride, jnp.float32) + 0.5)
     limits = jnp.array(size, jnp.float32)
-    inside = jnp.all((center - radius < limits) & (center + radius + 1 >= 0), axis=-1)
+    before, after = (0, 0) if center_inside else (radius + 1, radius)
+    inside = jnp.all((center - after < limits) & (center + before >= 0), axis=-1)
     weight = jnp.where(inside, jnp.asarray(visible, jnp.float32), 0)
 
     def profile(axis: int) -> jax.Array:
@@ -281,6 +284,12 @@ def _largest_in_turn(rows: jax.Array, columns: jax.Array) -> jax.Array:
 # --- losses on maps ---
 
 
+def _wide(maps: Array) -> jax.Array:
+    """In float32 at least."""
+    maps = jnp.asarray(maps)
+    return maps.astype(jnp.promote_types(maps.dtype, jnp.float32))
+
+
 def mse(maps: Array, targets: Array, weight: Array) -> jax.Array:
     """Half the mean squared difference over all elements; the weight multiplies both maps, so it enters squared.
 
@@ -307,6 +316,40 @@ def ohkm(maps: Array, targets: Array, weight: Array, top: int = 8) -> jax.Array:
     return jnp.mean(jax.lax.top_k(losses, top)[0])
 
 
+def joint_mse(maps: Array, targets: Array) -> jax.Array:
+    """Half the mean squared difference of each joint's map; unlike in `mse`, weights are left to the caller.
+
+    Args:
+      maps: [B, H, W, K].
+      targets: [B, H, W, K].
+
+    Returns:
+      [B, K].
+    """
+    return 0.5 * jnp.mean(jnp.square(_wide(maps) - targets), axis=(1, 2))
+
+
+def joint_kl(maps: Array, targets: Array, epsilon: float = 0.0) -> jax.Array:
+    """KL(target || map) of each joint, where maps become distributions by softmax and targets by division (RegDA).
+
+    A target without mass, as an invisible joint has it, gives 0 and no gradient if epsilon is 0.
+
+    Args:
+      maps: [B, H, W, K] logits.
+      targets: [B, H, W, K], not negative.
+      epsilon: added to every pixel of a target before it is divided by its sum.
+
+    Returns:
+      [B, K].
+    """
+    targets = _wide(targets) + epsilon
+    total = jnp.sum(targets, axis=(1, 2), keepdims=True)
+    wanted = targets / jnp.where(total > 0, total, 1)
+    found = jax.nn.log_softmax(_wide(maps), axis=(1, 2))
+    surprise = jnp.log(jnp.where(wanted > 0, wanted, 1)) - found
+    return jnp.sum(jnp.where(wanted > 0, wanted * surprise, 0), axis=(1, 2))
+
+
 def masked_mse(maps: Array, targets: Array, mask: Array) -> jax.Array:
     """Each image's mean squared difference, 0 where the mask is 0; pixels that are masked out count in the divisor.
 
@@ -318,9 +361,7 @@ def masked_mse(maps: Array, targets: Array, mask: Array) -> jax.Array:
     Returns:
       [B].
     """
-    maps = jnp.asarray(maps)
-    difference = maps.astype(jnp.promote_types(maps.dtype, jnp.float32)) - targets
-    return jnp.mean(jnp.square(difference) * mask[..., None], axis=(1, 2, 3))
+    return jnp.mean(jnp.square(_wide(maps) - targets) * mask[..., None], axis=(1, 2, 3))
 
 
 def accuracy(maps: Array, targets: Array, threshold: float = 0.5, swapped: bool = True) -> jax.Array:

@@ -40,7 +40,8 @@ def take(config, examples, count: int, step: int = 0, **data) -> list[dict]:
     """Batches of some steps, read with other `data` settings."""
     config = config.copy_and_resolve_references()
     config.data.update(data)
-    with contextlib.closing(streams.TrainBatches(config, examples, step)) as batches:
+    spec = methods.create(config.method).spec(1)
+    with contextlib.closing(streams.TrainBatches(config, examples, step, spec)) as batches:
         return [next(batches) for _ in range(count)]
 
 
@@ -92,7 +93,8 @@ class TestStreams:
         assert index[0] != index[1]
 
     def test_messages_name_the_images_of_all_streams(self, config, examples, batches):
-        with contextlib.closing(streams.TrainBatches(config, examples, 0)) as source:
+        spec = methods.create(config.method).spec(1)
+        with contextlib.closing(streams.TrainBatches(config, examples, 0, spec)) as source:
             named = source.describe(batches[0])
         assert named.startswith(f"{batches[0]['source']['index'][0]:03d}.jpg, ")
         assert f"{batches[0]['plain']['index'][0]:03d}.jpg" in named

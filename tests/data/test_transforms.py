@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose.data.transforms import NO_AUGMENTATION, Augmentation, PersonCrop, View
+from jaxpose.data.transforms import NO_AUGMENTATION, Augmentation, PersonCrop, View, random_part
+from jaxpose.errors import ConfigError
+from jaxpose.ops import geometry
 from jaxpose.skeleton import COCO
 
 SIZE = (24, 32)
@@ -147,3 +149,61 @@ def test_rotation_is_clipped_at_twice_its_deviation():
 def test_share_of_mirrored_views(mirror):
     mirrored = [v.mirror for v in draw(Augmentation(mirror=mirror))]
     assert abs(np.mean(mirrored) - mirror) < (0.08 if mirror == 0.5 else 1e-9)
+
+
+def test_a_view_that_is_mirrored_is_mirrored_back():
+    rng = np.random.default_rng(0)
+    mirrored = View(VIEW.center, VIEW.size, mirror=True)
+    assert all(NO_AUGMENTATION(mirrored, *NOBODY, rng).mirror for _ in range(5))
+    assert not any(Augmentation(mirror=1.0)(mirrored, *NOBODY, rng).mirror for _ in range(5))
+
+
+def test_angles_within_limits():
+    augmentation = Augmentation(rotation=180, uniform_rotation=True, rotation_probability=1)
+    angles = np.array([v.rotation for v in draw(augmentation, 2000)])
+    assert_allclose([angles.min(), angles.max()], [-180, 180], atol=1)
+    counts, _ = np.histogram(angles, bins=8, range=(-180, 180))
+    assert counts.min() > 180
+
+
+@given(
+    st.floats(-180, 180), st.booleans(), st.integers(0, 20), st.integers(0, 20), st.integers(5, 40), st.integers(5, 40)
+)
+def test_a_part_of_a_view_is_cut_out_of_its_crop(rotation, mirror, left, upper, width, height):
+    """Joints in the crop of a part are where the crop of the whole, pixel by pixel, has them, less the corner."""
+    view = View(np.array([33.0, 47.0]), np.array([60.0, 60.0]), rotation, mirror)
+    points = np.random.default_rng(0).uniform(0, 90, (9, 2))
+    whole = geometry.apply_affine(PersonCrop((60, 60)).affine(view), points)
+    part = view.part((left, upper, width, height))
+    assert_array_equal(part.size, [width, height])
+    assert (part.rotation, part.mirror) == (rotation, mirror)
+    found = geometry.apply_affine(PersonCrop((width, height)).affine(part), points)
+    assert_allclose(found, whole - [left, upper], atol=1e-9)
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 2**31))
+def test_random_parts_lie_in_the_region(width, height, seed):
+    left, upper, w, h = random_part(np.array([width, height]), (0.6, 1.3), np.random.default_rng(seed))
+    assert 0 <= left <= width - w
+    assert 0 <= upper <= height - h
+    assert min(w, h) > 0
+    if width == height:
+        assert w == h
+
+
+def test_shares_of_the_area():
+    """Those above 1 don't fit and are drawn again, so that shares are uniform up to 1."""
+    views = draw(Augmentation(area=(0.6, 1.3)), 2000)
+    shares = np.array([view.size.prod() for view in views]) / VIEW.size.prod()
+    assert_allclose([shares.min(), shares.max()], [0.6, 1.0], atol=0.02)
+    assert_allclose(shares.mean(), 0.8, atol=0.02)
+    low, high = (np.array([view.center + side * view.size / 2 for view in views]) for side in (-1, 1))
+    assert (low >= VIEW.center - VIEW.size / 2 - 1e-9).all()
+    assert (high <= VIEW.center + VIEW.size / 2 + 1e-9).all()
+    assert (low.max(0) > VIEW.center - VIEW.size / 2 + 9).all()
+
+
+@pytest.mark.parametrize("area", [(0.6,), (0.0, 1.0), (0.9, 0.6), (1.2, 1.3)])
+def test_areas_that_are_none(area):
+    with pytest.raises(ConfigError, match=r"config.data.augmentation.area is .*expected \(\) or \(least, greatest\)"):
+        Augmentation(area=area)

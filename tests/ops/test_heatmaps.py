@@ -379,3 +379,41 @@ def test_gradients_reach_maps_under_vmap_and_jit():
     assert_allclose(gradient, (maps - target) / maps.size, rtol=1e-4, atol=1e-9)
     one_by_one = jax.vmap(lambda m: heatmaps.decode(m, STRIDE)[0])(maps)
     assert_array_equal(one_by_one, heatmaps.decode(maps, STRIDE)[0])
+
+
+# --- divergence of distributions ---
+
+
+def test_divergence_is_that_of_distributions():
+    maps, target = random_maps()
+    target = np.maximum(target, 0) + 0.1
+    wanted = target / target.sum((1, 2), keepdims=True)
+    found = np.exp(maps) / np.exp(maps).sum((1, 2), keepdims=True)
+    expected = (wanted * np.log(wanted / found)).sum((1, 2))
+    assert_allclose(heatmaps.joint_kl(maps, target), expected, rtol=1e-4, atol=1e-6)
+    assert_allclose(heatmaps.joint_kl(np.log(target), target), np.zeros(expected.shape), atol=1e-6)
+
+
+def test_divergence_from_an_empty_target_is_zero_unless_it_is_made_uniform():
+    maps, target = random_maps()
+    value, gradient = jax.value_and_grad(lambda m: heatmaps.joint_kl(m, 0 * target).sum())(maps)
+    assert value == 0
+    assert_array_equal(gradient, np.zeros_like(maps))
+    even = heatmaps.joint_kl(maps, 0 * target, epsilon=1e-7)
+    assert_allclose(even, heatmaps.joint_kl(maps, np.ones_like(target)), rtol=1e-4)
+
+
+def test_joint_losses_leave_weights_to_the_caller():
+    maps, target = random_maps()
+    weight = np.tile([1.0, 0.0, 1.0], (4, 1))
+    assert_allclose(jnp.mean(weight * heatmaps.joint_mse(maps, target)), heatmaps.mse(maps, target, weight), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("x", "weight"), [(-5.9, 1), (-6.0, 0), (45.9, 1), (46.0, 0)])
+def test_joints_whose_centre_must_be_inside(x, weight):
+    """With a stride of 4 and 12 columns, -6 falls on column -1 and 46 on column 12."""
+    maps, found = heatmaps.gaussian_targets(
+        np.array([[[x, 30.0]]], np.float32), np.ones((1, 1)), STRIDE, SIZE, center_inside=True
+    )
+    assert found[0, 0] == weight
+    assert bool(np.any(maps)) == bool(weight)

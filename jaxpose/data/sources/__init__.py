@@ -10,7 +10,9 @@ from jaxpose import skeleton as skeletons
 from jaxpose.data.annotations import Annotations
 from jaxpose.errors import ConfigError
 
-SOURCES = ("marionettes", "coco", "mpii", "lsp", "records")
+BODIES = ("marionettes", "coco", "mpii", "lsp", "surreal", "h36m_frames")
+HANDS = ("rhd", "h3d", "freihand")
+SOURCES = (*BODIES, *HANDS, "folder", "records")
 """Values of `config.data.source`, each a module of this package."""
 
 
@@ -35,7 +37,7 @@ class Source:
         """Image i with all its people: {"image": bytes, "image_id", "file_name", "box" [N, 4], ...}."""
         a = self.annotations
         rows = a.person_image == i
-        people = ("person_id", "box", "keypoints", "visibility", "area", "crowd", "track_id", "head_size")
+        people = ("person_id", "box", "keypoints", "visibility", "area", "crowd", "track_id", "head_size", "mirror")
         example = {field: getattr(a, field)[rows] for field in people}
         return {"image": self.read(i), "image_id": int(a.image_id[i]), "file_name": str(a.file_name[i])} | example
 
@@ -45,7 +47,9 @@ def open_source(data: Any, split: str, *, progress: bool = True) -> Source:
 
     Args:
       data: `config.data`; `data.source` is "marionettes", "coco" (images in a folder and a COCO-format keypoint file),
-        "mpii", "lsp" (LSP and LSP Extended) or "records" (any of them written by `python -m jaxpose.data.records`).
+        "mpii", "lsp" (LSP and LSP Extended), "surreal", "h36m_frames" (Human3.6M as single pictures), "rhd", "h3d",
+        "freihand" (hands), "folder" (pictures without labels) or "records" (any of them written by
+        `python -m jaxpose.data.records`).
       split: "train" or "validation".
       progress: show a bar where data has to be made first.
 

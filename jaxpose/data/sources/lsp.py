@@ -10,6 +10,11 @@ takes the images first, first + 1, ..., end - 1, counted from 0; without it, or 
 
 Coordinates are taken as they are, like the original code of methods that train on these sets does. The third value of
 a joint means 1 = hidden in LSP, where all joints are labelled; in the extension 0 = not labelled, with a void place.
+`data.<split>.hidden` = "unlabelled" leaves hidden joints out, as RegDA does; "labelled" is the default.
+
+With `data.skeleton` = "mpii" the people have MPII's joints, of which pelvis and thorax are not labelled. RegDA trains
+and tests on all of LSP with `data.<split>.boxes` = "image" and `data.padding` = 1. It rounds the narrower side of the
+resized picture down to whole pixels, so that its joints lie up to half a pixel of the crop further.
 """
 
 import pathlib
@@ -19,12 +24,13 @@ import numpy as np
 
 from jaxpose.data import images
 from jaxpose.data.annotations import Annotations, Skipped, tight_boxes
+from jaxpose.data.single_people import choice
 from jaxpose.data.sources import Source, require_folder
 from jaxpose.data.sources.coco import CROWDPOSE_AREA_OF_BOX
 from jaxpose.data.sources.folder import picture_sizes
 from jaxpose.data.sources.mpii import HEAD_SIZE_OF_LENGTH, load_matlab
 from jaxpose.errors import ConfigError, DataError
-from jaxpose.skeleton import LSP
+from jaxpose.skeleton import LSP, MPII
 
 BOX_OF_JOINTS = 1.2
 """Sides of a person's box / those of the tight box of the joints: hands and feet reach beyond wrists and ankles."""
@@ -49,6 +55,10 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     names = [f"im{row + 1:0{digits}d}.jpg" for row in rows]
     sizes = picture_sizes(folder, names, f"Fetch them, or narrow config.data.{split}.range to images that are there.")
     annotations = _columns(rows, names, sizes, joints[rows], str(path))
+    if choice(data, split, "hidden", ("labelled", "unlabelled"), "labelled") == "unlabelled":
+        annotations = annotations.without_hidden()
+    if data.skeleton == MPII.name:
+        annotations = annotations.with_skeleton(MPII, partial=True)
 
     def read(i: int) -> bytes:
         return images.read(folder / names[i])

@@ -91,6 +91,7 @@ def read_columns(path: pathlib.Path) -> Annotations:
         num_keypoints=columns.get("num_keypoints"),
         crowd_index=columns.get("crowd_index"),
         unlabelled=_regions(columns),
+        mirror=columns.get("mirror"),
     )
 
 

@@ -1,0 +1,40 @@
+"""Hand-3D-Studio (https://www.yangangwang.com/papers/ZHAO-H3S-2020-02.html) as RegDA cuts it out: one hand a picture.
+
+The authors of RegDA publish the pictures, 1.5 times as large as the hands (H3D_crop.tar; the link is in their
+Transfer-Learning-Library). Expected under `data.dir`, as it is unpacked:
+
+  H3D_crop/annotation.json          H3D_crop/part1/ ... part5/
+
+with data.<split>.annotations = "H3D_crop/annotation.json" and data.<split>.images = "H3D_crop". The list holds records
+of {"name", "keypoint2d": 21 joints in pixels of the picture, "without_object": 1 or 0}. `data.<split>.hands` chooses
+among them: "without_object" (the default, as in the paper), "with_object" or "all". `data.<split>.part` is "train",
+"test" or "all" of what remains, shuffled. The pictures of one hand are in both parts.
+"""
+
+from typing import Any
+
+from jaxpose.data.single_people import SinglePeople, choice, locate, part_of, part_rows, read_list, stack
+from jaxpose.data.sources import Source
+from jaxpose.skeleton import HAND
+
+HANDS = {"without_object": (1,), "with_object": (0,), "all": (0, 1)}
+"""Values of the field "without_object" that a choice takes."""
+
+
+def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
+    """The hands that `config.data.<split>` describes; see the top of this file.
+
+    Raises:
+      ConfigError: a field is missing or has no meaning.
+      DataError: the list is not what it should be, or pictures are missing.
+    """
+    del progress
+    what = "the folder that holds H3D_crop/ of RegDA's authors"
+    path, folder = locate(data, split, what, "H3D_crop/annotation.json", "H3D_crop")
+    records = read_list(path, ("name", "keypoint2d", "without_object"))
+    wanted = HANDS[choice(data, split, "hands", tuple(HANDS), "without_object")]
+    records = [record for record in records if int(record["without_object"]) in wanted]
+    records = [records[row] for row in part_rows(len(records), part_of(data, split))]
+    keypoints = stack([r["keypoint2d"] for r in records], (HAND.num_joints, 2), f"{path}: field 'keypoint2d'")
+    people = SinglePeople(folder, [record["name"] for record in records], keypoints)
+    return people.source(path, HAND, people.image_sizes("Unpack H3D_crop.tar again."))
