@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import dekr, dsnt, heatmap, higherhrnet, prtr, regda, rmpe
-from jaxpose import skeleton
+from jaxpose import skeleton, stages
 
 COCO = skeleton.COCO
 
@@ -62,7 +62,7 @@ CONFIGS = {
     "higherhrnet": higherhrnet.get_config,
     "dekr": dekr.get_config,
     "detr": lambda: prtr.get_config("detector"),
-    "sequential_prtr": lambda: prtr.get_config("sequential"),
+    "sequential_prtr": lambda: stages.pick(prtr.get_config("sequential")),
 }
 """Default config of each method."""
 
