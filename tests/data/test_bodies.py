@@ -222,6 +222,15 @@ def test_real_people_as_a_target(real_data):
     assert inside[visible].mean() > 0.9
 
 
+def test_a_stream_keeps_no_boxes_of_another_data_set():
+    config = configs.base("x")
+    config.data.update({"source": "lsp"} | configs.lsp_folders())
+    config.data.streams = {"source": {"source": "surreal"} | configs.surreal_folders()}
+    data = streams.stream_data(config.data, "source")
+    assert (config.data.train.boxes, data.train.boxes, data.validation.boxes) == ("image", "", "")
+    assert (data.train.images, data.train.part) == ("train", "train")
+
+
 # --- pictures without labels ---
 
 

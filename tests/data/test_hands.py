@@ -118,6 +118,15 @@ def test_records_keep_who_is_mirrored(tmp_path):
     assert_array_equal(copy.annotations.box, source.annotations.box)
 
 
+def test_pictures_with_a_joint_that_is_none_are_skipped(tmp_path, caplog):
+    pair = (hand((80, 80), 60), hand((240, 240), 60))
+    broken = pair[0].copy()
+    broken[5, 1] = np.nan
+    a = open_rhd(tmp_path, [pair, (broken, pair[1])]).annotations
+    assert a.file_name.tolist() == ["00000.png"]
+    assert "skipped 1: a joint is not finite (00001.png)" in caplog.text
+
+
 def test_rhd_files_that_are_wrong(tmp_path):
     pair = (hand((80, 80), 60), hand((240, 240), 60))
     open_rhd(tmp_path, [pair, pair])
@@ -219,6 +228,16 @@ def test_freihand_pictures_of_every_version(tmp_path):
     assert test.num_people == 4
     sample = open_freihand(tmp_path, part="all", version="sample").annotations
     assert sorted(sample.file_name) == [f"{i:08d}.jpg" for i in range(12, 18)]
+
+
+def test_freihand_hands_that_are_none_are_skipped(tmp_path, caplog):
+    write_freihand(tmp_path)
+    points = np.random.default_rng(0).uniform(0.5, 0.7, (6, 21, 3))
+    points[2] = np.nan
+    pictures.write_json(tmp_path / "training_xyz.json", points)
+    a = open_freihand(tmp_path, version="gs", part="all").annotations
+    assert sorted(a.file_name) == [f"{i:08d}.jpg" for i in (0, 1, 3, 4, 5)]
+    assert "skipped 1: a joint is not finite (00000002.jpg)" in caplog.text
 
 
 def test_freihand_files_that_are_wrong(tmp_path):
