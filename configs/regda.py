@@ -8,17 +8,16 @@ each in a folder of its own within the run folder: "pretrain" learns from the so
 labels. All are tested on labelled pictures of the target, and the table at the end says how much of the way from
 source_only to oracle each of them has covered. --stage=regda trains no others than that and what it builds on.
 
-Variant           network      input    source                 target         hardware     published PCK@0.05 (RegDA)
-(none)            small ResNet 64x64    studio marionettes     street ones    2 CPU cores  -
-marionettes_lspet small ResNet 64x64    studio marionettes     LSPET          2 CPU cores  -
-surreal_lsp       ResNet-101   256x256  SURREAL                LSP            TPU v5e-16   74.6
-surreal_h36m      ResNet-101   256x256  SURREAL                Human3.6M      TPU v5e-16   75.6
-rhd_h3d           ResNet-101   256x256  Rendered Handpose      Hand-3D-Studio TPU v5e-16   72.5
-freihand_rhd      ResNet-101   256x256  FreiHAND               Rendered Hand. TPU v5e-16   -
+Variant            network       input    source               target             hardware     published PCK@0.05
+(none)             small ResNet  64x64    studio marionettes   street ones        2 CPU cores  -
+marionettes_lspet  small ResNet  64x64    studio marionettes   LSPET              2 CPU cores  -
+surreal_lsp        ResNet-101    256x256  SURREAL              LSP                TPU v5e-16   RegDA 74.6, ERM 63.9
+surreal_h36m       ResNet-101    256x256  SURREAL              Human3.6M          TPU v5e-16   RegDA 75.6, ERM 67.3
+rhd_h3d            ResNet-101    256x256  Rendered Handpose    Hand-3D-Studio     TPU v5e-16   RegDA 72.5, ERM 61.8
+freihand_rhd       ResNet-101    256x256  FreiHAND             Rendered Handpose  TPU v5e-16   -
 
-The published figures are the authors', of batches as they cut them ("batch_PCK@0.05" here); those of source_only are
-63.9, 67.3 and 61.8. This code has not been trained on these data sets. Their recipes start from torchvision's
-resnet101-5d3b4d8f.pth:
+The published figures are the authors', of batches as they cut them ("batch_PCK@0.05" here); ERM is source_only. This
+code has not been trained on these data sets. Their recipes start from torchvision's resnet101-5d3b4d8f.pth:
 
     python -m jaxpose.convert resnet101-5d3b4d8f.pth --config=configs/regda.py:surreal_lsp --backbone --output=r101.npz
     python -m jaxpose.main --config=configs/regda.py:surreal_lsp --config.init_from=r101.npz \\

@@ -174,7 +174,8 @@ class Evaluator:
         """A metric that compares each box's pose with its true joints; raises ConfigError for an unknown name."""
         if name != "groups":
             return keypoint_pck.KeypointPck.create(name, self.method.joints)
-        return JointGroups(self.method.joints, self.method.input_size, getattr(self.method, "map_size", None))
+        _, height, width, _ = self.method.spec(1)["source"]["image"].shape
+        return JointGroups(self.method.joints, (width, height), getattr(self.method, "map_size", None))
 
     def results(self, rows: Rows) -> dict[str, list[dict]]:
         """{file name: what was found, in the format of the COCO server}; see `evaluate`."""
@@ -212,12 +213,12 @@ class Evaluator:
                 )
             if name in ("boxes", "coco", "crowdpose"):
                 continue
-            self._single_person_metric(name)
             if self.method.sees != "person":
                 raise ConfigError(
                     f"config.evaluate.metrics asks for {name!r}, which compares each box's pose with its true joints, "
                     f'but {type(self.method).__name__} finds people by itself. Use "coco".'
                 )
+            self._single_person_metric(name)
             if detections:
                 raise ConfigError(
                     f"config.evaluate.metrics asks for {name!r}, which compares each box's pose with its true joints, "

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jaxpose import methods, optim, skeleton
+from jaxpose import methods, optim, skeleton, stages
 from jaxpose.config import base
 from jaxpose.data.proposals import RULES
 from jaxpose.data.sources import SOURCES
 from jaxpose.data.streams import stream_data
 from jaxpose.data.transforms import Augmentation, CanvasAugmentation, DetectionAugmentation
-from jaxpose.metrics import boxes, coco
+from jaxpose.metrics import boxes, coco, joint_groups
 from jaxpose.metrics.keypoint_pck import KeypointPck
 from jaxpose.metrics.suppression import Suppression
 
@@ -25,7 +25,10 @@ FILES = sorted(path.stem for path in (pathlib.Path(__file__).parents[1] / "confi
 
 
 def get_config(name: str, variant: str) -> ConfigDict:
-    return importlib.import_module(f"configs.{name}").get_config(variant)
+    """Of a variant, or of one stage of it: "VARIANT/STAGE"."""
+    variant, _, stage = variant.partition("/")
+    config = importlib.import_module(f"configs.{name}").get_config(variant)
+    return stages.pick(config, stage) if stage else config
 
 
 def listed(name: str) -> list[str]:
@@ -38,7 +41,9 @@ def listed(name: str) -> list[str]:
 
 METHODS = {"detector": "detr", "sequential": "sequential_prtr"}
 """Methods of variants whose name is not that of their file."""
-CONFIGS = [pytest.param(name, variant, id=f"{name}:{variant}") for name in FILES for variant in listed(name)]
+NAMES = [(name, variant) for name in FILES for variant in listed(name)]
+STAGES = [(n, f"{v}/{stage['name']}") for n, v in NAMES for stage in get_config(n, v).stages]
+CONFIGS = [pytest.param(*names, id=":".join(names)) for names in NAMES + STAGES]
 
 
 def test_files_are_found():
@@ -61,7 +66,9 @@ def test_the_header_lists_the_variants(name):
 class TestVariant:
     def test_it_has_a_name_of_its_own_and_no_other_fields(self, name, variant):
         config = get_config(name, variant)
+        variant, _, stage = variant.partition("/")
         assert config.name == (f"{name}_{variant}" if variant else name)
+        assert not (stage and config.stages)
         assert set(config) == {*base("any"), "method"}
         for section in ("data", "optim", "train", "evaluate", "sharding"):
             assert set(config[section]) == set(base("any")[section])
@@ -78,10 +85,12 @@ class TestVariant:
         spec = method.spec(size)
         assert method.skeleton == config.data.skeleton
         assert set(config.data.streams) <= set(spec)
-        for stream in spec.values():
+        for label, stream in spec.items():
             assert stream["image"].shape == (size, height, width, 3)
             assert stream["image"].dtype == np.uint8
-            if "poses" in method.finds:
+            if label == "target":
+                assert not {"keypoints", "visible"} & set(stream)
+            elif "poses" in method.finds:
                 assert stream["keypoints"].shape == (size, *people, joints, 2)
             else:
                 assert stream["boxes"].shape == (size, *people, 4)
@@ -109,6 +118,10 @@ class TestVariant:
         for metric in config.evaluate.metrics:
             if metric in ("coco", "crowdpose", "boxes"):
                 numbers += boxes.NUMBERS if metric == "boxes" else coco.NUMBERS
+                continue
+            if metric == "groups":
+                joint_groups.groups_of(skeleton.get(config.method.skeleton))
+                numbers.append("PCK@0.05")
                 continue
             pck = KeypointPck.create(metric, skeleton.get(config.method.skeleton))
             numbers += [f"{pck.name}@{t:g}" for t in pck.thresholds]

@@ -184,6 +184,23 @@ class TestMetrics:
         assert scores[0]["PCK@0.2"] == scores[0]["PCKb@0.2"] == 1
         assert scores[1]["PCK@0.2"] < 0.8
 
+    def test_groups(self, lights):
+        """Joints are off by at most `noise` pixels along x and y."""
+        scores = []
+        for noise in (0.0, 40.0):
+            evaluator = make_evaluator(make_config(lights, metrics=("groups",)), Light(noise=noise))
+            scores.append(evaluator.score(evaluator.predict(evaluator.method, {})))
+        groups = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+        assert set(scores[0]) == {"PCK@0.05", *(f"PCK@0.05/{group}" for group in groups)}
+        assert set(scores[0].values()) == {1.0}
+        assert scores[1]["PCK@0.05"] < 0.5
+
+    def test_groups_as_published_need_maps(self, lights):
+        method = dataclasses.make_dataclass("Maps", (), bases=(Light,), namespace={"map_size": (12, 16)}, frozen=True)()
+        evaluator = make_evaluator(make_config(lights, metrics=("groups",)), method)
+        scores = evaluator.score(evaluator.predict(method, {}))
+        assert 0 < scores["batch_PCK@0.05"] <= 1
+
     def test_pckh_needs_the_size_of_heads(self, lights):
         evaluator = make_evaluator(make_config(lights, metrics=("pckh", "coco")), Light())
         with pytest.raises(DataError, match="PCKh cannot be told: of 6 people none"):
@@ -194,7 +211,7 @@ class TestMetrics:
         assert scores["PCKh@0.5"] == scores["PCKh@0.1"] == 1
         assert scores["AP"] == pytest.approx(1)
 
-    @pytest.mark.parametrize("metric", ["pckh", "pck", "pck_box"])
+    @pytest.mark.parametrize("metric", ["pckh", "pck", "pck_box", "groups"])
     @pytest.mark.parametrize("boxes", ["simulated", "boxes.json"])
     def test_detections_have_no_true_joints(self, lights, metric, boxes):
         """That is told before any training, not after it."""
@@ -213,6 +230,25 @@ class TestMetrics:
         evaluator = make_evaluator(make_config(lights, best="PCK@0.2"), Light())
         with pytest.raises(ConfigError, match=r"evaluate.best is 'PCK@0.2', but config.evaluate.metrics gives \['AP'"):
             evaluator({}, journal=None, step=1)
+
+
+class TestStreams:
+    def test_data_of_a_stream_of_training(self, lights, tmp_path):
+        """What is evaluated is that of config.data, or of a stream if it is asked for."""
+        config = make_config(lights)
+        config.data.streams = {"source": {"dir": str(tiny.write_coco(tmp_path, images=2))}}
+        assert len(make_evaluator(config, Light()).examples) == 6
+        config.evaluate.stream = "source"
+        assert len(make_evaluator(config, Light()).examples) == 2
+        config.evaluate.stream = "target"
+        with pytest.raises(ConfigError, match="evaluate.stream is 'target'; the method has the streams source"):
+            _ = make_evaluator(config, Light()).examples
+
+    def test_whole_images_are_true_boxes(self, tmp_path):
+        config = make_config(tiny.write_coco(tmp_path, images=2), metrics=("groups",))
+        config.data.validation.boxes = "image"
+        evaluator = make_evaluator(config, Light())
+        assert evaluator.score(evaluator.predict(evaluator.method, {})).keys() >= {"PCK@0.05"}
 
 
 class TestDetectors:

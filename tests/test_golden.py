@@ -19,7 +19,6 @@ FOLDERS = cases.folders(ROOT)
 
 PENDING_GROUPS = {
     "dcpose": "DCPose is not built yet",
-    "regda": "RegDA is not built yet",
 }
 """Groups of cases of whole papers that no code answers yet: {group: reason}."""
 

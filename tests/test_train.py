@@ -50,6 +50,12 @@ def recorded(workdir: pathlib.Path, step: int) -> dict[str, str]:
     return json.loads((workdir / "checkpoints" / str(step) / "digests" / "metadata").read_text())
 
 
+def logged(workdir: pathlib.Path) -> list[dict]:
+    """Losses, rates and all else that a run told of its steps, but for its speed."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+
+
 def command(folder: pathlib.Path, workdir: pathlib.Path, *extra: str, name: str = "prtr") -> list[str]:
     """Runs tiny.config in a process of its own."""
     code = (
@@ -92,6 +98,7 @@ class TestResumption:
         assert run_until(run(cut), "step 5/8", signal.SIGKILL, tmp_path / "log") == -signal.SIGKILL
         subprocess.run(run(cut), cwd=ROOT, env=ENVIRONMENT, check=True, stderr=subprocess.DEVNULL)
         assert recorded(cut, 8) == recorded(whole, 8)
+        assert logged(cut) == logged(whole)
 
     def test_sigterm_saves_and_leaves_with_status_0(self, folder, finished, tmp_path):
         many = ("c.train.steps = 10**6", "c.train.checkpoint_every = 10**6", "c.optim.schedule.name = 'constant'")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpose.data import images
+from jaxpose.data import images, square_boxes
 from jaxpose.data.annotations import Annotations, Skipped, tight_boxes
 from jaxpose.data.sources import Source, require_folder
 from jaxpose.data.sources.coco import CROWDPOSE_AREA_OF_BOX, read_json
@@ -110,6 +110,14 @@ def stack(rows: Sequence[Any], shape: tuple[int, ...], where: str) -> np.ndarray
     return np.array(arrays, np.float64).reshape(len(arrays), *shape)
 
 
+def log_not_finite(where: str, names: Sequence[str]) -> None:
+    """Says which records are skipped because a joint is NaN or infinite."""
+    skipped = Skipped(where)
+    for name in names:
+        skipped.add("a joint is not finite", name)
+    skipped.log()
+
+
 @dataclasses.dataclass(frozen=True)
 class SinglePeople:
     """One person, or hand, a row.
@@ -134,6 +142,16 @@ class SinglePeople:
         sizes: Mapping[str, np.ndarray] = dict(zip(unique, picture_sizes(self.folder, unique, remedy)))
         return np.array([sizes[name] for name in self.names], np.int32).reshape(-1, 2)
 
+    @property
+    def finite(self) -> np.ndarray:
+        """[N] bool, rows that can be used."""
+        return np.isfinite(self.keypoints).all((1, 2))
+
+    def squares(self, sizes: np.ndarray) -> np.ndarray:
+        """`square_boxes.square_box` around all joints of every row that can be used, in images of `sizes` [N, 2]."""
+        keypoints = np.where(self.finite[:, None, None], self.keypoints, 0)
+        return square_boxes.square_box(square_boxes.tight_box(keypoints), sizes)
+
     def source(self, where: Any, skeleton: Skeleton, sizes: np.ndarray, boxes: np.ndarray | None = None) -> Source:
         """The rows as people of their images, in the order of the rows.
 
@@ -154,11 +172,8 @@ class SinglePeople:
         return Source(name=str(where), annotations=annotations, read=read)
 
     def _annotations(self, where: str, skeleton: Skeleton, sizes: np.ndarray, boxes: np.ndarray | None) -> Annotations:
-        finite = np.isfinite(self.keypoints).all((1, 2))
-        skipped = Skipped(where)
-        for i in np.flatnonzero(~finite):
-            skipped.add("a joint is not finite", self.names[i])
-        skipped.log()
+        finite = self.finite
+        log_not_finite(where, [name for name, use in zip(self.names, finite) if not use])
         if not finite.any():
             raise DataError(f"{where}: nobody is left of the {len(finite)} people that it lists; see the log")
         if boxes is None:

@@ -34,6 +34,7 @@ class Strength:
 
     @property
     def colors(self) -> tuple[float, float, float]:
+        """Those of brightness, contrast and saturation."""
         return self.brightness, self.contrast, self.saturation
 
     @property

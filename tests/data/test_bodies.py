@@ -3,8 +3,8 @@
 import numpy as np
 import pictures
 import pytest
-import scipy.io
 import tiny
+from domains import CAMERA, write_frames, write_lsp, write_surreal
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import config as configs
@@ -22,18 +22,6 @@ RNG = np.random.default_rng(0)
 
 
 # --- SURREAL ---
-
-
-def write_surreal(root, part="train", counts=(4, 5, 3)):
-    """Returns the records of all runs."""
-    listed = []
-    for run, count in enumerate(counts):
-        rows = [{"name": f"{i}.jpg", "keypoint2d": RNG.uniform(0, 50, (24, 2))} for i in range(count)]
-        pictures.write_json(root / part / f"run{run}.json", rows)
-        for i in range(count):
-            pictures.write(root / part / f"run{run}" / f"{i}.jpg", (50 + i, 50 + i))
-        listed += [(f"run{run}/{row['name']}", row["keypoint2d"]) for row in rows]
-    return listed
 
 
 def open_surreal(root, split="train", **fields):
@@ -66,28 +54,6 @@ def test_surreal_files_that_are_wrong(tmp_path):
 
 
 # --- Human3.6M ---
-
-CAMERA = {"R": np.eye(3), "t": [0.0, 0, 4000], "f": [1100.0, 1110], "c": [60.0, 50]}
-
-
-def write_frames(root, subject=1, count=11):
-    """Frames of which every fifth is used; returns their world joints."""
-    joints = RNG.uniform(-100, 100, (count, 17, 3))
-    frames = []
-    for i in range(count):
-        name = f"s_{subject:02d}/{i:06d}.jpg"
-        frames.append({"file_name": name, "action_idx": 2, "subaction_idx": 1, "cam_idx": 1 + i % 2, "frame_idx": i})
-        if i % 5 == 0:
-            pictures.write(root / "images" / name, (120, 100))
-    other = CAMERA | {"c": [70.0, 50]}
-    contents = {
-        "data": {"images": frames},
-        "camera": {"1": CAMERA, "2": other},
-        "joint_3d": {"2": {"1": {str(i): row for i, row in enumerate(joints)}}},
-    }
-    for kind, content in contents.items():
-        pictures.write_json(root / "annotations" / f"Human36M_subject{subject}_{kind}.json", content)
-    return joints[::5]
 
 
 def open_frames(root, split="train", **fields):
@@ -161,14 +127,8 @@ def test_frames_whose_files_are_wrong(tmp_path):
 
 @pytest.fixture
 def lsp(tmp_path):
-    """Three people in images of 40 x 60 pixels; (1, 2) has a hidden wrist."""
-    joints = RNG.uniform(0, 40, (3, 14, 3))
-    joints[..., 2] = 0
-    joints[1, LSP.index("left_wrist"), 2] = 1
-    scipy.io.savemat(tmp_path / "joints.mat", {"joints": joints.transpose(2, 1, 0)})
-    for i in range(3):
-        pictures.write(tmp_path / "images" / f"im{i + 1:04d}.jpg", (40, 60))
-    return tmp_path, joints
+    """Three people, of whom the second has a hidden wrist."""
+    return tmp_path, write_lsp(tmp_path, hidden=(1, LSP.index("left_wrist")))
 
 
 def open_lsp(root, skeleton="mpii", **fields):
@@ -220,6 +180,15 @@ def test_real_people_as_a_target(real_data):
     assert_allclose(points[visible], truth[visible], atol=0.01)
     inside = ((batch["keypoints"] >= 0) & (batch["keypoints"] < 64)).all(-1)
     assert inside[visible].mean() > 0.9
+
+
+def test_a_stream_keeps_no_boxes_of_another_data_set():
+    config = configs.base("x")
+    config.data.update({"source": "lsp"} | configs.lsp_folders())
+    config.data.streams = {"source": {"source": "surreal"} | configs.surreal_folders()}
+    data = streams.stream_data(config.data, "source")
+    assert (config.data.train.boxes, data.train.boxes, data.validation.boxes) == ("image", "", "")
+    assert (data.train.images, data.train.part) == ("train", "train")
 
 
 # --- pictures without labels ---

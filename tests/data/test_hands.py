@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pictures
 import pytest
+from domains import hand, write_freihand, write_h3d, write_rhd
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import config as configs
@@ -18,27 +19,12 @@ from jaxpose.data.transforms import Augmentation, PersonCrop
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.ops import geometry
 
-RNG = np.random.default_rng(0)
-
-
-def hand(center, extent, visible=21):
-    """[21, 3] joints of which the outermost are `extent` apart."""
-    points = RNG.uniform(-extent / 2, extent / 2, (21, 2))
-    points[0], points[1] = (-extent / 2, 0), (extent / 2, 0)
-    return np.concatenate([points + center, (np.arange(21) < visible)[:, None]], -1)
-
-
 # --- Rendered Handpose ---
 
 
 def open_rhd(root, pairs, numbers=None, **fields):
     """A training set of pictures with the pairs (left hand, right hand)."""
-    folder = root / "RHD_published_v2" / "training"
-    numbers = range(len(pairs)) if numbers is None else numbers
-    content = {n: {"uv_vis": np.concatenate(pair)} for n, pair in zip(numbers, pairs)}
-    for number in content:
-        pictures.write(folder / "color" / f"{number:05d}.png", (320, 320))
-    (folder / "anno_training.pickle").write_bytes(pickle.dumps(content))
+    write_rhd(root, pairs, numbers)
     data = pictures.config("rhd", root, "hand", **configs.rhd_folders()["train"] | fields)
     return open_source(data, "train")
 
@@ -118,6 +104,15 @@ def test_records_keep_who_is_mirrored(tmp_path):
     assert_array_equal(copy.annotations.box, source.annotations.box)
 
 
+def test_pictures_with_a_joint_that_is_none_are_skipped(tmp_path, caplog):
+    pair = (hand((80, 80), 60), hand((240, 240), 60))
+    broken = pair[0].copy()
+    broken[5, 1] = np.nan
+    a = open_rhd(tmp_path, [pair, (broken, pair[1])]).annotations
+    assert a.file_name.tolist() == ["00000.png"]
+    assert "skipped 1: a joint is not finite (00001.png)" in caplog.text
+
+
 def test_rhd_files_that_are_wrong(tmp_path):
     pair = (hand((80, 80), 60), hand((240, 240), 60))
     open_rhd(tmp_path, [pair, pair])
@@ -137,16 +132,6 @@ def test_rhd_files_that_are_wrong(tmp_path):
 
 
 # --- Hand-3D-Studio ---
-
-
-def write_h3d(root, count=40):
-    hands = [{"name": f"part1/{i}.jpg", "keypoint2d": RNG.uniform(5, 40, (21, 2)), "without_object": i % 4 != 3}
-             for i in range(count)]  # fmt: skip
-    hands = [h | {"without_object": int(h["without_object"])} for h in hands]
-    pictures.write_json(root / "H3D_crop" / "annotation.json", hands)
-    for i in range(count):
-        pictures.write(root / "H3D_crop" / "part1" / f"{i}.jpg", (48 + i, 48 + i))
-    return hands
 
 
 def open_h3d(root, split="train", **fields):
@@ -187,19 +172,6 @@ def test_h3d_files_that_are_wrong(tmp_path):
 # --- FreiHAND ---
 
 
-def write_freihand(root, count=6):
-    """Four pictures of each of `count` hands; returns their joints in pixels."""
-    camera = np.array([[200.0, 0, 112], [0, 210, 112], [0, 0, 1]])
-    cameras = camera * RNG.uniform(0.9, 1.1, (count, 1, 1)) ** np.array([[1], [1], [0]])
-    points = np.concatenate([RNG.uniform(-0.1, 0.1, (count, 21, 2)), RNG.uniform(0.5, 0.7, (count, 21, 1))], -1)
-    pictures.write_json(root / "training_K.json", cameras)
-    pictures.write_json(root / "training_xyz.json", points)
-    for i in range(4 * count):
-        pictures.write(root / "training" / "rgb" / f"{i:08d}.jpg", (224, 224))
-    screen = np.einsum("nij,nkj->nki", cameras, points)
-    return screen[..., :2] / screen[..., 2:]
-
-
 def open_freihand(root, split="train", **fields):
     data = pictures.config("freihand", root, "hand", split, **configs.freihand_folders()[split] | fields)
     return open_source(data, split)
@@ -219,6 +191,16 @@ def test_freihand_pictures_of_every_version(tmp_path):
     assert test.num_people == 4
     sample = open_freihand(tmp_path, part="all", version="sample").annotations
     assert sorted(sample.file_name) == [f"{i:08d}.jpg" for i in range(12, 18)]
+
+
+def test_freihand_hands_that_are_none_are_skipped(tmp_path, caplog):
+    write_freihand(tmp_path)
+    points = np.random.default_rng(0).uniform(0.5, 0.7, (6, 21, 3))
+    points[2] = np.nan
+    pictures.write_json(tmp_path / "training_xyz.json", points)
+    a = open_freihand(tmp_path, version="gs", part="all").annotations
+    assert sorted(a.file_name) == [f"{i:08d}.jpg" for i in (0, 1, 3, 4, 5)]
+    assert "skipped 1: a joint is not finite (00000002.jpg)" in caplog.text
 
 
 def test_freihand_files_that_are_wrong(tmp_path):

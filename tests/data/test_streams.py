@@ -65,6 +65,18 @@ class TestStreams:
             found = {s: {name: (v.shape, v.dtype) for name, v in fields.items()} for s, fields in batch.items()}
             assert found == {s: {name: (v.shape, v.dtype) for name, v in f.items()} for s, f in spec.items()}
 
+    def test_what_the_method_does_not_ask_for_is_in_no_batch(self, config, examples):
+        """Labels of a stream whose spec names none stay where they are, but messages can name its images."""
+        spec = methods.create(config.method).spec(1)
+        spec["plain"] = {"image": spec["plain"]["image"]}
+        assert {"keypoints", "visible", "centered_keypoints"} <= set(examples["source"].load(0, None))
+        with contextlib.closing(streams.TrainBatches(config, examples, 0, spec)) as batches:
+            batch = next(batches)
+            named = batches.describe(batch)
+        assert set(batch["plain"]) == {"image", "index", "valid"}
+        assert set(batch["source"]) == set(spec["source"])
+        assert f"{batch['plain']['index'][0]:03d}.jpg" in named
+
     def test_streams_draw_for_themselves(self, batches):
         assert any(b["source"]["index"].tolist() != b["plain"]["index"].tolist() for b in batches)
 

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import functools
 
@@ -5,12 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import config as configs
-from jaxpose import methods, optim, train
+from jaxpose import digest, methods, optim, sharding, train
+from jaxpose.data import streams
 from jaxpose.errors import ConfigError
 from jaxpose.methods.regda import LABELS, RegDA, scale_gradient, warm_start
 from jaxpose.ops import heatmaps
@@ -99,6 +103,65 @@ def test_no_label_of_the_target_reaches_a_step():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(results[0]))
 
 
+def run_with_target(folder, workdir, monkeypatch, change) -> tuple[dict, list[dict]]:
+    """Digests of the state after two steps of a whole run, and which fields were sent to the device."""
+    config = tiny.config(folder, "regda")
+    config.train.update({"steps": 2, "checkpoint_every": 2})
+    original, sent = streams.train_examples, []
+
+    def changed(*args):
+        examples = original(*args)
+        return examples | {"target": change(examples["target"])}
+
+    def put(batch, mesh):
+        sent.append({name: set(stream) for name, stream in batch.items()})
+        return original_put(batch, mesh)
+
+    original_put = sharding.put_batch
+    with monkeypatch.context() as patch:
+        patch.setattr(streams, "train_examples", changed)
+        patch.setattr(sharding, "put_batch", put)
+        state = train.train(config, workdir)
+    return digest.digests((state.params, state.batch_stats, state.opt_state)), sent
+
+
+def test_no_label_of_the_target_leaves_the_host(tmp_path, monkeypatch):
+    """Neither does its absence change a whole run, nor do labels of the target that are no numbers."""
+    folder = tiny.write_coco(tmp_path / "data")
+
+    def poisoned(examples):
+        assert examples.people.visibility.any()
+        bad = {"keypoints": np.nan * examples.people.keypoints, "visibility": 0 * examples.people.visibility}
+        return dataclasses.replace(examples, people=dataclasses.replace(examples.people, **bad))
+
+    found = [
+        run_with_target(folder, tmp_path / name, monkeypatch, change)
+        for name, change in (("labelled", lambda examples: examples), ("poisoned", poisoned))
+    ]
+    assert found[0][0] == found[1][0]
+    for _, sent in found:
+        assert len(sent) == 2
+        for fields in sent:
+            assert set(LABELS) <= fields["source"]
+            assert not set(LABELS) & fields["target"]
+
+
+def test_a_target_needs_no_annotations(tmp_path):
+    """A folder of pictures is enough."""
+    config = tiny.config(tiny.write_coco(tmp_path, images=4), "regda")
+    target = {"source": "folder", "train": {"images": "images", "boxes": "image"}}
+    config.data.streams = ConfigDict({"target": target})
+    method = methods.create(config.method)
+    examples = streams.train_examples(config, method)
+    with contextlib.closing(streams.TrainBatches(config, examples, 0, method.spec(1))) as batches:
+        batch = next(batches)
+    spec = method.spec(config.train.batch_size)
+    assert {name: {k: v.shape for k, v in s.items()} for name, s in batch.items()} == {
+        name: {k: v.shape for k, v in s.items()} for name, s in spec.items()
+    }
+    assert batch["target"]["image"].any()
+
+
 def test_weights_of_the_target_are_an_option_that_uses_labels():
     method = dataclasses.replace(TINY, target_weights=True)
     assert set(method.spec(1)["target"]) >= set(LABELS)
@@ -153,6 +216,53 @@ def test_each_phase_moves_its_groups_and_all_statistics():
         owners = {name for name in state.opt_state if changed_tree(state.opt_state[name], after.opt_state[name])}
         assert owners == {("features" if part in features else part) for part in parts}
         state = after
+
+
+ODD_GROUPS = (
+    {"name": "stem", "match": "^backbone/conv1/", "frozen": True},
+    {"name": "features", "match": "^(backbone|upsampling)/", "multiplier": 0.1, "weight_decay": 0.0},
+    {"name": "head", "match": "^head/", "weight_decay": 0.03},
+    {"name": "adversary", "match": "^adversary/", "multiplier": 0.5, "weight_decay": 0.02},
+)
+PHASE_GROUPS = (("features", "head", "adversary"), ("adversary",), ("features",))
+
+
+def test_every_leaf_moves_as_its_group_says():
+    """Nesterov's momentum, decay and rate, of each group its own: all leaves of two steps against their formulas."""
+    config = configs.optim()
+    config.update({"optimizer": "sgd", "nesterov": True, "learning_rate": 0.1, "groups": ODD_GROUPS})
+    config.schedule.update({"name": "inverse", "gamma": 1e-4, "power": 0.75})
+    tx = optim.create(config, total_steps=1)
+    fields = {group["name"]: group for group in ODD_GROUPS}
+    begun = start(TINY, 500)
+    state = begun.replace(opt_state=tx.init(begun.params))
+    batch = TINY.targets(host_batch(), jax.random.key(0), train=True)
+    owner = tx.assign(list(optim.flatten(state.params)))
+    velocity = {path: np.zeros(leaf.shape) for path, leaf in optim.flatten(state.params).items()}
+    gradients = [jax.jit(jax.grad(phase.loss, has_aux=True)) for phase in TINY.phases()]
+    steps = [
+        jax.jit(lambda s, b, p=phase: train.apply_phase(s, b, jax.random.key(0), p, tx, train.accumulated_grad))
+        for phase in TINY.phases()
+    ]
+    for step in (500, 501):
+        state = state.replace(step=jnp.int32(step))
+        rate = 0.1 * (1 + 1e-4 * step) ** -0.75
+        for gradient, apply, moving in zip(gradients, steps, PHASE_GROUPS, strict=True):
+            grads = optim.flatten(gradient(state.variables, batch, state.step, jax.random.key(0))[0]["params"])
+            before = optim.flatten(state.params)
+            state, _ = apply(state, batch)
+            for path, after in optim.flatten(state.params).items():
+                group = fields[owner[path]]
+                if group["name"] not in moving:
+                    assert_array_equal(after, before[path], err_msg=path)
+                    continue
+                decayed = np.asarray(grads[path], np.float64) + group["weight_decay"] * before[path]
+                velocity[path] = decayed + 0.9 * velocity[path]
+                moved = before[path] - rate * group.get("multiplier", 1) * (decayed + 0.9 * velocity[path])
+                assert_allclose(after, moved, rtol=1e-4, atol=1e-6, err_msg=path)
+    assert set(state.opt_state) == {"features", "head", "adversary"}
+    assert set(changed(begun, state)) == {"backbone", "upsampling", "head", "adversary"}
+    assert_array_equal(state.params["backbone"]["conv1"]["kernel"], begun.params["backbone"]["conv1"]["kernel"])
 
 
 def changed_tree(old, new) -> bool:

@@ -48,8 +48,7 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     names = [f"{number:08d}.jpg" for number in (sample + len(keypoints) * kind).tolist()]
     people = SinglePeople(folder, names, keypoints[sample], mirror=np.ones(len(rows), bool))
     sizes = people.image_sizes("Unpack FreiHAND_pub_v2.zip again.")
-    boxes = square_boxes.square_box(square_boxes.tight_box(people.keypoints), sizes)
-    return people.source(path, HAND, sizes, square_boxes.cut_region(boxes, mirrored=True))
+    return people.source(path, HAND, sizes, square_boxes.cut_region(people.squares(sizes), mirrored=True))
 
 
 def _pictures(samples: int, versions: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:

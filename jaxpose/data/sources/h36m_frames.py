@@ -54,7 +54,7 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     rows = drawn_rows(len(names)) if part_of(data, split) == "test" else np.arange(len(names))
     people = SinglePeople(folder, [names[row] for row in rows], keypoints[rows])
     sizes = people.image_sizes("Fetch the frames again, or leave their subject out.")
-    boxes = None if cut_out else whole_box(square_boxes.square_box(square_boxes.tight_box(people.keypoints), sizes))
+    boxes = None if cut_out else whole_box(people.squares(sizes))
     return people.source(f"{where} ({', '.join(map(str, subjects))})", MPII, sizes, boxes)
 
 

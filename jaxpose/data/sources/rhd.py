@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxpose.data import pickles, square_boxes
-from jaxpose.data.single_people import SinglePeople, locate, stack
+from jaxpose.data.single_people import SinglePeople, locate, log_not_finite, stack
 from jaxpose.data.sources import Source
 from jaxpose.errors import DataError
 from jaxpose.skeleton import HAND
@@ -43,7 +43,10 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     annotations = "RHD_published_v2/training/anno_training.pickle"
     path, folder = locate(data, split, what, annotations, "RHD_published_v2/training/color")
     names, joints = read_joints(path)
-    sizes = SinglePeople(folder, names, joints).image_sizes("Unpack RHD_v1-1.zip again.")
+    finite = np.isfinite(joints).all((1, 2, 3))
+    log_not_finite(str(path), [name for name, use in zip(names, finite) if not use])
+    names, joints = [name for name, use in zip(names, finite) if use], joints[finite]
+    sizes = SinglePeople(folder, names, joints[:, 0]).image_sizes("Unpack RHD_v1-1.zip again.")
     boxes, used = choose_hands(joints, sizes)
     picture, hand = np.nonzero(used)
     joints = joints[picture, hand]
