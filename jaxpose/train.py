@@ -23,6 +23,7 @@ from jaxpose.errors import ConfigError, NonFiniteError
 from jaxpose.evaluate import Evaluator
 from jaxpose.journal import Journal, check_same_run
 from jaxpose.keys import Purpose
+from jaxpose.lock import sole_writer
 from jaxpose.methods.base import Method, Phase
 from jaxpose.optim import Optimizer
 from jaxpose.state import TrainState
@@ -46,6 +47,7 @@ def train(config: Any, workdir: str | pathlib.Path) -> TrainState:
     evaluator = Evaluator(config, trainer.method, trainer.mesh)
     watch = Watch()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(sole_writer(workdir))
         checkpoints = stack.enter_context(closing(Checkpoints(workdir, config.train.keep, config.evaluate.best)))
         state = checkpoints.restore(trainer.template()) or trainer.init()
         done = int(state.step)

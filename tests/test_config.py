@@ -39,8 +39,11 @@ def listed(name: str) -> list[str]:
     return ["" if variant == "(none)" else variant for variant in first]
 
 
-METHODS = {"detector": "detr", "sequential": "sequential_prtr"}
-"""Methods of variants whose name is not that of their file."""
+METHODS = {
+    **dict.fromkeys(("detector", "detector_coco", "sequential", "sequential/detector"), "detr"),
+    **dict.fromkeys(("sequential/joint", "sequential_coco"), "sequential_prtr"),
+}
+"""Methods of variants, or stages, whose name is not that of their file."""
 NAMES = [(name, variant) for name in FILES for variant in listed(name)]
 STAGES = [(n, f"{v}/{stage['name']}") for n, v in NAMES for stage in get_config(n, v).stages]
 CONFIGS = [pytest.param(*names, id=":".join(names)) for names in NAMES + STAGES]
@@ -65,14 +68,13 @@ def test_the_header_lists_the_variants(name):
 @pytest.mark.parametrize(("name", "variant"), CONFIGS)
 class TestVariant:
     def test_it_has_a_name_of_its_own_and_no_other_fields(self, name, variant):
-        config = get_config(name, variant)
+        config, expected = get_config(name, variant), METHODS.get(variant, name)
         variant, _, stage = variant.partition("/")
         assert config.name == (f"{name}_{variant}" if variant else name)
         assert not (stage and config.stages)
         assert set(config) == {*base("any"), "method"}
         for section in ("data", "optim", "train", "evaluate", "sharding"):
             assert set(config[section]) == set(base("any")[section])
-        expected = METHODS.get(variant.removesuffix("_coco"), name)
         assert json.loads(json.dumps(config.to_dict()))["method"]["name"] == expected
 
     def test_its_method_takes_batches_of_its_own_shape(self, name, variant):
@@ -169,17 +171,19 @@ def test_every_group_has_parameters_and_every_parameter_a_group(name, variant):
 LOOKS = re.compile(r"/offsets/|^reference_points/")
 
 
-@pytest.mark.parametrize("variant", ["coco", "deformable", "deformable_coco", "detector_coco", "sequential_coco"])
+@pytest.mark.parametrize(
+    "variant", ["coco", "deformable", "deformable_coco", "detector_coco", "sequential/joint", "sequential_coco"]
+)
 def test_groups_of_prtr_hold_what_they_are_named_for(variant):
     expected = {}
     for path in (owner := owners(get_config("prtr", variant))):
-        if variant != "deformable" and re.match(r"backbone/(conv1/|layer1_\d/)", path):
+        if variant.endswith("coco") and re.match(r"backbone/(conv1/|layer1_\d/)", path):
             expected[path] = "frozen"
         elif LOOKS.search(path):
             expected[path] = "looks"
-        elif variant != "deformable" and path.startswith("backbone/"):
+        elif variant.endswith("coco") and path.startswith("backbone/"):
             expected[path] = "backbone"
-        elif variant == "sequential_coco" and path.startswith("detector/"):
+        elif variant.startswith("sequential") and path.startswith("detector/"):
             expected[path] = "detector"
         else:
             expected[path] = "transformer"
