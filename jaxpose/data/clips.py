@@ -103,6 +103,10 @@ class Videos:
         folders = [str(path.parent if number else path) for path, number in zip(paths, numbers, strict=True)]
         return cls(np.array(folders, np.str_), np.array([int(n[0]) if n else 0 for n in numbers], np.int64))
 
+    def __len__(self) -> int:
+        """The number of videos."""
+        return len(self._rows)
+
     @functools.cached_property
     def _rows(self) -> dict[str | int, np.ndarray]:
         """Rows of the images of each video, in order of their frames."""

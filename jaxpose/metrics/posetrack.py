@@ -214,6 +214,16 @@ def evaluated_joints(joints: Sequence[str]) -> tuple[str, ...]:
     return found
 
 
+def is_complete(joints: Sequence[str]) -> bool:
+    """Whether a skeleton has all joints that PoseTrack evaluates, which its files of results have to hold."""
+    return set(forms.EVALUATED) <= set(_posetrack_names(joints))
+
+
+def is_number(name: str) -> bool:
+    """Whether a score of this name is one of `PoseTrackKeypoints.compute`."""
+    return name.partition("/")[0] in ("mAP", "MOTA", *_TOTALS)
+
+
 def _posetrack_names(joints: Sequence[str]) -> tuple[str, ...]:
     return tuple(joints) if "head_bottom" in joints else tuple(_NECK.get(joint, joint) for joint in joints)
 

@@ -10,7 +10,7 @@ from jaxpose import skeleton as skeletons
 from jaxpose.data.annotations import Annotations
 from jaxpose.errors import ConfigError
 
-SOURCES = ("marionettes", "coco", "mpii", "lsp", "records")
+SOURCES = ("marionettes", "coco", "mpii", "lsp", "posetrack", "records")
 """Values of `config.data.source`, each a module of this package."""
 
 
@@ -45,7 +45,8 @@ def open_source(data: Any, split: str, *, progress: bool = True) -> Source:
 
     Args:
       data: `config.data`; `data.source` is "marionettes", "coco" (images in a folder and a COCO-format keypoint file),
-        "mpii", "lsp" (LSP and LSP Extended) or "records" (any of them written by `python -m jaxpose.data.records`).
+        "mpii", "lsp" (LSP and LSP Extended), "posetrack" (PoseTrack, and any videos in COCO's format) or "records"
+        (any of them written by `python -m jaxpose.data.records`).
       split: "train" or "validation".
       progress: show a bar where data has to be made first.
 
