@@ -32,9 +32,10 @@ def base(name: str) -> ConfigDict:
             "every": 0,  # steps; 0: never while training
             "batch_size": 64,
             "metrics": ("coco",),  # coco, crowdpose: AP and AR; pckh, pck: correct keypoints by size of head or torso;
-            # boxes: AP and AR of a detector's boxes
+            # boxes: AP and AR of a detector's boxes; posetrack: AP of joints, and MOTA, in videos;
+            # mpjpe: errors of 3D poses, in millimetres
             "sizes": (),  # square pixels up to which a person is small, and medium, if not COCO's; adds AP_S
-            "best": "AP",  # the metric by which the best checkpoint is kept
+            "best": "AP",  # the metric by which the best checkpoint is kept; of errors, the lowest
             "suppression": "hard",  # of duplicate poses: hard, soft, parametric, none
             "oks": 0.9,  # above which a pose is a duplicate, if hard or soft
             "rescoring": "",  # file of python -m jaxpose.fit_rescoring, by which poses are scored anew
@@ -49,19 +50,22 @@ def data() -> ConfigDict:
     """Marionettes by default; a "coco" source reads `dir`, `train` and `validation`."""
     return ConfigDict(
         {
-            "source": "marionettes",  # marionettes, coco, records
+            "source": "marionettes",  # marionettes, coco, posetrack, h36m, ...: see jaxpose/data/sources
             "dir": "",  # where the data set is; marionettes are written to ~/.cache/jaxpose/data unless it is set
             "skeleton": "coco",
-            "train": {"annotations": "", "images": ""},
-            "validation": {"annotations": "", "images": "", "boxes": ""},  # boxes: a detection file, or
-            # "simulated" by what the field `simulated` says; empty: true boxes
+            "train": {"annotations": "", "images": ""} | videos(),
+            "validation": {"annotations": "", "images": "", "boxes": "", "box_threshold": 0.0} | videos(),
+            # boxes: a detection file, or "simulated" by what the field `simulated` says; empty: true boxes
             "marionettes": marionettes(),
+            "h36m": {"detector": "cpn_ft_h36m_dbb", "scores": "score.pkl"},  # see jaxpose/data/sources/h36m.py
+            "cmu_mocap": cmu_mocap(),
             "padding": 1.25,  # of a person's box
             "half_pixel": False,  # crops by pixel borders rather than indices; see PersonCrop
             "antialias": False,
             "augmentation": augmentation(),  # of crops
             "canvas": canvas(),  # of whole images
             "detection": detection(),  # of whole images for detectors
+            "clips": {"distance": (2, 2)},  # of the first frames before and after one that are too far to look at
             "proposals": {"rule": "", "file": "", "from_step": 0},  # random training boxes; jaxpose/data/proposals.py
             "simulated": {"seed": 0, "copies": 3, "jitter": 0.1, "misses": 0.0, "false_positives": 0.0},
             "streams": {},  # {stream: fields of data that differ for it}, for methods with several
@@ -75,6 +79,18 @@ def marionettes() -> dict:
     """Pictures of single people; see `jaxpose.data.marionettes.MarionettesConfig`."""
     pictures = {"scene": "single", "look": "studio", "width": 160, "height": 160, "frames": 1, "people": (1, 1)}
     return pictures | {"occlusion": 0.2, "train": 3000, "validation": 400, "seed": 0}
+
+
+def videos() -> dict:
+    """Which videos a split of a source of sequences has; without names, those of its usual split."""
+    return {"subjects": (), "actions": (), "clips": ()}  # subjects and actions: h36m; clips: cmu_mocap
+
+
+def cmu_mocap() -> dict:
+    """Simulated cameras and 2D detector; see `jaxpose.data.sources.cmu_mocap.Options`."""
+    rates = {"captured_rate": 120.0, "rate": 50.0}
+    hidden = {"hidden": 0.08, "hidden_seconds": 0.4, "hidden_noise": 0.06}
+    return rates | {"cameras": 4, "seed": 0, "noise": 0.012} | hidden
 
 
 def augmentation(**fields: float) -> dict:

@@ -17,7 +17,7 @@ from jaxpose.data.proposals import RULES
 from jaxpose.data.sources import SOURCES
 from jaxpose.data.streams import stream_data
 from jaxpose.data.transforms import Augmentation, CanvasAugmentation, DetectionAugmentation
-from jaxpose.metrics import boxes, coco
+from jaxpose.metrics import boxes, coco, posetrack
 from jaxpose.metrics.keypoint_pck import KeypointPck
 from jaxpose.metrics.suppression import Suppression
 
@@ -79,7 +79,8 @@ class TestVariant:
         assert method.skeleton == config.data.skeleton
         assert set(config.data.streams) <= set(spec)
         for stream in spec.values():
-            assert stream["image"].shape == (size, height, width, 3)
+            frames = (3,) if method.sees == "clip" else ()
+            assert stream["image"].shape == (size, *frames, height, width, 3)
             assert stream["image"].dtype == np.uint8
             if "poses" in method.finds:
                 assert stream["keypoints"].shape == (size, *people, joints, 2)
@@ -107,6 +108,10 @@ class TestVariant:
         Suppression.create(config.evaluate, skeleton.get(config.method.skeleton).num_joints)
         numbers = []
         for metric in config.evaluate.metrics:
+            if metric == "posetrack":
+                assert posetrack.is_complete(skeleton.get(config.method.skeleton).joints)
+                numbers.append("mAP")
+                continue
             if metric in ("coco", "crowdpose", "boxes"):
                 numbers += boxes.NUMBERS if metric == "boxes" else coco.NUMBERS
                 continue

@@ -18,7 +18,6 @@ ROOT = pathlib.Path(os.environ.get("JAXPOSE_GOLDEN") or pathlib.Path(__file__).p
 FOLDERS = cases.folders(ROOT)
 
 PENDING_GROUPS = {
-    "dcpose": "DCPose is not built yet",
     "regda": "RegDA is not built yet",
 }
 """Groups of cases of whole papers that no code answers yet: {group: reason}."""

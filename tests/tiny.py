@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import dekr, dsnt, heatmap, higherhrnet, prtr, rmpe
+from configs import dcpose, dekr, dsnt, heatmap, higherhrnet, prtr, rmpe
 from jaxpose import skeleton
 
 COCO = skeleton.COCO
@@ -55,6 +55,7 @@ def edit_labels(folder: pathlib.Path, change) -> None:
 
 CONFIGS = {
     "prtr": lambda: prtr.get_config("coco_laptop"),
+    "dcpose": dcpose.get_config,
     "heatmap": heatmap.get_config,
     "dsnt": dsnt.get_config,
     "rmpe": rmpe.get_config,
@@ -108,6 +109,9 @@ POSE_IN_BOXES = {
 SMALLEST = {
     "prtr": CROP | TRANSFORMER | {"backbone_stages": (1, 1)},
     "heatmap": CROP | {"backbone_stages": (1, 1), "deconv_layers": 1, "deconv_features": 4},
+    "dcpose": CROP
+    | {"backbone": "resnet18", "backbone_stages": (1, 1), "deconv_layers": 1, "deconv_features": 4}
+    | {"combination_features": 4, "dilations": (1, 2)},
     "dsnt": CROP | {"backbone_stages": (1, 1), "dilate": 1},
     "rmpe": CROP | {"deconv_features": 4, "localization_width": 4, "localization_stages": (1, 1)},
     "higherhrnet": HRNET | {"deconv_features": 4, "deconv_blocks": 1},

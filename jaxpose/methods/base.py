@@ -72,8 +72,8 @@ class Method(abc.ABC):
     dtype: str = "float32"
 
     sees: ClassVar[str] = "person"
-    """What an example shows: "person" (a crop), "clip" (one crop of three frames), "image" (everybody in it) or "sequence"
-    (2D joints of a video); see `jaxpose.data.streams`."""
+    """What an example shows: "person" (a crop), "clip" (one crop of three frames), "image" (everybody in it) or
+    "sequence" (2D joints of a video); see `jaxpose.data.streams`."""
     finds: ClassVar[tuple[str, ...]] = ("poses",)
     """What `predict` gives: "poses" for `Poses`, "boxes" for `Detections`, and both for poses with `detections`."""
 

@@ -84,7 +84,8 @@ class KeypointPck:
         """
         if name not in _NAMES:
             raise ConfigError(
-                f"config.evaluate.metrics names {name!r}; it can name coco, crowdpose, {', '.join(_NAMES)}, boxes"
+                f"config.evaluate.metrics names {name!r}; it can name coco, crowdpose, {', '.join(_NAMES)}, boxes, "
+                "posetrack, mpjpe"
             )
         return cls(skeleton, *_NAMES[name])
 
