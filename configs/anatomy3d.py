@@ -56,8 +56,8 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def laptop(config: ConfigDict) -> None:
-    """A network of a few million parameters, trained from scratch."""
-    config.method.update({"widths": (3, 3, 3), "channels": 192, "num_drawn": 16, "dropout": 0.1})
+    """A network of less than a million parameters, trained from scratch."""
+    config.method.update({"widths": (3, 3, 3), "channels": 128, "num_drawn": 16, "dropout": 0.1})
     config.data.marionettes.update(
         {"scene": "sequence", "width": 1000, "height": 1000, "frames": 120, "train": 480, "validation": 64}
     )

@@ -113,11 +113,14 @@ def load(
     Raises:
       CheckpointError: no run or no good checkpoint there.
       ConfigError: a change of a field that there is not, or one that makes another network.
-      DataError: a detector for a method that finds people by itself, or one that finds no boxes.
+      DataError: a detector for a method that finds people by itself, or one that finds no boxes; a run that looks at
+        no pictures (see `jaxpose.lifter`).
     """
     from jaxpose.checkpoint import load_for_inference
 
     config, method, variables = load_for_inference(workdir, step, changes)
+    if method.sees == "sequence":
+        raise DataError(f"{workdir} lifts 2D joints to 3D and looks at no pictures; python -m jaxpose.lift reads it")
     predictor = Predictor(
         method,
         variables,
