@@ -16,6 +16,8 @@ The default learns from clips of marionettes with motion blur and passers-by, si
 Its evaluation prints, beside PoseTrack's numbers, what the same weights find in the current frame alone ("single
 frame"). The stricter comparison is the variant single_frame, which trains the backbone alone for as many steps.
 
+Released checkpoints become ours: python -m jaxpose.convert FILE --config=configs/dcpose.py:posetrack17 --output=OUT.npz
+
 The published figures are the authors'; this code has not been trained on PoseTrack. The recipes start from an HRNet-W48
 that was trained on COCO (pose_hrnet_w48_384x288.pth), which stays frozen:
 
@@ -90,7 +92,7 @@ def folders() -> dict:
 
 
 def laptop(config: ConfigDict, **changes: bool) -> None:
-    """An HRNet and a refinement that learn from scratch together, half a million parameters."""
+    """An HRNet and a refinement that learn from scratch together, less than half a million parameters."""
     config.method.update(
         {
             "input_size": (64, 96),
@@ -103,7 +105,7 @@ def laptop(config: ConfigDict, **changes: bool) -> None:
             "fusion_blocks": 1,
             "combination_blocks": 1,
             "combination_features": 16,
-            "dilations": (1, 2, 3),
+            "dilations": (2,),
             "freeze_backbone": False,
         }
     )
@@ -114,8 +116,8 @@ def laptop(config: ConfigDict, **changes: bool) -> None:
     config.data.augmentation = augmentation(scale=0.15, rotation=15.0, mirror=0.5)
     config.optim.update({"optimizer": "adamw", "learning_rate": 2e-3, "weight_decay": 1e-4})
     config.optim.schedule.update({"name": "cosine", "warmup": 100})
-    config.train.update({"steps": 2000, "batch_size": 32, "checkpoint_every": 500, "log_every": 100})
-    config.evaluate.every = 1000
+    config.train.update({"steps": 1500, "batch_size": 16, "checkpoint_every": 500, "log_every": 50})
+    config.evaluate.every = 1500
 
 
 def videos(config: ConfigDict) -> None:
