@@ -235,6 +235,6 @@ def table(numbers: Mapping[str, float]) -> str:
     order = [part for part in _COLUMNS if part in parts] + [part for part in parts if part not in _COLUMNS]
     cells = [("Head" if part == "head_top" else part.replace("_", " ").capitalize(), parts[part]) for part in order]
     cells += [(name, value) for name, value in numbers.items() if "/" not in name]
-    width = max(len(name) for name, _ in cells) + 2
+    width = max(5, *(len(name) for name, _ in cells)) + 2
     values = ("-" if value < 0 else f"{100 * value:.1f}" for _, value in cells)
     return "".join(name.rjust(width) for name, _ in cells) + "\n" + "".join(v.rjust(width) for v in values)
