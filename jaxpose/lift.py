@@ -7,15 +7,16 @@
 The first form lifts every person that was followed in a video: the JSON file that predict wrote of it, or one with the
 same fields `frame`, `track_id` and `keypoints` (x, y, score of each joint) by another program. --video shows the frames
 beside the 3D pose; without it, --size says how large they are. Joints of another skeleton than the run's are named by
---joints; those that it lacks are put between others. The camera must be at rest.
+--joints; those that it lacks are put between others. A .npz file with "keypoints" [T, K, 3] (x, y, score) of one person
+does as well. The camera must be at rest, and take about as many frames a second as in training (50 in all configs).
 
 The second form lifts videos of the run's own validation split, by number, and draws the true poses too.
 
-It writes to DIR, for each person, NAME.mp4 or .gif (the picture or the 2D joints, and the 3D pose from two sides) and
-NAME.png (some of its frames); and poses_3d.json, a list of one object a person and frame, with
+It writes to DIR, for each person, dance_ID.mp4 or .gif (the picture or the 2D joints, and the 3D pose from two sides)
+and dance_ID.png (some of its frames); and dance_3d.json, a list of one object a person and frame, with
   frame     its number
   time      of the frame in seconds
-  track_id  of the person, as text; of the second form the video's name
+  track_id  of the person, as text; of the second form the video's name, and files are called validation_N.mp4 and so on
   joints    (x, y, z) of each joint: millimetres to the right, down and away from the camera, from the root
   scores    of the 2D joints
 """
@@ -57,6 +58,7 @@ class Scene:
     """A person to lift, and what is known of the place.
 
     Attributes:
+      file: what is written for it, without folder and suffix.
       track: 2D joints of the run's skeleton.
       size: (width, height) of the picture.
       rate: frames a second.
@@ -65,6 +67,7 @@ class Scene:
       orientation: [4] of the camera, if it is known.
     """
 
+    file: str
     track: Track
     size: tuple[int, int]
     rate: float
@@ -84,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("workdir", type=pathlib.Path, help="folder of a run that lifts sequences")
-    add("poses", type=pathlib.Path, nargs="?", help="JSON file of the people of a video")
+    add("poses", type=pathlib.Path, nargs="?", help="JSON file of the people of a video, or .npz")
     add("--validation", type=int, nargs="+", metavar="N", help="videos of the run's validation split instead, from 0")
     add("--output", type=pathlib.Path, required=True, help="folder to write to")
     where = parser.add_mutually_exclusive_group()
@@ -115,6 +118,8 @@ def _run(options: argparse.Namespace) -> int:
     runtime.start()
     loaded = lifter.load(options.workdir, options.step, dict(options.set))
     scenes = _validation_scenes(loaded, options) if options.validation else _video_scenes(loaded, options)
+    written = options.output / f"{options.poses.stem if options.poses else 'validation'}_3d.json"
+    _protect_inputs(options, [written, *(_animation(scene, options) for scene in scenes)])
     options.output.mkdir(parents=True, exist_ok=True)
     entries: list[dict] = []
     for scene in scenes:
@@ -127,9 +132,20 @@ def _run(options: argparse.Namespace) -> int:
             error = f", MPJPE {mpjpe(lifted.joints[seen], scene.truth[seen]).mean():.1f} mm"
         logger.info("%s: %d frames%s", scene.track.name, len(scene.track), error)
     lines = ",\n".join(json.dumps(entry, allow_nan=False) for entry in entries)
-    (options.output / "poses_3d.json").write_text(f"[\n{lines}\n]\n")
+    written.write_text(f"[\n{lines}\n]\n")
     logger.info("%d people -> %s", len(scenes), options.output)
     return 0
+
+
+def _animation(scene: Scene, options: argparse.Namespace) -> pathlib.Path:
+    return options.output / f"{scene.file}.{options.format}"
+
+
+def _protect_inputs(options: argparse.Namespace, written: Sequence[pathlib.Path]) -> None:
+    """Raises DataError if anything that will be written would replace something that is read."""
+    read = {path.resolve() for path in (options.poses, options.video) if path}
+    if replaced := [path for path in written if path.resolve() in read]:
+        raise DataError(f"--output {options.output} would replace the input {replaced[0]}; give another")
 
 
 # --- what to lift ---
@@ -147,10 +163,10 @@ def _validation_scenes(loaded: Lifter, options: argparse.Namespace) -> list[Scen
         video = source[number]
         pixels = cameras.screen_to_pixels(video.keypoints[..., :2], video.camera.size)
         keypoints = np.concatenate([pixels, video.keypoints[..., 2:]], -1)
-        track = Track(f"{number} {video}", 0, keypoints, np.ones(len(video), bool))
-        truth = MILLIMETRES * video.joints
-        rate = options.rate or source.rate
-        scenes.append(Scene(track, video.camera.size, rate, None, truth, video.camera.orientation))
+        track = Track(str(video), 0, keypoints, np.ones(len(video), bool))
+        truth, rate = MILLIMETRES * video.joints, options.rate or source.rate
+        known = {"truth": truth, "orientation": video.camera.orientation}
+        scenes.append(Scene(f"validation_{number}", track, video.camera.size, rate, **known))
     return scenes
 
 
@@ -178,7 +194,8 @@ def _video_scenes(loaded: Lifter, options: argparse.Namespace) -> list[Scene]:
         if joints != loaded.skeleton:
             keypoints = lifter.convert(keypoints, joints, loaded.skeleton)
         track = dataclasses.replace(person, keypoints=keypoints)
-        scenes.append(Scene(track, tuple(size), rate, footage))
+        name = re.sub(r"[^\w.-]+", "_", person.name)
+        scenes.append(Scene(f"{options.poses.stem}_{name}", track, tuple(size), rate, footage))
     return scenes
 
 
@@ -191,7 +208,7 @@ def _draw(scene: Scene, lifted: Lifted, skeleton: Skeleton, options: argparse.Na
     joints, truth = level(lifted.joints), None if scene.truth is None else level(scene.truth)
     shown = joints[lifted.valid]
     view = poses_3d.View.around(shown if truth is None else np.concatenate([shown, truth]), side=SIDE)
-    file = options.output / re.sub(r"[^\w.-]+", "_", scene.track.name)
+    file = _animation(scene, options)
     chosen = set(np.linspace(0, len(scene.track) - 1, min(STILLS, len(scene.track))).round().astype(int).tolist())
     stills: list[np.ndarray] = []
 
@@ -210,8 +227,8 @@ def _draw(scene: Scene, lifted: Lifted, skeleton: Skeleton, options: argparse.Na
         for _ in kept():
             pass
     else:
-        animation.write_animation(file.with_name(f"{file.name}.{options.format}"), kept(), scene.rate)
-    predict.write_image(file.with_name(f"{file.name}.png"), overlay.panel(stills, columns=1))
+        animation.write_animation(file, kept(), scene.rate)
+    predict.write_image(file.with_suffix(".png"), overlay.panel(stills, columns=1))
 
 
 def _level(joints: np.ndarray, orientation: np.ndarray | None) -> np.ndarray:

@@ -67,24 +67,47 @@ class Lifter:
     def __init__(self, config: Any, method: Method, variables: Variables):
         self.config, self.method, self.variables = config, method, variables
         self._predict = jax.jit(method.predict)
+        self._measure = jax.jit(lambda variables, stream: method.measure(variables, stream["window"], stream["frames"]))
 
     @property
     def skeleton(self) -> Skeleton:
         """Of 2D and 3D joints."""
         return self.method.joints
 
-    def __call__(self, keypoints: np.ndarray, size: tuple[int, int]) -> Lifted:
+    def __call__(self, keypoints: np.ndarray, size: tuple[int, int], lengths: np.ndarray | None = None) -> Lifted:
         """The 3D poses of a person whom a camera at rest sees.
 
         Args:
           keypoints: [T, K, 3] (x, y, score), pixels of the picture, score in [0, 1]; consecutive frames at the rate of
             the data that the run was trained with.
           size: (width, height) of the picture.
+          lengths: [N] metres of the person's bones, if they are known, such as from `measure` of another video.
 
         Raises:
           DataError: another shape, or numbers that are not finite.
           NonFiniteError: the network's numbers are not.
         """
+        stream = self._stream(keypoints, size)
+        if lengths is not None:
+            stream["lengths"] = np.asarray(lengths, np.float32)[None]
+        poses = jax.device_get(self._predict(self.variables, {"source": stream}))
+        joints, valid = poses.keypoints[0, : len(keypoints)], poses.valid[0, : len(keypoints)]
+        if not np.isfinite(joints[valid]).all():
+            raise NonFiniteError("the network's 3D joints are not finite; the run's checkpoint is of no use")
+        return Lifted(joints, valid)
+
+    def measure(self, keypoints: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """The lengths [N] in metres of the bones `ops.bones.Tree.bones`, read from the frames of a video.
+
+        Arguments and errors are those of the call; a run without bones (`config.method.direct`) is a DataError.
+        """
+        if self.method.direct:
+            raise DataError("config.method.direct: the run knows no bones, so that it cannot measure them")
+        lengths = jax.device_get(self._measure(self.variables, self._stream(keypoints, size)))
+        return lengths[0, min(len(keypoints), lengths.shape[1]) - 1]
+
+    def _stream(self, keypoints: np.ndarray, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        """A batch of the one video, padded to a length that others share."""
         keypoints = np.asarray(keypoints, np.float32)
         joints = self.skeleton.num_joints
         if keypoints.ndim != 3 or keypoints.shape[1:] != (joints, 3) or not len(keypoints):
@@ -96,23 +119,14 @@ class Lifter:
             frame = int(np.argmin(np.isfinite(keypoints).all((1, 2))))
             raise DataError(f"keypoints of frame {frame} are not finite; leave the frame out, `fill` closes gaps")
         screen = cameras.normalize_screen(keypoints[..., :2], size)
-        return self.lift(np.concatenate([screen, keypoints[..., 2:]], -1, dtype=np.float32))
-
-    def lift(self, sequence: np.ndarray) -> Lifted:
-        """The same of normalised screen coordinates and scores [T, K, 3] (see `ops.cameras`)."""
+        sequence = np.concatenate([screen, keypoints[..., 2:]], -1, dtype=np.float32)
         count, field = len(sequence), self.method.receptive_field
-        length = sequences.padded_length(count)
-        first = -sequences.frames_before(field, self.method.causal)
-        stream = {
+        length, first = sequences.padded_length(count), -sequences.frames_before(field, self.method.causal)
+        return {
             "window": sequences.window(sequence, first, length + field - 1)[None],
             "frames": (np.arange(length) < count)[None],
             "valid": np.ones(1, bool),
         }
-        poses = jax.device_get(self._predict(self.variables, {"source": stream}))
-        joints, valid = poses.keypoints[0, :count], poses.valid[0, :count]
-        if not np.isfinite(joints[valid]).all():
-            raise NonFiniteError("the network's 3D joints are not finite; the run's checkpoint is of no use")
-        return Lifted(joints, valid)
 
 
 # --- 2D joints of other programs ---
@@ -141,6 +155,8 @@ class Track:
 def tracks(path: str | pathlib.Path, skeleton: Skeleton) -> list[Track]:
     """The people of a video's JSON file as `python -m jaxpose.predict` writes it, by falling number of frames.
 
+    A .npz file instead has the array "keypoints" [T, K, 3] (x, y, score) of one person, from frame 0 on.
+
     Of each object `keypoints` counts (x, y, score of each joint), `track_id` and `frame`. Without `track_id` the best
     by `score` in every frame is taken for one and the same person; without `frame` they are numbered as they come.
     Objects with `track_id` null belong to nobody, and are left out.
@@ -152,6 +168,8 @@ def tracks(path: str | pathlib.Path, skeleton: Skeleton) -> list[Track]:
     Raises:
       DataError: not such a file, other joints, a person twice in a frame, or nobody.
     """
+    if pathlib.Path(path).suffix == ".npz":
+        return [_array_track(path, skeleton)]
     people: dict[str, dict[int, tuple[float, np.ndarray]]] = {}
     for row, entry in enumerate(_entries(path)):
         where = f"{path}: object {row}"
@@ -168,6 +186,20 @@ def tracks(path: str | pathlib.Path, skeleton: Skeleton) -> list[Track]:
         raise DataError(f"{path}: nobody is followed in it; expected objects with 'track_id', 'frame' and 'keypoints'")
     found = [_track(name, {frame: points for frame, (_, points) in mine.items()}) for name, mine in people.items()]
     return sorted(found, key=lambda track: -int(track.seen.sum()))
+
+
+def _array_track(path: str | pathlib.Path, skeleton: Skeleton) -> Track:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            keypoints = arrays["keypoints"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if keypoints.shape[1:] != (skeleton.num_joints, 3) or not len(keypoints) or not np.isfinite(keypoints).all():
+        raise DataError(
+            f"{path}: field 'keypoints' has shape {keypoints.shape}, expected (frames, {skeleton.num_joints}, 3) "
+            f"finite numbers: x, y and score of the joints of {skeleton.name!r}; --joints names another skeleton"
+        )
+    return Track(pathlib.Path(path).stem, 0, fill(keypoints), (keypoints[..., 2] > 0).any(-1))
 
 
 def _entries(path: str | pathlib.Path) -> list[dict]:

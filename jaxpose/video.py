@@ -24,9 +24,10 @@ import numpy as np
 
 from jaxpose.data import images
 from jaxpose.data.clips import neighbours
-from jaxpose.errors import DataError, ImageError
+from jaxpose.errors import ImageError
 from jaxpose.predictor import FindBoxes, People, Picture, Predictor
 from jaxpose.tracking import Tracker, TrackerOptions
+from jaxpose.viz import animation
 
 logger = logging.getLogger(__name__)
 
@@ -317,7 +318,7 @@ def record(found: Iterable[TrackedFrame], path: pathlib.Path, rate: float, draw:
     frames = people = 0
     unfinished = [path.with_name(f"{path.name}.unfinished{suffix}") for suffix in (".mp4", ".json")]
     try:
-        with _film(unfinished[0], rate) as film, unfinished[1].open("w") as text:
+        with animation.film(unfinished[0], rate) as film, unfinished[1].open("w") as text:
             for each in found:
                 film(draw(each))
                 for entry in _entries(each):
@@ -337,26 +338,3 @@ def _entries(found: TrackedFrame) -> Iterator[dict]:
     place = {"frame": found.frame.number, "time": round(found.time, 4), "image_id": found.frame.id}
     for track_id, person in zip(found.track_id.tolist(), found.people.to_coco(), strict=True):
         yield place | {"track_id": track_id if track_id >= 0 else None} | person
-
-
-@contextlib.contextmanager
-def _film(path: pathlib.Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """Writes pictures [H, W, 3] uint8 RGB one by one as an MP4 whose sides are even."""
-    import cv2
-
-    writer = None
-
-    def add(image: np.ndarray) -> None:
-        nonlocal writer
-        height, width = (side // 2 * 2 for side in image.shape[:2])
-        if writer is None:
-            writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
-            if not writer.isOpened():
-                raise DataError(f"{path}: OpenCV cannot write MP4 here; is there room, and does it have FFmpeg?")
-        writer.write(np.ascontiguousarray(image[:height, :width, ::-1]))
-
-    try:
-        yield add
-    finally:
-        if writer is not None:
-            writer.release()
