@@ -116,8 +116,8 @@ def laptop(config: ConfigDict, **changes: bool) -> None:
     config.data.augmentation = augmentation(scale=0.15, rotation=15.0, mirror=0.5)
     config.optim.update({"optimizer": "adamw", "learning_rate": 2e-3, "weight_decay": 1e-4})
     config.optim.schedule.update({"name": "cosine", "warmup": 100})
-    config.train.update({"steps": 1500, "batch_size": 16, "checkpoint_every": 500, "log_every": 50})
-    config.evaluate.every = 1500
+    config.train.update({"steps": 1200, "batch_size": 16, "checkpoint_every": 400, "log_every": 50})
+    config.evaluate.every = 1200
 
 
 def videos(config: ConfigDict) -> None:
