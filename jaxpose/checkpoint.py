@@ -38,21 +38,24 @@ class Checkpoints:
       workdir: the run's folder.
       keep: how many of the latest to keep.
       best: metric of which the highest is kept too.
+      lowest: keep the lowest of it instead.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, keep: int = 2, best: str = ""):
+    def __init__(self, workdir: str | pathlib.Path, keep: int = 2, best: str = "", lowest: bool = False):
         self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
         self.damaged_folder = self.folder.parent / "damaged"
         self.seal_folder = self.folder.parent / "seals"
-        self._keep, self._best = keep, best
+        self._keep, self._best, self._lowest = keep, best, lowest
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
         keep = [policies.preservation_policies.LatestN(self._keep)]
         if self._best:
-            metric = lambda metrics: metrics[self._best]  # noqa: E731
             best = policies.preservation_policies.BestN(
-                get_metric_fn=metric, n=1, keep_checkpoints_without_metrics=False
+                get_metric_fn=lambda metrics: metrics[self._best],
+                reverse=self._lowest,
+                n=1,
+                keep_checkpoints_without_metrics=False,
             )
             keep.append(best)
         options = ocp.CheckpointManagerOptions(

@@ -36,9 +36,10 @@ def base(name: str) -> ConfigDict:
             "batch_size": 64,
             "stream": "",  # evaluate the validation data of this stream of training; empty: those of config.data
             "metrics": ("coco",),  # coco, crowdpose: AP and AR; pckh, pck: correct keypoints by size of head or torso;
-            # groups: correct keypoints by groups of joints; boxes: AP and AR of a detector's boxes
+            # groups: correct keypoints by groups of joints; boxes: AP and AR of a detector's boxes; posetrack: AP of
+            # joints, and MOTA, in videos; mpjpe: errors of 3D poses, in millimetres
             "sizes": (),  # square pixels up to which a person is small, and medium, if not COCO's; adds AP_S
-            "best": "AP",  # the metric by which the best checkpoint is kept
+            "best": "AP",  # the metric by which the best checkpoint is kept; of errors, the lowest
             "gap": (),  # two stages: say how much of the way from the first to the second each stage has covered
             "suppression": "hard",  # of duplicate poses: hard, soft, parametric, none
             "oks": 0.9,  # above which a pose is a duplicate, if hard or soft
@@ -57,16 +58,20 @@ def data() -> ConfigDict:
             "source": "marionettes",  # any of jaxpose.data.sources.SOURCES, whose files say what else they read here
             "dir": "",  # where the data set is; marionettes are written to ~/.cache/jaxpose/data unless it is set
             "skeleton": "coco",
-            "train": {"annotations": "", "images": ""},
-            "validation": {"annotations": "", "images": "", "boxes": ""},  # boxes: a detection file,
-            # "simulated" by what the field `simulated` says, or "image" for whole images; empty: true boxes
+            "train": {"annotations": "", "images": ""} | videos(),
+            "validation": {"annotations": "", "images": "", "boxes": "", "box_threshold": 0.0} | videos(),
+            # boxes: a detection file, "simulated" by what the field `simulated` says, or "image" for whole images;
+            # empty: true boxes
             "marionettes": marionettes(),
+            "h36m": {"detector": "cpn_ft_h36m_dbb", "scores": "score.pkl"},  # see jaxpose/data/sources/h36m.py
+            "cmu_mocap": cmu_mocap(),
             "padding": 1.25,  # of a person's box
             "half_pixel": False,  # crops by pixel borders rather than indices; see PersonCrop
             "antialias": False,
             "augmentation": augmentation(),  # of crops
             "canvas": canvas(),  # of whole images
             "detection": detection(),  # of whole images for detectors
+            "clips": {"distance": (2, 2)},  # of the first frames before and after one that are too far to look at
             "proposals": {"rule": "", "file": "", "from_step": 0},  # random training boxes; jaxpose/data/proposals.py
             "simulated": {"seed": 0, "copies": 3, "jitter": 0.1, "misses": 0.0, "false_positives": 0.0},
             "streams": {},  # {stream: fields of data that differ for it}, for methods with several
@@ -80,6 +85,18 @@ def marionettes() -> dict:
     """Pictures of single people; see `jaxpose.data.marionettes.MarionettesConfig`."""
     pictures = {"scene": "single", "look": "studio", "width": 160, "height": 160, "frames": 1, "people": (1, 1)}
     return pictures | {"occlusion": 0.2, "train": 3000, "validation": 400, "seed": 0}
+
+
+def videos() -> dict:
+    """Which videos a split of a source of sequences has; without names, those of its usual split."""
+    return {"subjects": (), "actions": (), "clips": ()}  # subjects and actions: h36m; clips: cmu_mocap
+
+
+def cmu_mocap() -> dict:
+    """Simulated cameras and 2D detector; see `jaxpose.data.sources.cmu_mocap.Options`."""
+    rates = {"captured_rate": 120.0, "rate": 50.0}
+    hidden = {"hidden": 0.08, "hidden_seconds": 0.4, "hidden_noise": 0.06}
+    return rates | {"cameras": 4, "seed": 0, "noise": 0.012} | hidden
 
 
 def augmentation(**fields: Any) -> dict:

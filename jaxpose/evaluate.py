@@ -14,20 +14,23 @@ from jax.sharding import Mesh
 from jaxpose import sharding
 from jaxpose.checkpoint import load_for_inference
 from jaxpose.data import streams
+from jaxpose.data.clips import Videos
 from jaxpose.data.pipeline import Examples
+from jaxpose.data.sequences import MILLIMETRES
 from jaxpose.data.whole_images import move_boxes
 from jaxpose.errors import ConfigError
 from jaxpose.journal import Journal, write_json
 from jaxpose.methods.base import Method
-from jaxpose.metrics import keypoint_pck
+from jaxpose.metrics import keypoint_pck, mpjpe, posetrack
 from jaxpose.metrics.boxes import CocoBoxes
 from jaxpose.metrics.coco import CocoKeypoints, write_results
 from jaxpose.metrics.crowdpose import CrowdPoseKeypoints
 from jaxpose.metrics.joint_groups import JointGroups
-from jaxpose.metrics.suppression import Rows, Suppression
-from jaxpose.ops import geometry
+from jaxpose.metrics.suppression import Rows, Suppression, suppress
+from jaxpose.ops import cameras, geometry
+from jaxpose.tracking import assign_tracks
 from jaxpose.types import Detections, Poses, Stream, Variables
-from jaxpose.viz import overlay
+from jaxpose.viz import overlay, poses_3d
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,10 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     scores.json. The results of a detector are boxes, which `data.validation.boxes` of any method that wants to be told
     where people are can name; a method that finds poses in boxes of its own also writes those, to boxes.json. With
     parametric suppression also raw_poses.json, the poses of all detections with their boxes, which
-    `python -m jaxpose.fit_pose_nms` reads with truth.json.
+    `python -m jaxpose.fit_pose_nms` reads with truth.json. Of 3D poses, scores.json has errors in millimetres, and
+    poses_3d.npz holds every frame's pose with the true one (the columns of `data.sequences.WholeSequences.rows`)
+    instead of the other files. With the metric "posetrack", posetrack/VIDEO.json has the poses and tracks of a video as
+    PoseTrack's server takes them.
 
     Args:
       config: of which `method`, `data` and `evaluate` count. Fields of `method` may differ from those of the run, such
@@ -61,9 +67,7 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     if jax.process_index() == 0:
         folder = pathlib.Path(workdir) / "evaluation"
         folder.mkdir(exist_ok=True)
-        for name, results in evaluator.results(rows).items():
-            write_results(results, folder / name)
-        (folder / "truth.json").write_text(json.dumps(evaluator.truth) + "\n")
+        evaluator.write(rows, folder)
         write_json(folder / "scores.json", scores | controls)
         logger.info("%s\n%s", folder, table(scores, controls, config.evaluate.best))
     return scores | controls
@@ -94,7 +98,7 @@ class Evaluator:
         return streams.evaluation_examples(self.config, self.method)
 
     def __call__(self, variables: Variables, journal: Journal, step: int) -> dict[str, float]:
-        """Scores in [0, 1]; also puts them and pictures into the journal.
+        """Scores in [0, 1], or errors in millimetres; also puts them and pictures into the journal.
 
         Raises:
           ConfigError: `config.evaluate.best` is none of the scores.
@@ -159,6 +163,12 @@ class Evaluator:
                 metric = CocoBoxes(sizes)
                 metric.update(rows)
                 scores |= metric.compute(self.truth)
+            elif name == "mpjpe":
+                metric = mpjpe.SequenceErrors()
+                metric.update(rows)
+                scores |= metric.compute()
+            elif name == "posetrack":
+                scores |= self.tracked(rows, suppression).compute(self.truth, self.method.joints)
             elif name in ("coco", "crowdpose"):
                 kind = CocoKeypoints if name == "coco" else CrowdPoseKeypoints
                 metric = kind(suppression or self.suppression, sizes=sizes)
@@ -176,6 +186,35 @@ class Evaluator:
             return keypoint_pck.KeypointPck.create(name, self.method.joints)
         _, height, width, _ = self.method.spec(1)["source"]["image"].shape
         return JointGroups(self.method.joints, (width, height), getattr(self.method, "map_size", None))
+
+    def tracked(self, rows: Rows, suppression: Suppression | None = None) -> posetrack.PoseTrackKeypoints:
+        """The poses that remain after suppression, and who is who in each video, for PoseTrack's numbers.
+
+        Raises:
+          DataError: the data set names two images as one frame of a video.
+        """
+        annotations, sigmas = self.examples.source.annotations, self.method.joints.sigmas
+        order = np.lexsort((rows["index"], rows["image_id"]))
+        rows = {name: values[order] for name, values in rows.items()}
+        rows = suppress(rows, sigmas, suppression or self.suppression)
+        videos = Videos.of(annotations)
+        frames = zip(videos.video.tolist(), videos.frame.tolist(), strict=True)
+        place = dict(zip(annotations.image_id.tolist(), frames, strict=True))
+        metric = posetrack.PoseTrackKeypoints()
+        metric.update(rows | {"track_id": assign_tracks(rows, place, sigmas)})
+        return metric
+
+    def write(self, rows: Rows, folder: pathlib.Path) -> None:
+        """What was found, and the truth, into files of `folder`; see `evaluate`."""
+        if self.method.sees == "sequence":
+            np.savez_compressed(folder / "poses_3d.npz", **rows)
+            return
+        for name, results in self.results(rows).items():
+            write_results(results, folder / name)
+        (folder / "truth.json").write_text(json.dumps(self.truth) + "\n")
+        joints = self.method.joints
+        if "posetrack" in self.config.evaluate.metrics and posetrack.is_complete(joints.joints):
+            posetrack.write_results(self.tracked(rows).results(self.truth, joints), folder / "posetrack")
 
     def results(self, rows: Rows) -> dict[str, list[dict]]:
         """{file name: what was found, in the format of the COCO server}; see `evaluate`."""
@@ -211,9 +250,14 @@ class Evaluator:
                     f"{type(self.method).__name__} finds {' and '.join(finds)}. Use "
                     + ('"boxes".' if wanted == "poses" else '"coco".')
                 )
-            if name in ("boxes", "coco", "crowdpose"):
+            if (name == "mpjpe") != (self.method.sees == "sequence"):
+                raise ConfigError(
+                    f"config.evaluate.metrics asks for {name!r}, but {type(self.method).__name__} finds poses in a "
+                    f"{self.method.sees}: 'mpjpe' is for 3D poses of a sequence, and nothing else is."
+                )
+            if name in ("boxes", "coco", "crowdpose", "mpjpe", "posetrack"):
                 continue
-            if self.method.sees != "person":
+            if not self.method.takes_boxes:
                 raise ConfigError(
                     f"config.evaluate.metrics asks for {name!r}, which compares each box's pose with its true joints, "
                     f'but {type(self.method).__name__} finds people by itself. Use "coco".'
@@ -228,6 +272,8 @@ class Evaluator:
     def pictures(self, crops: Stream, found: Poses | Detections) -> list[np.ndarray]:
         """Crops with the true poses, or boxes, and, after each, the same with the predicted ones."""
         draw = self._picture_boxes if isinstance(found, Detections) else self._picture_poses
+        if self.method.sees == "sequence":
+            draw = self._picture_sequence
         return [picture for i in np.flatnonzero(crops["valid"]) for picture in draw(crops, found, i)]
 
     def _picture_poses(self, crops: Stream, poses: Poses, i: int) -> list[np.ndarray]:
@@ -238,9 +284,21 @@ class Evaluator:
             boxes = move_boxes(to_crop, poses.detections.boxes[i][shown])
         true = crops["keypoints"][i].reshape(-1, joints.num_joints, 2)
         found = geometry.apply_affine(to_crop, poses.keypoints[i][shown])
-        draw = functools.partial(overlay.draw_poses, crops["image"][i], skeleton=joints, threshold=0.0)
+        image = crops["image"][i] if self.method.sees != "clip" else crops["image"][i, 0]
+        draw = functools.partial(overlay.draw_poses, image, skeleton=joints, threshold=0.0)
         seen = crops["visible"][i].reshape(-1, joints.num_joints)
         return [draw(true, seen), draw(found, poses.scores[i][shown], boxes=boxes)]
+
+    def _picture_sequence(self, sequences: Stream, poses: Poses, i: int) -> list[np.ndarray]:
+        """The 2D joints of the middle frame and, from another side, its 3D pose on the true one."""
+        video = self.examples.source[int(sequences["index"][i])]
+        frame = int(np.flatnonzero(poses.valid[i])[poses.valid[i].sum() // 2])
+        found = poses_3d.levelled(poses.keypoints[i, frame], video.camera.orientation)
+        true = poses_3d.levelled(MILLIMETRES * video.joints[frame], video.camera.orientation)
+        pixels = cameras.screen_to_pixels(video.keypoints[frame, :, :2], video.camera.size)
+        seen = video.keypoints[frame, :, 2], poses_3d.square_around(pixels), self.method.joints
+        view = poses_3d.View.around(true, azimuth=60.0)
+        return [poses_3d.draw_keypoints(pixels, *seen), poses_3d.draw_pose_3d(found, self.method.joints, view, true)]
 
     def _picture_boxes(self, crops: Stream, boxes: Detections, i: int) -> list[np.ndarray]:
         image, shown = crops["image"][i], boxes.valid[i] & (boxes.scores[i] >= SHOWN)
@@ -250,13 +308,18 @@ class Evaluator:
 
 
 def table(scores: dict[str, float], controls: dict[str, float], best: str) -> str:
-    """Scores as two aligned lines, in percent; "-" where there was nothing to find.
+    """Scores as two aligned lines, in percent, or errors by action in millimetres; "-" where there was nothing to find.
 
     Below them, one line a control: its score in the metric `best`, and by how much the method's own is above it.
     """
-    lines = [keypoint_pck.table(scores)]
+    videos = {name: value for name, value in scores.items() if posetrack.is_number(name)}
+    others = {name: value for name, value in scores.items() if name not in videos}
+    lines = [posetrack.table(videos)] if videos else []
+    if others:
+        lines.append((mpjpe if mpjpe.NUMBERS[0] in others else keypoint_pck).table(others))
+    unit = 1 if mpjpe.is_error(best) else 100
     for name, value in controls.items():
         control, _, metric = name.partition("/")
         if metric == best:
-            lines.append(f"{metric} of {control}: {100 * value:.1f}; margin {100 * (scores[best] - value):+.1f}")
+            lines.append(f"{metric} of {control}: {unit * value:.1f}; margin {unit * (scores[best] - value):+.1f}")
     return "\n".join(lines)

@@ -1,8 +1,9 @@
-"""Poses of people in images as a command.
+"""Poses of people in images and videos as a command.
 
     python -m jaxpose.predict WORKDIR image.jpg folder ... --output DIR [--detector WORKDIR | --boxes detections.json]
+    python -m jaxpose.predict WORKDIR video.mp4 ... --output DIR [--detector WORKDIR] [--smooth]
 
-It writes an overlay of every image to DIR, and DIR/poses.json: a list of one object a person, images in order
+Of images it writes an overlay of every image to DIR, and DIR/poses.json: a list of one object a person, images in order
 of path, an image's people by falling score, with
   file_name    path of the image as it was found
   image_id     from --annotations, else the last digits in the file's name; null if there are none, or not its own
@@ -16,6 +17,14 @@ A method that looks at one person at a time is told where people are by a run of
 without either it takes each image for one person. If WORKDIR itself is a detector's, the overlays show boxes, and
 instead of poses.json there is DIR/boxes.json, with `bbox` (x, y, w, h) for `keypoints` and `person_box`: COCO
 detections, which --boxes reads.
+
+Of a video (a file, or with --video a folder of frames) it writes DIR/NAME.mp4, with who was found drawn on every frame,
+and DIR/NAME.json: one object a person and frame, with
+  frame        number of the frame, from 0, or as the frames of a folder are numbered
+  time         of the frame in seconds
+  image_id     of the frame: its number, or for a folder as for images
+  track_id     the same for a person over the whole video, from 1; null for somebody too doubtful to be followed
+and category_id, keypoints, score and person_box as above.
 """
 
 import argparse
@@ -31,13 +40,17 @@ from typing import Any
 
 import numpy as np
 
+from jaxpose import video
 from jaxpose.data import images
 from jaxpose.data.sources import coco
 from jaxpose.errors import DataError, ImageError, JaxposeError
 from jaxpose.predictor import FindBoxes, People, Picture, Predictor, load
+from jaxpose.tracking import OneEuro, TrackerOptions
 from jaxpose.viz import draw_boxes, draw_poses
 
 logger = logging.getLogger(__name__)
+
+_GIVE_ANNOTATIONS = "give --annotations that list it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +67,7 @@ class _File:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status: 0, or 1 if any image could not be used."""
+    """The command; returns its exit status: 0, or 1 if any image or video could not be used."""
     return run_command(_run, _parser().parse_args(arguments), logger)
 
 
@@ -73,20 +86,34 @@ def run_command(run: Callable[[argparse.Namespace], int], options: argparse.Name
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m jaxpose.predict",
-        description="Finds poses in images; writes overlays and poses.json. From a detector: boxes and boxes.json.",
+        description="Finds poses in images and videos; writes overlays, and poses as JSON. From a detector: boxes.",
     )
-    add_inputs(parser)
+    add_inputs(parser, ", or videos")
     add = parser.add_argument
+    add("--video", action="store_true", help="each folder holds the frames of one video")
+    add("--rate", type=float, default=video.DEFAULT_RATE, help="of folders' frames a second (default %(default)s)")
+    add("--smooth", action="store_true", help="steady the joints of people in videos (one-euro filter)")
+    add("--birth", type=float, default=0.3, help="score of a person who begins a track (default %(default)s)")
     add("--threshold", type=float, default=0.3, help="joints that score lower are not drawn (default %(default)s)")
     add("--batch_size", type=positive, default=16, help="people or images at once (default %(default)s)")
     return parser
 
 
-def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say what is looked at with which run; `open_inputs` and `load_predictor` read them."""
+def add_inputs(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """The arguments that say what is looked at with which run; `open_inputs` and `load_predictor` read them.
+
+    Args:
+      parser: to add them to.
+      more: what else inputs can be, for the help.
+    """
     add = parser.add_argument
     add("workdir", type=pathlib.Path, help="folder of a trained run")
-    add("inputs", type=pathlib.Path, nargs="+", help="images, or folders that are searched with all their subfolders")
+    add(
+        "inputs",
+        type=pathlib.Path,
+        nargs="+",
+        help=f"images, folders that are searched with all their subfolders{more}",
+    )
     add("--output", type=pathlib.Path, required=True, help="folder to write to")
     people = parser.add_mutually_exclusive_group()
     people.add_argument(
@@ -106,7 +133,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         "--set",
         action="append",
         default=[],
-        type=_change,
+        type=change,
         metavar="FIELD=VALUE",
         help="a field of the run's config to change, such as method.flip_test=false; may be given again",
     )
@@ -119,7 +146,7 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def _change(text: str) -> tuple[str, Any]:
+def change(text: str) -> tuple[str, Any]:
     """FIELD=VALUE, with a value in JSON or, if it is none, as it stands."""
     field, equals, value = text.partition("=")
     if not equals:
@@ -131,20 +158,127 @@ def _change(text: str) -> tuple[str, Any]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    inputs = open_inputs(options, ("poses.json",) if options.boxes else ("poses.json", "boxes.json"))
-    records: list[dict] = []
+    videos, failed = _open_videos(options)
+    read = [f for v in videos for f in v.files]
+    written = ["poses.json"] if options.boxes else ["poses.json", "boxes.json"]
+    written += [f"{v.name}{end}" for v in videos for end in (".mp4", ".json")]
+    inputs = open_inputs(options, written, read)
+    inputs.failed.update(failed)
     done = 0
-    if inputs.files:
+    if inputs.files or videos:
         predictor = load_predictor(options, options.batch_size)
         options.output.mkdir(parents=True, exist_ok=True)
-        overlays = {str(f.path): options.output / f.overlay for f in inputs.files}
-        for picture, people in predictor.stream(inputs.pictures(), inputs.find_boxes):
-            write_image(overlays[picture.name], _overlay(picture, people, predictor, options))
-            records += _records(picture, people)
-            done += 1
-        _write_records(options.output / ("boxes.json" if predictor.finds_boxes else "poses.json"), records)
-    logger.info("%d people in %d images -> %s", len(records), done, options.output)
+        done += _predict_images(inputs, predictor, options) if inputs.files else 0
+        for each in videos:
+            try:
+                _predict_video(each, predictor, options)
+                done += 1
+            except ImageError as error:
+                inputs.failed[each.footage.name] = str(error)
     return inputs.report(done)
+
+
+def _predict_images(inputs: "Inputs", predictor: Predictor, options: argparse.Namespace) -> int:
+    """Writes what is found in images; returns how many could be used."""
+    records: list[dict] = []
+    done = 0
+    overlays = {str(f.path): options.output / f.overlay for f in inputs.files}
+    for picture, people in predictor.stream(inputs.pictures(), inputs.find_boxes):
+        write_image(overlays[picture.name], _overlay(picture, people, predictor, options))
+        records += _records(picture, people)
+        done += 1
+    _write_records(options.output / ("boxes.json" if predictor.finds_boxes else "poses.json"), records)
+    logger.info("%d people in %d images -> %s", len(records), done, options.output)
+    return done
+
+
+# --- videos ---
+
+
+@dataclasses.dataclass(frozen=True)
+class _Video:
+    """A video and what is written for it.
+
+    Attributes:
+      name: of both files, without suffix.
+      footage: its frames.
+      find_boxes: of --boxes.
+    """
+
+    name: str
+    footage: video.Footage
+    find_boxes: FindBoxes | None
+
+    @property
+    def files(self) -> list[pathlib.Path]:
+        """That are read."""
+        footage = self.footage
+        return [f for _, f in footage.files] if isinstance(footage, video.FrameFolder) else [footage.path]
+
+
+def _open_videos(options: argparse.Namespace) -> tuple[list[_Video], dict[str, str]]:
+    """The videos among the inputs, which then holds the images alone, and why others cannot be used: {input: why}.
+
+    Raises:
+      DataError: an unusable file of boxes or annotations.
+    """
+    folders = [path for path in options.inputs if options.video and path.is_dir()]
+    paths = [path for path in dict.fromkeys(options.inputs) if path in folders or video.is_video(path)]
+    options.inputs = [path for path in options.inputs if path not in paths]
+    files = [file for folder in folders for _, file in video.numbered_files(folder)]
+    ids = image_ids(files, options.annotations) if files else {}
+    videos: list[_Video] = []
+    failed: dict[str, str] = {}
+    taken: set[pathlib.PurePath] = set()
+    for path in paths:
+        try:
+            footage = video.FrameFolder(path, options.rate, ids) if path in folders else video.VideoFile(path)
+            find_boxes = _boxes_of_frames(footage, options) if options.boxes else None
+        except ImageError as error:
+            failed[str(path)] = error.why
+            continue
+        name = path.resolve().name if path in folders else path.stem
+        videos.append(_Video(str(_free(pathlib.PurePath(name), taken)), footage, find_boxes))
+    return videos, failed
+
+
+def _boxes_of_frames(footage: video.Footage, options: argparse.Namespace) -> FindBoxes:
+    """The boxes of --boxes for the frames of a video, by their ids.
+
+    Raises:
+      ImageError: a frame has no id.
+      DataError: not a detection file.
+    """
+    if isinstance(footage, video.VideoFile):
+        return read_boxes(options.boxes, range(footage.length or 10**6), options.box_threshold)
+    ids = [footage.ids[file] for _, file in footage.files]
+    if None in ids:
+        file = footage.files[ids.index(None)][1]
+        raise ImageError(str(file), f"{file.name} has no image id of its own to find its boxes by; {_GIVE_ANNOTATIONS}")
+    return read_boxes(options.boxes, ids, options.box_threshold)
+
+
+def _predict_video(each: _Video, predictor: Predictor, options: argparse.Namespace) -> None:
+    """Writes what is found in a video.
+
+    Raises:
+      ImageError: none of its frames can be decoded, or one has another size.
+    """
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    def draw(found: video.TrackedFrame) -> np.ndarray:
+        return _overlay(found.frame, found.people, predictor, options, found.track_id)
+
+    footage, tracks = each.footage, TrackerOptions(birth=options.birth, smoothing=OneEuro() if options.smooth else None)
+    with logging_redirect_tqdm():
+        found = video.follow(predictor, footage, tracks, each.find_boxes)
+        found = tqdm(found, total=footage.length, unit="frame", disable=None)
+        frames, people = video.record(found, options.output / each.name, footage.rate, draw)
+    logger.info("%d people in %d frames of %s -> %s", people, frames, footage.name, options.output / each.name)
+
+
+# --- images ---
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,12 +320,13 @@ class Inputs:
         return 1 if self.failed else 0
 
 
-def open_inputs(options: argparse.Namespace, written: Sequence[str]) -> Inputs:
-    """Finds what the command line names.
+def open_inputs(options: argparse.Namespace, written: Sequence[str], read: Sequence[pathlib.Path] = ()) -> Inputs:
+    """Finds the images that the command line names.
 
     Args:
       options: of `add_inputs`.
       written: files that the command will write to the output folder, besides overlays.
+      read: files that it will read, besides images.
 
     Raises:
       DataError: an unusable file of boxes or annotations, or an input that would be replaced.
@@ -199,12 +334,12 @@ def open_inputs(options: argparse.Namespace, written: Sequence[str]) -> Inputs:
     files, failed = find_images(options.inputs, options.output)
     ids = image_ids([f.path for f in files], options.annotations)
     find_boxes = None
-    if options.boxes:
+    if options.boxes and files:
         for file in [f for f in files if ids[f.path] is None]:
-            failed[str(file.path)] = "has no image id of its own to find its boxes by; give --annotations that list it"
+            failed[str(file.path)] = f"has no image id of its own to find its boxes by; {_GIVE_ANNOTATIONS}"
         files = [f for f in files if ids[f.path] is not None]
         find_boxes = read_boxes(options.boxes, [ids[f.path] for f in files], options.box_threshold)
-    _protect_inputs(options, files, written)
+    _protect_inputs(options, files, written, read)
     return Inputs(files, ids, failed, find_boxes)
 
 
@@ -276,10 +411,12 @@ def _free(path: pathlib.PurePath, taken: set[pathlib.PurePath]) -> pathlib.PureP
     return name
 
 
-def _protect_inputs(options: argparse.Namespace, files: list[_File], written: Sequence[str]) -> None:
+def _protect_inputs(
+    options: argparse.Namespace, files: list[_File], written: Sequence[str], read: Sequence[pathlib.Path]
+) -> None:
     """Raises DataError if anything that will be written would replace something that is read."""
-    read = [f.path for f in files] + [p for p in (options.boxes, options.annotations) if p]
-    sources = {path.resolve() for path in read}
+    others = [p for p in (options.boxes, options.annotations) if p]
+    sources = {path.resolve() for path in [*(f.path for f in files), *others, *read]}
     if options.output.exists() and not options.output.is_dir():
         raise DataError(f"--output {options.output} is a file; give a folder")
     for name in [*(f.overlay for f in files), *written]:
@@ -337,7 +474,13 @@ def read_boxes(detections: pathlib.Path, ids: Sequence[int], threshold: float) -
     return find
 
 
-def _overlay(picture: Picture, people: People, predictor: Predictor, options: argparse.Namespace) -> np.ndarray:
+def _overlay(
+    picture: Picture,
+    people: People,
+    predictor: Predictor,
+    options: argparse.Namespace,
+    track_id: np.ndarray | None = None,
+) -> np.ndarray:
     """The picture with what was found; boxes are drawn where somebody else than the method gave them."""
     if predictor.finds_boxes:
         return draw_boxes(picture.image, people.boxes, people.person_score)
@@ -349,6 +492,7 @@ def _overlay(picture: Picture, people: People, predictor: Predictor, options: ar
         skeleton=predictor.skeleton,
         threshold=options.threshold,
         boxes=people.boxes if options.boxes or options.detector else None,
+        track_id=track_id,
     )
 
 
@@ -365,22 +509,8 @@ def write_image(path: pathlib.Path, image: np.ndarray) -> None:
 
 def _records(picture: Picture, people: People) -> list[dict]:
     """The people of a picture as poses.json has them, or boxes.json where there are no joints."""
-    triples = np.concatenate([people.keypoints.round(2), people.scores[..., None].round(4)], axis=-1, dtype=np.float64)
-    records = []
-    for i in range(len(people)):
-        box = [round(v, 2) for v in people.boxes[i].tolist()]
-        joints = [round(v, 4) for v in triples[i].reshape(-1).tolist()]
-        records.append(
-            {
-                "file_name": pathlib.Path(picture.name).as_posix(),
-                "image_id": picture.id,
-                "category_id": 1,
-                **({"keypoints": joints} if joints else {"bbox": box}),
-                "score": round(float(people.person_score[i]), 6),
-                **({"person_box": box} if joints else {}),
-            }
-        )
-    return records
+    place = {"file_name": pathlib.Path(picture.name).as_posix(), "image_id": picture.id}
+    return [place | person for person in people.to_coco()]
 
 
 def _write_records(path: pathlib.Path, records: list[dict]) -> None:

@@ -45,11 +45,16 @@ class Picture:
       name: for messages.
       image: [H, W, 3] uint8 RGB.
       id: of the image in an annotation or detection file, if any.
+      around: of a video's frame, the one before and the one after it, of the same size, for methods that look at clips
+        (`jaxpose.video` fills it in); None where there are none, and the image takes their place.
+      margin: how many frames away those are.
     """
 
     name: str
     image: np.ndarray
     id: int | None = None
+    around: tuple[np.ndarray, np.ndarray] | None = None
+    margin: tuple[float, float] = (1.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +76,19 @@ class People:
 
     def __len__(self) -> int:
         return len(self.person_score)
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """One object a person in COCO's format of results, rounded: "category_id" 1, "keypoints" (x, y, score of each
+        joint), "score" and "person_box" (x, y, w, h). Without joints there is "bbox" in place of keypoints and box."""
+        points = np.concatenate([self.keypoints.round(2), self.scores[..., None].round(4)], axis=-1, dtype=np.float64)
+        records = []
+        for i in range(len(self)):
+            box = [round(v, 2) for v in self.boxes[i].tolist()]
+            joints = [round(v, 4) for v in points[i].reshape(-1).tolist()]
+            found = {"keypoints": joints} if joints else {"bbox": box}
+            found |= {"score": round(float(self.person_score[i]), 6)}
+            records.append({"category_id": 1} | found | ({"person_box": box} if joints else {}))
+        return records
 
 
 def load(
@@ -95,18 +113,22 @@ def load(
     Raises:
       CheckpointError: no run or no good checkpoint there.
       ConfigError: a change of a field that there is not, or one that makes another network.
-      DataError: a detector for a method that finds people by itself, or one that finds no boxes.
+      DataError: a detector for a method that finds people by itself, or one that finds no boxes; a run that looks at
+        no pictures (see `jaxpose.lifter`).
     """
     from jaxpose.checkpoint import load_for_inference
 
     config, method, variables = load_for_inference(workdir, step, changes)
+    if method.sees == "sequence":
+        raise DataError(f"{workdir} lifts 2D joints to 3D and looks at no pictures; python -m jaxpose.lift reads it")
     predictor = Predictor(
         method,
         variables,
-        crop=person_crop(config.data, method) if method.sees == "person" else None,
+        crop=person_crop(config.data, method) if method.takes_boxes else None,
         batch_size=batch_size,
         suppression=Suppression.create(config.evaluate, method.joints.num_joints),
         box_threshold=box_threshold,
+        distance=tuple(config.data.clips.distance),
     )
     if detector is None:
         return predictor
@@ -135,6 +157,7 @@ class Predictor:
       batch_size: crops or images at once; raised to a multiple of the number of devices.
       suppression: of duplicates among an image's people.
       box_threshold: boxes that the method finds with a lower score are left out, with the poses in them.
+      distance: (previous, next), for methods that look at clips: of the first frames that are too far, as in training.
 
     Attributes:
       takes_boxes: whether the method wants to be told where people are; if not, it finds them.
@@ -151,15 +174,16 @@ class Predictor:
         batch_size: int = 16,
         suppression: Suppression = Suppression(),  # noqa: B008
         box_threshold: float = 0.3,
+        distance: tuple[int, int] = (2, 2),
     ):
         self._mesh = mesh = sharding.make_mesh(types.SimpleNamespace(fsdp=1))
         self.method, self.variables = method, variables
         self.skeleton = method.joints
-        self.takes_boxes = method.sees == "person"
+        self.takes_boxes, self.distance = method.takes_boxes, distance
         self.finds_boxes = "poses" not in method.finds
         self.detector: Predictor | None = None
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
-        self.looks = CropLooks(method, crop) if self.takes_boxes else ImageLooks(method)
+        self.looks = CropLooks(method, crop) if method.takes_boxes else ImageLooks(method)
         self._suppress = functools.partial(suppress, sigmas=self.skeleton.sigmas, suppression=suppression)
         self._box_threshold = box_threshold
         copied, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
@@ -212,7 +236,7 @@ class Predictor:
         return [people for _, people in self.stream(named, None if boxes is None else find)]
 
     def stream(
-        self, pictures: Iterable[Picture], find_boxes: FindBoxes | None = None
+        self, pictures: Iterable[Picture], find_boxes: FindBoxes | None = None, most: int | None = None
     ) -> Iterator[tuple[Picture, People]]:
         """Pictures with their people, in order, for any number of pictures.
 
@@ -223,6 +247,8 @@ class Predictor:
           pictures: files, a video's frames, ...
           find_boxes: where the people of a picture are, for methods that see one person; None for the detector, or
             everything if there is none.
+          most: so many pictures, and those of a batch, are held by either stage before batches that are not full go to
+            the device; 8 batches of one person each if None.
 
         Raises:
           DataError: a picture or box that cannot be used.
@@ -231,7 +257,8 @@ class Predictor:
         waiting: collections.deque[Job] = collections.deque()
         pending: dict[Any, list[Look]] = {}
         running: _Running | None = None
-        for job in self.jobs(pictures, find_boxes):
+        most = most or 2 * MAX_WAITING * self.batch_size
+        for job in self.jobs(pictures, find_boxes, most):
             waiting.append(job)
             for look in self.looks(job):
                 looks = pending.setdefault(look.shapes, [])
@@ -241,16 +268,18 @@ class Predictor:
             while sum(map(len, pending.values())) > MAX_WAITING * self.batch_size:
                 running = self._advance(running, pending.pop(next(iter(pending))))
             yield from self._done(waiting)
-            if len(waiting) > 2 * MAX_WAITING * self.batch_size:  # the oldest has a look of a rare size
+            if len(waiting) > most:  # the oldest has a look of a rare size
                 running = self._drain(running, pending)
                 yield from self._done(waiting)
         self._drain(running, pending)
         yield from self._done(waiting)
 
-    def jobs(self, pictures: Iterable[Picture], find_boxes: FindBoxes | None = None) -> "Iterator[Job]":
+    def jobs(
+        self, pictures: Iterable[Picture], find_boxes: FindBoxes | None = None, most: int | None = None
+    ) -> "Iterator[Job]":
         """Pictures with the boxes to look at; arguments as for `stream`."""
         if self.takes_boxes and find_boxes is None and self.detector is not None:
-            for picture, people in self.detector.stream(pictures):
+            for picture, people in self.detector.stream(pictures, most=most):
                 yield open_job(picture, people.boxes, people.person_score)
             return
         find = find_boxes if self.takes_boxes and find_boxes is not None else whole_image
@@ -343,7 +372,7 @@ def columns_of(found: Poses | Detections) -> dict[str, np.ndarray]:
 
 
 class CropLooks:
-    """Cuts the people of a picture out of it.
+    """Cuts the people of a picture out of it and, for methods that look at clips, out of the frames around it.
 
     Args:
       method: whose crops they are.
@@ -362,14 +391,23 @@ class CropLooks:
                 f"{type(method).__name__} takes {found}; prediction makes crops of people ({sorted(needed)})"
             )
         self._blank = {name: np.zeros(leaf.shape[1:], leaf.dtype) for name, leaf in spec["source"].items()}
-        height, width = self._blank["image"].shape[:2]
+        *frames, height, width, _ = self._blank["image"].shape
+        self._sees_clips = bool(frames)
         self._crop = crop or PersonCrop((width, height))
 
     def __call__(self, job: "Job") -> "Iterator[Look]":
         for number, (box, score) in enumerate(zip(job.boxes, job.scores, strict=True)):
             canvas, to_image = self._crop.crop(job.picture.image, box)
             seen = {"image": canvas, "to_image": to_image, "person_score": score, "valid": np.True_}
+            if self._sees_clips:
+                seen |= self._clip(job.picture, canvas, box)
             yield Look(job, number, self._blank | seen)
+
+    def _clip(self, picture: Picture, canvas: np.ndarray, box: np.ndarray) -> dict[str, np.ndarray]:
+        """ "image" [3, H, W, 3] and "margin" [2] of the crop `canvas` of a picture's box."""
+        around = picture.around or (picture.image, picture.image)
+        others = [canvas if image is picture.image else self._crop.crop(image, box)[0] for image in around]
+        return {"image": np.stack([canvas, *others]), "margin": np.array(picture.margin, np.float32)}
 
     def area(self, box: np.ndarray) -> np.ndarray:
         """[N] square pixels that were looked at for boxes [N, 4]."""

@@ -70,13 +70,19 @@ class Skeleton:
     def select(self, other: "Skeleton") -> np.ndarray:
         """Indices into this skeleton's joints that give `other`'s joints in its order.
 
+        The neck serves as the "head_bottom" of PoseTrack, which is the same place under another name.
+
         Raises:
           ValueError: `other` has a joint that this skeleton lacks.
         """
-        missing = [j for j in other.joints if j not in self.joints]
+        names = [_OTHER_NAMES.get(j, j) if j not in self.joints else j for j in other.joints]
+        missing = [j for j, name in zip(other.joints, names, strict=True) if name not in self.joints]
         if missing:
             raise ValueError(f"skeleton {self.name!r} has no joints {missing} that {other.name!r} asks for")
-        return np.array([self.index(j) for j in other.joints], np.int32)
+        return np.array([self.index(name) for name in names], np.int32)
+
+
+_OTHER_NAMES = {"head_bottom": "neck"}
 
 
 def _mirror_name(joint: str) -> str:
@@ -156,6 +162,16 @@ MARIONETTE = Skeleton(
     upper_body=COCO.upper_body + ("spine", "thorax", "neck", "head", "head_top"),
 )  # fmt: skip
 
+POSETRACK = Skeleton(
+    name="posetrack",
+    joints=("nose", "head_bottom", "head_top", "left_ear", "right_ear") + _ARMS + _LEGS,
+    limbs=(("head_top", "head_bottom"), ("head_bottom", "left_shoulder"), ("head_bottom", "right_shoulder"))
+    + tuple(limb for limb in _BODY_LIMBS if limb[0].split("_")[1] != limb[1].split("_")[1]),
+    sigmas=(.026, .079, .079, .035, .035) + _COCO_SIGMAS[5:],
+    upper_body=("nose", "head_bottom", "head_top", "left_ear", "right_ear") + _ARMS,
+)  # fmt: skip
+"""PoseTrack's 17 joints as its files of 2018 have them. Ears are never labelled; the others are evaluated."""
+
 H36M = Skeleton(
     name="h36m",
     joints=("pelvis", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "spine",
@@ -186,7 +202,7 @@ HAND = Skeleton(
 )  # fmt: skip
 """One hand, 21 joints from the wrist along each finger. The thumb's are called like those of the other fingers."""
 
-SKELETONS = {s.name: s for s in (COCO, MPII, LSP, CROWDPOSE, MARIONETTE, H36M, HAND)}
+SKELETONS = {s.name: s for s in (COCO, MPII, LSP, CROWDPOSE, POSETRACK, MARIONETTE, H36M, HAND)}
 
 
 def get(name: str) -> Skeleton:

@@ -25,6 +25,7 @@ from jaxpose.journal import Journal, check_same_run
 from jaxpose.keys import Purpose
 from jaxpose.lock import sole_writer
 from jaxpose.methods.base import Method, Phase
+from jaxpose.metrics import mpjpe
 from jaxpose.optim import Optimizer
 from jaxpose.state import TrainState
 from jaxpose.types import Batch, Variables
@@ -48,7 +49,9 @@ def train(config: Any, workdir: str | pathlib.Path) -> TrainState:
     watch = Watch()
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_writer(workdir))
-        checkpoints = stack.enter_context(closing(Checkpoints(workdir, config.train.keep, config.evaluate.best)))
+        best = config.evaluate.best
+        checkpoints = Checkpoints(workdir, config.train.keep, best, lowest=mpjpe.is_error(best))
+        stack.enter_context(closing(checkpoints))
         state = checkpoints.restore(trainer.template()) or trainer.init()
         done = int(state.step)
         journal = stack.enter_context(closing(Journal(workdir, config, step=done, total=steps)))

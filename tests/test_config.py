@@ -13,11 +13,12 @@ from ml_collections import ConfigDict
 
 from jaxpose import methods, optim, skeleton, stages
 from jaxpose.config import base
+from jaxpose.data import sequences
 from jaxpose.data.proposals import RULES
 from jaxpose.data.sources import SOURCES
 from jaxpose.data.streams import stream_data
 from jaxpose.data.transforms import Augmentation, CanvasAugmentation, DetectionAugmentation
-from jaxpose.metrics import boxes, coco, joint_groups
+from jaxpose.metrics import boxes, coco, joint_groups, mpjpe, posetrack
 from jaxpose.metrics.keypoint_pck import KeypointPck
 from jaxpose.metrics.suppression import Suppression
 
@@ -81,14 +82,19 @@ class TestVariant:
         config = get_config(name, variant)
         method = methods.create(config.method)
         size, joints = config.train.batch_size, skeleton.get(config.data.skeleton).num_joints
+        assert method.skeleton == config.data.skeleton
+        if method.sees == "sequence":
+            windows = (size, method.receptive_field, joints, 3)
+            assert {method.spec(size)["source"][field].shape for field in ("window", "joints_3d")} == {windows}
+            return
         people = (method.max_people,) if method.sees == "image" else ()
         side = config.method.input_size
         width, height = (side, side) if isinstance(side, int) else side
         spec = method.spec(size)
-        assert method.skeleton == config.data.skeleton
         assert set(config.data.streams) <= set(spec)
         for label, stream in spec.items():
-            assert stream["image"].shape == (size, height, width, 3)
+            frames = (3,) if method.sees == "clip" else ()
+            assert stream["image"].shape == (size, *frames, height, width, 3)
             assert stream["image"].dtype == np.uint8
             if label == "target":
                 assert not {"keypoints", "visible"} & set(stream)
@@ -104,7 +110,7 @@ class TestVariant:
         prepared = jax.eval_shape(lambda b, k: method.targets(b, k, train=True), method.spec(4), jax.random.key(0))
         for stream in prepared.values():
             assert {leaf.shape[0] for leaf in jax.tree.leaves(stream)} == {4}
-            assert stream["image"].dtype == np.float32
+            assert stream["image" if "image" in stream else "window"].dtype == np.float32
 
     def test_optimizer_has_the_groups_of_every_phase(self, name, variant):
         config = get_config(name, variant)
@@ -118,6 +124,13 @@ class TestVariant:
         Suppression.create(config.evaluate, skeleton.get(config.method.skeleton).num_joints)
         numbers = []
         for metric in config.evaluate.metrics:
+            if metric == "mpjpe":
+                numbers += mpjpe.NUMBERS
+                continue
+            if metric == "posetrack":
+                assert posetrack.is_complete(skeleton.get(config.method.skeleton).joints)
+                numbers.append("mAP")
+                continue
             if metric in ("coco", "crowdpose", "boxes"):
                 numbers += boxes.NUMBERS if metric == "boxes" else coco.NUMBERS
                 continue
@@ -132,8 +145,9 @@ class TestVariant:
 
     def test_data_settings_exist(self, name, variant):
         config = get_config(name, variant)
-        assert config.data.source in SOURCES
-        for stream in methods.create(config.method).spec(1):
+        method = methods.create(config.method)
+        assert config.data.source in (sequences.SOURCES if method.sees == "sequence" else SOURCES)
+        for stream in method.spec(1):
             data = stream_data(config.data, stream)
             assert set(data.augmentation) == {field.name for field in dataclasses.fields(Augmentation)}
             assert set(data.canvas) == {field.name for field in dataclasses.fields(CanvasAugmentation)}

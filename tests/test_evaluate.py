@@ -12,12 +12,14 @@ import tiny
 from ml_collections import ConfigDict
 
 from jaxpose import evaluate, fit_pose_nms, methods, sharding
+from jaxpose.data import posetrack_forms as forms
 from jaxpose.data import streams
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.journal import Journal
 from jaxpose.methods.base import Control, Method, person_spec
+from jaxpose.metrics.posetrack import PoseTrackKeypoints
 from jaxpose.ops import geometry
-from jaxpose.skeleton import COCO
+from jaxpose.skeleton import COCO, POSETRACK
 from jaxpose.types import Detections, PaddedLayout, Poses
 from jaxpose.viz import overlay
 
@@ -249,6 +251,92 @@ class TestStreams:
         config.data.validation.boxes = "image"
         evaluator = make_evaluator(config, Light())
         assert evaluator.score(evaluator.predict(evaluator.method, {})).keys() >= {"PCK@0.05"}
+
+
+class TestVideos:
+    """Two people in four frames, by PoseTrack's numbers."""
+
+    @pytest.fixture(scope="class")
+    def walk(self, tmp_path_factory):
+        folder = write_lights(tmp_path_factory.mktemp("walk"), images=4)
+
+        def change(content):
+            content["categories"][0]["keypoints"] = list(POSETRACK.joints)
+            for i, person in enumerate(content["annotations"]):
+                person.update(track_id=i % 2, bbox_head=[person["bbox"][0], person["bbox"][1], 12, 16])
+
+        tiny.edit_labels(folder, change)
+        return folder
+
+    @staticmethod
+    def make(walk, method, **changes):
+        config = make_config(walk, metrics=("posetrack",), best="mAP", suppression="none", **changes)
+        config.data.update({"source": "posetrack", "skeleton": "posetrack"})
+        return config, make_evaluator(config, method)
+
+    def test_poses_and_tracks(self, walk):
+        _, evaluator = self.make(walk, Light("posetrack"))
+        scores = evaluator.score(evaluator.predict(evaluator.method, {}))
+        expected = ["mAP", "mAP/head", "mAP/wrist", "MOTA", "MOTA/ankle", "MOT_recall"]
+        assert [scores[name] for name in expected] == pytest.approx([1] * len(expected))
+        _, evaluator = self.make(walk, Light("posetrack", noise=12.0))
+        assert 0 < evaluator.score(evaluator.predict(evaluator.method, {}))["mAP"] < 0.9
+
+    def test_duplicates_are_suppressed_as_the_config_says(self, walk):
+        scores = {}
+        for suppression in ("none", "hard"):
+            config, _ = self.make(walk, Light("posetrack"))
+            config.data.validation.boxes = "simulated"
+            config.data.simulated.update({"copies": 3, "jitter": 0.02})
+            config.evaluate.suppression = suppression
+            evaluator = make_evaluator(config, Light("posetrack"))
+            scores[suppression] = evaluator.score(evaluator.predict(evaluator.method, {}))
+        assert scores["hard"]["mAP"] == scores["hard"]["MOTA"] == pytest.approx(1)
+        assert scores["none"]["MOTA"] < 0
+
+    def test_written_results_are_scored_alike(self, walk, tmp_path, monkeypatch):
+        config, _ = self.make(walk, Light("posetrack"))
+        method = Light("posetrack", noise=12.0)
+        monkeypatch.setattr(evaluate, "load_for_inference", lambda workdir, changes: (config, method, {}))
+        scores = evaluate.evaluate(config, tmp_path)
+        (written,) = (tmp_path / "evaluation" / "posetrack").iterdir()
+        found = forms.unified(json.loads(written.read_text()), "results")
+        ids = sorted(image["id"] for image in json.loads((walk / "labels.json").read_text())["images"])
+        people = found["annotations"]
+        rows = {
+            "image_id": np.array([ids[p["image_id"] - 1] for p in people]),
+            "index": np.arange(len(people)),
+            "keypoints": np.array([p["keypoints"] for p in people]).reshape(-1, 17, 3)[..., :2],
+            "scores": np.array([p["scores"] for p in people]),
+            "track_id": np.array([p["track_id"] for p in people]),
+        }
+        metric = PoseTrackKeypoints()
+        metric.update(rows)
+        again = metric.compute(str(walk / "labels.json"), POSETRACK)
+        assert again == pytest.approx({name: scores[name] for name in again})
+
+    def test_labels_without_heads_are_refused(self, lights):
+        config = make_config(lights, metrics=("posetrack",))
+        evaluator = make_evaluator(config, Light())
+        with pytest.raises(DataError, match="has a head box"):
+            evaluator.score(evaluator.predict(evaluator.method, {}))
+
+    def test_table(self):
+        lines = evaluate.table({"mAP": 0.5, "mAP/head": 0.75, "AP": 0.25, "AR": 0.5}, {}, "mAP").splitlines()
+        assert [line.split()[:2] for line in lines] == [["Head", "Shoulder"], ["mAP", "75.0"], ["AP", "AR"],
+                                                        ["25.0", "50.0"]]  # fmt: skip
+        controls = {"single frame/mAP": 0.4}
+        assert evaluate.table({"mAP": 0.5}, controls, "mAP").endswith("mAP of single frame: 40.0; margin +10.0")
+
+    def test_pictures_of_clips_show_the_current_frame(self, tmp_path):
+        config = tiny.config(tiny.write_coco(tmp_path, images=3), "dcpose")
+        method = methods.create(config.method)
+        evaluator = make_evaluator(config, method)
+        shown: list[np.ndarray] = []
+        evaluator.predict(method, method.init(jax.random.key(0)), shown)
+        assert len(shown) == 2 * 3
+        assert all(picture.shape == (480, 480, 3) for picture in shown)
+        assert set(evaluator.controls(method.init(jax.random.key(0)))) >= {"single frame/AP"}
 
 
 class TestDetectors:

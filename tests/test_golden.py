@@ -17,12 +17,6 @@ from golden_checks import cases
 ROOT = pathlib.Path(os.environ.get("JAXPOSE_GOLDEN") or pathlib.Path(__file__).parent / "golden")
 FOLDERS = cases.folders(ROOT)
 
-PENDING_GROUPS = {
-    "dcpose": "DCPose is not built yet",
-}
-"""Groups of cases of whole papers that no code answers yet: {group: reason}."""
-
-
 def _collect_checks() -> dict:
     checks = {}
     for info in pkgutil.iter_modules(golden_checks.__path__):
@@ -39,9 +33,6 @@ CHECKS = _collect_checks()
 def test_case(folder):
     case = cases.load(folder)
     check = case.manifest["check"]
-    reason = PENDING_GROUPS.get(check.partition("/")[0])
-    if reason and check not in CHECKS:
-        pytest.skip(reason)
     assert check in CHECKS, f"{case.name} asks for the check {check!r}, which nobody wrote"
     with jax.default_matmul_precision("highest"):
         CHECKS[check](case)

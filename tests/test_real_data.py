@@ -9,8 +9,8 @@ import sys
 import pytest
 import tiny
 
-from configs import prtr
-from jaxpose import predict
+from configs import anatomy3d, prtr
+from jaxpose import lift, predict
 from jaxpose.evaluate import evaluate
 from jaxpose.train import train
 
@@ -100,3 +100,51 @@ def test_learns_the_pictures_by_heart(real_data, tmp_path):
     subprocess.run([*command, *flags], cwd=ROOT, env=environment, check=True)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert next(line for line in lines if line["split"] == "validation")["AP"] >= 0.6
+
+
+def test_video_method_trains_evaluates_and_predicts(real_data, tmp_path):
+    """PoseTrack 2018: three frames with labels, each of a video of its own, so clips have one frame; then a video."""
+    samples = real_data / "samples" / "posetrack18"
+    config = tiny.config(samples, "dcpose")
+    config.method.skeleton = config.data.skeleton = "posetrack"
+    config.data.source = "posetrack"
+    for split in ("train", "validation"):
+        config.data[split].update({"annotations": "annotations/val", "images": "."})
+    config.train.steps = 2
+    config.evaluate.update({"metrics": ("posetrack", "coco"), "best": "mAP"})
+    train(config, tmp_path / "run")
+    boxes = samples / "annotations" / "test_posetrack18_human_detections.json"
+    config.data.validation.update({"boxes": str(boxes), "box_threshold": 0.2})
+    scores = evaluate(config, tmp_path / "run")
+    assert {"mAP", "mAP/head", "AP"} <= scores.keys()
+    assert "MOTA" not in scores  # which leaves the last frame of every video out
+    written = sorted(path.stem for path in (tmp_path / "run" / "evaluation" / "posetrack").iterdir())
+    assert written == ["003418_mpii_test", "009473_mpii_test", "012834_mpii_test"]
+    (video,) = (samples / "videos").rglob("*.mp4")
+    assert predict.main([str(tmp_path / "run"), str(video), "--output", str(tmp_path / "out"), "--birth", "0"]) == 0
+    people = json.loads((tmp_path / "out" / f"{video.stem}.json").read_text())
+    assert {p["track_id"] for p in people} == {1}
+    assert [p["frame"] for p in people] == list(range(len(people)))
+    assert len(people) >= 5
+    assert (tmp_path / "out" / f"{video.stem}.mp4").stat().st_size > 10_000
+
+
+def test_lifts_motion_capture(real_data, tmp_path):
+    """Clips of CMU's subject 02: after some steps the poses of a clip that was held out are nearer than before."""
+    config = anatomy3d.get_config("cmu")
+    config.data.dir = str(real_data / "cmu_mocap")
+    config.data.train.clips, config.data.validation.clips = ("02_01", "02_02"), ("02_03",)
+    config.method.update({"widths": (3, 3), "channels": 32})
+    config.optim.schedule.warmup = 0
+    config.train.update({"steps": 60, "batch_size": 32, "log_every": 30, "checkpoint_every": 60})
+    config.evaluate.update({"every": 30, "batch_size": 8})
+    train(config, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    early, late = (line for line in lines if line["split"] == "validation")
+    assert late["P-MPJPE"] < late["MPJPE"] < early["MPJPE"]
+    assert late["MPJPE"] == late["MPJPE/02_03"]
+    arguments = ["--validation", "0", "--format", "none", "--output", str(tmp_path / "out")]
+    assert lift.main([str(tmp_path / "run"), *arguments]) == 0
+    lifted = json.loads((tmp_path / "out" / "validation_3d.json").read_text())
+    assert [entry["frame"] for entry in lifted] == list(range(len(lifted)))
+    assert (tmp_path / "out" / "validation_0.png").is_file()

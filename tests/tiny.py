@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import dekr, dsnt, heatmap, higherhrnet, prtr, regda, rmpe
+from configs import anatomy3d, dcpose, dekr, dsnt, heatmap, higherhrnet, prtr, regda, rmpe
 from jaxpose import skeleton, stages
 
 COCO = skeleton.COCO
@@ -55,6 +55,8 @@ def edit_labels(folder: pathlib.Path, change) -> None:
 
 CONFIGS = {
     "prtr": lambda: prtr.get_config("coco_laptop"),
+    "dcpose": dcpose.get_config,
+    "anatomy3d": anatomy3d.get_config,
     "heatmap": heatmap.get_config,
     "dsnt": dsnt.get_config,
     "rmpe": rmpe.get_config,
@@ -109,23 +111,37 @@ POSE_IN_BOXES = {
 SMALLEST = {
     "prtr": CROP | TRANSFORMER | {"backbone_stages": (1, 1)},
     "heatmap": CROP | {"backbone_stages": (1, 1), "deconv_layers": 1, "deconv_features": 4},
+    "dcpose": CROP
+    | {"backbone": "resnet18", "backbone_stages": (1, 1), "deconv_layers": 1, "deconv_features": 4}
+    | {"combination_features": 4, "dilations": (1, 2)},
     "dsnt": CROP | {"backbone_stages": (1, 1), "dilate": 1},
     "rmpe": CROP | {"deconv_features": 4, "localization_width": 4, "localization_stages": (1, 1)},
     "regda": CROP | {"backbone_stages": (1, 1), "deconv_features": (4,), "deconv_kernels": (4,)},
     "higherhrnet": HRNET | {"deconv_features": 4, "deconv_blocks": 1},
     "dekr": HRNET | {"offset_features": 2, "offset_blocks": 1},
     "detr": DETECTOR,
+    "anatomy3d": {"widths": (3, 3), "channels": 8, "num_drawn": 4, "skeleton": "h36m"},
     "sequential_prtr": DETECTOR | POSE_IN_BOXES,
 }
-METRICS = {"detr": (("boxes",), "box_AP"), "sequential_prtr": (("coco", "boxes"), "AP")}
+METRICS = {
+    "anatomy3d": (("mpjpe",), "MPJPE"),
+    "detr": (("boxes",), "box_AP"),
+    "sequential_prtr": (("coco", "boxes"), "AP"),
+}
 """Metrics, and the one for the best checkpoint, where they are not COCO's of keypoints."""
 
 
 def config(folder: pathlib.Path, name: str = "prtr") -> ConfigDict:
-    """A method at its smallest on the data of `write_coco`; a step takes a few milliseconds."""
+    """A method at its smallest on the data of `write_coco`, or for sequences on some that are put beside them; a step
+    takes a few milliseconds.
+    """
     c = CONFIGS[name]()
-    c.method.update(SMALLEST[name] | {"skeleton": "coco"})
-    c.data.update({"source": "coco", "skeleton": "coco", "dir": str(folder)})
+    c.method.update({"skeleton": "coco"} | SMALLEST[name])
+    c.data.update({"skeleton": c.method.skeleton, "dir": str(folder)})
+    if name == "anatomy3d":
+        c.data.marionettes.update({"train": 3, "validation": 2, "frames": 12})
+    else:
+        c.data.source = "coco"
     for split in ("train", "validation"):
         c.data[split].update({"annotations": "labels.json", "images": "images"})
     c.stages, c.evaluate.gap = (), ()

@@ -19,10 +19,12 @@ from ml_collections import config_flags
 from jaxpose.data.annotations import Annotations
 from jaxpose.data.regions import Regions
 from jaxpose.data.sources import Source, open_source
+from jaxpose.data.sources.posetrack import VideoAnnotations
 from jaxpose.data.storage import ordered_fields, write_columns
 
 VERSION = "1.2.0"
-"""1.1.0 added num_keypoints, crowd_index and the regions of people without labels; 1.2.0 people seen mirrored."""
+"""1.1.0 added num_keypoints, crowd_index and the regions of people without labels; 1.2.0 people seen mirrored, and the
+columns of videos."""
 
 
 class PoseRecords(tfds.core.GeneratorBasedBuilder):
@@ -77,6 +79,9 @@ def to_columns(annotations: Annotations) -> dict[str, np.ndarray]:
     )
     regions = {f"unlabelled_{field.name}": getattr(a.unlabelled, field.name) for field in dataclasses.fields(Regions)}
     columns = {name: getattr(a, name) for name in names} | regions
+    if isinstance(a, VideoAnnotations):
+        columns |= {name: getattr(a, name) for name in ("video_id", "frame_id", "num_frames")}
+        columns |= {f"ignored_{field.name}": getattr(a.ignored, field.name) for field in dataclasses.fields(Regions)}
     return columns | {
         "joints": np.concatenate([a.keypoints, a.visibility[..., None].astype(np.float32)], -1),
         "clip_boxes": np.array(a.clip_boxes),

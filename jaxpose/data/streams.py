@@ -9,9 +9,11 @@ from typing import Any
 import jax
 
 from jaxpose.data import people
+from jaxpose.data.clips import ClipExamples, Videos, confident
 from jaxpose.data.detection_images import DetectionImages
 from jaxpose.data.pipeline import Examples, PersonExamples, TrainStream, evaluation_batches
 from jaxpose.data.proposals import PoseGuidedProposals, simulate_detections
+from jaxpose.data.sequences import SequenceExamples, SequenceSource, WholeSequences, open_sequences
 from jaxpose.data.sources import Source, coco, open_source
 from jaxpose.data.transforms import (
     NO_AUGMENTATION,
@@ -43,7 +45,7 @@ def train_examples(config: Any, method: Method) -> dict[str, Examples]:
       JaxposeError: about `config.data` or what it names, or a method for which there are no examples.
     """
     _kind(method)
-    sources: dict[str, Source] = {}
+    sources: dict[str, Source | SequenceSource] = {}
     examples = {}
     names = list(method.spec(1))
     for stranger in sorted(set(config.data.streams) - set(names)):
@@ -52,7 +54,7 @@ def train_examples(config: Any, method: Method) -> dict[str, Examples]:
         data = stream_data(config.data, name)
         where = str({k: v for k, v in data.items() if k not in _LOOKS})
         if where not in sources:
-            sources[where] = open_source(data, "train", progress=jax.process_index() == 0)
+            sources[where] = _open(data, method, "train")
         examples[name] = open_examples(data, method, "train", name, sources[where])
     return examples
 
@@ -66,7 +68,7 @@ def stream_data(data: Any, stream: str) -> Any:
     changed = data.copy_and_resolve_references()
     changes = data.streams.get(stream, {})
     unknown = set(changes) - set(data)
-    for field in ("augmentation", "canvas", "detection", "proposals"):
+    for field in ("augmentation", "canvas", "clips", "detection", "proposals"):
         unknown |= {f"{field}.{inner}" for inner in set(changes.get(field, {})) - set(data[field])}
     if unknown:
         raise ConfigError(
@@ -79,7 +81,7 @@ def stream_data(data: Any, stream: str) -> Any:
 
 
 _LOOKS = (
-    "augmentation", "canvas", "detection", "proposals",
+    "augmentation", "canvas", "clips", "detection", "proposals",
     "padding", "half_pixel", "antialias", "streams", "threads", "workers",
 )  # fmt: skip
 """Fields of `config.data` that do not say where the data are."""
@@ -103,16 +105,21 @@ def evaluation_examples(config: Any, method: Method) -> Examples:
         if stream not in (names := list(method.spec(1))):
             raise ConfigError(f"config.evaluate.stream is {stream!r}; the method has the streams {', '.join(names)}")
         data = stream_data(data, stream)
-    source = open_source(data, "validation", progress=jax.process_index() == 0)
-    return open_examples(data, method, "validation", "source", source)
+    return open_examples(data, method, "validation", "source", _open(data, method, "validation"))
 
 
-def open_examples(data: Any, method: Method, split: str, stream: str, source: Source) -> Examples:
+def _open(data: Any, method: Method, split: str) -> Source | SequenceSource:
+    """The split of the source that has what the method sees."""
+    opened = open_sequences if method.sees == "sequence" else open_source
+    return opened(data, split, progress=jax.process_index() == 0)
+
+
+def open_examples(data: Any, method: Method, split: str, stream: str, source: Source | SequenceSource) -> Examples:
     """The examples of a split of what the method sees."""
     train = split == "train"
     if train and getattr(method, "flip_test", False):
-        views = {"person": "augmentation", "image": "canvas"}[method.sees]
-        if not data[views].mirror:
+        views = {"person": "augmentation", "clip": "augmentation", "image": "canvas"}.get(method.sees)
+        if views and not data[views].mirror:
             logger.warning(
                 "config.method.flip_test averages with mirrored images, but config.data.%s.mirror is 0: "
                 "training shows none. Set one of them.",
@@ -127,11 +134,16 @@ def _kind(method: Method) -> Callable[..., Examples]:
     Raises:
       ConfigError: no examples show that.
     """
-    kinds = {"person": person_examples, "image": image_examples}
+    kinds = {
+        "person": person_examples,
+        "clip": clip_examples,
+        "image": image_examples,
+        "sequence": sequence_examples,
+    }
     if method.sees not in kinds:
         raise ConfigError(
             f"config.method: {type(method).__name__} looks at a {method.sees}, but examples for training and "
-            f"evaluation show a {' or an '.join(kinds)}. Its network, losses and metrics can be called from Python."
+            f"evaluation show a {', a '.join(kinds)}. Its network, losses and metrics can be called from Python."
         )
     return kinds[method.sees]
 
@@ -167,32 +179,69 @@ def image_examples(data: Any, method: Method, split: str, stream: str, source: S
     return examples
 
 
+def sequence_examples(
+    data: Any, method: Method, split: str, stream: str, source: SequenceSource
+) -> SequenceExamples | WholeSequences:
+    """The videos of a split, for a method that lifts 2D joints: windows to train on, whole videos to evaluate.
+
+    Raises:
+      ConfigError: the method knows other joints than the videos have.
+    """
+    if method.skeleton != source.skeleton.name:
+        raise ConfigError(
+            f"config.method.skeleton is {method.skeleton!r}, but {source.name} has the joints of "
+            f"{source.skeleton.name!r}; set it and config.data.skeleton to the same"
+        )
+    field, causal = method.receptive_field, method.causal
+    logger.info("%s: %d videos with %d frames", source.name, len(source), sum(map(len, source.videos)))
+    if split != "train":
+        return WholeSequences(source, field, causal)
+    return SequenceExamples(source, field, drawn=method.spec(1)[stream]["drawn"].shape[1], causal=causal)
+
+
 def person_examples(data: Any, method: Method, split: str, stream: str, source: Source) -> PersonExamples:
     """The people of a split as `config.data` asks for them.
 
     Training looks at true boxes with augmentation, or at random ones, and skips unreadable images. Evaluation looks at
     true boxes, and an unreadable image is an error. Both look at other boxes where `data.<split>.boxes` names them: a
     file of detections, "simulated" for those that `data.simulated` describes, or "image" for images of single people
-    each of which is one box, whether or not its person has labels.
+    each of which is one box, whether or not its person has labels. Detections that score less than
+    `data.<split>.box_threshold` are left out.
     """
+    return PersonExamples(**_person_fields(data, method, split, stream, source))
+
+
+def clip_examples(data: Any, method: Method, split: str, stream: str, source: Source) -> ClipExamples:
+    """The people of the frames of videos, each with the frames before and after it that `data.clips` asks for.
+
+    Which images are a video's frames is said by the data set (`data.sources.posetrack`), or by their folders and
+    names; see `clips.Videos`. All else is as for `person_examples`.
+    """
+    videos = Videos.of(source.annotations)
+    logger.info("%s: %d videos", source.name, len(videos))
+    fields = _person_fields(data, method, split, stream, source)
+    return ClipExamples(**fields, videos=videos, distance=tuple(data.clips.distance))
+
+
+def _person_fields(data: Any, method: Method, split: str, stream: str, source: Source) -> dict[str, Any]:
     train = split == "train"
     seen = choose_people(data, split, source)
     logger.info("%s: %d images, %d people", source.name, len(source), len(seen))
-    return PersonExamples(
-        source=source,
-        people=seen,
-        crop=person_crop(data, method),
-        augmentation=Augmentation(**data.augmentation) if train else NO_AUGMENTATION,
-        proposals=open_proposals(data.proposals, source) if train else None,
-        proposals_from=data.proposals.from_step,
-        centered=train and "centered_keypoints" in method.spec(1)[stream],
-        skip_bad_images=train,
-    )
+    return {
+        "source": source,
+        "people": seen,
+        "crop": person_crop(data, method),
+        "augmentation": Augmentation(**data.augmentation) if train else NO_AUGMENTATION,
+        "proposals": open_proposals(data.proposals, source) if train else None,
+        "proposals_from": data.proposals.from_step,
+        "centered": train and "centered_keypoints" in method.spec(1)[stream],
+        "skip_bad_images": train,
+    }
 
 
 def person_crop(data: Any, method: Method) -> PersonCrop:
     """How people are cut out of images for a method."""
-    _, height, width, _ = method.spec(1)["source"]["image"].shape
+    *_, height, width, _ = method.spec(1)["source"]["image"].shape
     return PersonCrop((width, height), data.padding, data.half_pixel, data.antialias)
 
 
@@ -207,6 +256,7 @@ def choose_people(data: Any, split: str, source: Source) -> people.People:
         found = simulate_detections(source.annotations, **data.simulated)
     else:
         found = coco.read_detections(boxes, source.annotations.image_id)
+    found = confident(found, data[split].get("box_threshold", 0.0))
     return people.detected(source.annotations, found, boxes)
 
 

@@ -72,13 +72,19 @@ class Method(abc.ABC):
     dtype: str = "float32"
 
     sees: ClassVar[str] = "person"
-    """What an example shows: "person" (a crop) or "image" (everybody in it); see `jaxpose.data.streams`."""
+    """What an example shows: "person" (a crop), "clip" (one crop of three frames), "image" (everybody in it) or
+    "sequence" (2D joints of a video); see `jaxpose.data.streams`."""
     finds: ClassVar[tuple[str, ...]] = ("poses",)
     """What `predict` gives: "poses" for `Poses`, "boxes" for `Detections`, and both for poses with `detections`."""
 
     @property
     def joints(self) -> skeletons.Skeleton:
         return skeletons.get(self.skeleton)
+
+    @property
+    def takes_boxes(self) -> bool:
+        """Whether it looks at one person at a time, and is told where people are."""
+        return self.sees in ("person", "clip")
 
     def require(self, condition: bool, field: str, expected: str) -> None:
         """Raises `ConfigError` about a field that does not hold what is expected."""

@@ -83,7 +83,7 @@ class KeypointPck:
           ConfigError: another name, or joints that the metric needs are missing.
         """
         if name not in _NAMES:
-            known = ", ".join(("coco", "crowdpose", *_NAMES, "groups", "boxes"))
+            known = ", ".join(("coco", "crowdpose", *_NAMES, "groups", "boxes", "posetrack", "mpjpe"))
             raise ConfigError(f"config.evaluate.metrics names {name!r}; it can name {known}")
         return cls(skeleton, *_NAMES[name])
 
@@ -234,7 +234,7 @@ def table(numbers: Mapping[str, float]) -> str:
     order = [part for part in _COLUMNS if part in parts] + [part for part in parts if part not in _COLUMNS]
     cells = [("Head" if part == "head_top" else _title(part), parts[part]) for part in order]
     cells += [(name, value) for name, value in numbers.items() if "/" not in name]
-    width = max(len(name) for name, _ in cells) + 2
+    width = max(5, *(len(name) for name, _ in cells)) + 2
     return "".join(name.rjust(width) for name, _ in cells) + "\n" + "".join(percent(v).rjust(width) for _, v in cells)
 
 

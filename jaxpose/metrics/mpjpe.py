@@ -27,6 +27,11 @@ PCK_3D = 150.0
 """Millimetres within which a joint is correct on MPI-INF-3DHP."""
 
 
+def is_error(name: str) -> bool:
+    """Whether a number of an evaluation is an error in millimetres, so that lower is better, and not a score."""
+    return name.partition("/")[0] in NUMBERS
+
+
 # --- errors of frames ---
 
 

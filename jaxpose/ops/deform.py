@@ -1,6 +1,7 @@
 """Deformable convolution (Dai et al., ICCV 2017; modulated: Zhu et al., CVPR 2019)."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,55 @@ def deform_conv(
     Raises:
       ValueError: sizes that do not fit; the message says which.
     """
+    placed = _place(x, offsets, kernel, mask, stride, padding, dilation)
+    groups = x.shape[3] // kernel.shape[2]
+    out = _convolve(x, *jax.tree.map(lambda array: array[None], placed), groups)[0]
+    return out if bias is None else out + bias.astype(out.dtype)
+
+
+def dilated_deform_convs(
+    x: Array,
+    offsets: Sequence[Array],
+    kernels: Sequence[Array],
+    masks: Sequence[Array],
+    biases: Sequence[Array],
+    dilations: Sequence[int],
+) -> jax.Array:
+    """Several modulated deformable convolutions of one input, which differ in dilation and keep its size.
+
+    The same as `deform_conv` with padding = dilation for each, but a tap of all of them is read at once.
+
+    Args:
+      x: [B, H, W, C].
+      offsets: [B, H, W, G * T * 2] of each, see `deform_conv`.
+      kernels: [kh, kw, C / groups, O] of each, of equal shapes.
+      masks: [B, H, W, G * T] of each.
+      biases: [O] of each.
+      dilations: of each.
+
+    Returns:
+      [B, H, W, D, O] in the type of `x`.
+
+    Raises:
+      ValueError: sizes that do not fit; the message says which.
+    """
+    each = zip(offsets, kernels, masks, dilations, strict=True)
+    placed = [_place(x, offset, kernel, mask, 1, dilation, dilation) for offset, kernel, mask, dilation in each]
+    groups = x.shape[3] // kernels[0].shape[2]
+    out = _convolve(x, *jax.tree.map(lambda *arrays: jnp.stack(arrays), *placed), groups)
+    out = rearrange(out, "d b h w o -> b h w d o")
+    return out + jnp.stack(biases).astype(out.dtype)
+
+
+def _place(
+    x: Array, offsets: Array, kernel: Array, mask: Array | None, stride: int, padding: int, dilation: int
+) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    """Where each tap reads, what it counts, and what it is multiplied by; arguments as for `deform_conv`.
+
+    Returns:
+      points [T, B * G, h, w, 2] (x, y), factors [T, B * G, h, w, 1] or None, and kernels
+      [T, groups, C / groups, O / groups].
+    """
     taps = _regular_taps(x.shape, kernel.shape, stride, padding, dilation)
     height, width, count = taps.shape[:3]
     offset_groups = _offset_groups(x.shape, offsets.shape, mask, taps.shape)
@@ -54,7 +104,13 @@ def deform_conv(
     points = rearrange(points[..., ::-1], "b h w g t xy -> t (b g) h w xy")
     factors = None if mask is None else rearrange(mask, "b h w (g t) -> t (b g) h w 1", t=count)
     groups = x.shape[3] // kernel.shape[2]
-    kernels = rearrange(kernel, "i j c (n o) -> (i j) n c o", n=groups).astype(x.dtype)
+    return points, factors, rearrange(kernel, "i j c (n o) -> (i j) n c o", n=groups).astype(x.dtype)
+
+
+def _convolve(x: Array, points: Array, factors: Array | None, kernels: Array, groups: int) -> jax.Array:
+    """D convolutions [D, B, h, w, O] of one input, from what `_place` gives of each, stacked along a first axis."""
+    count, outputs = len(points), kernels.shape[-1]
+    offset_groups = points.shape[2] // len(x)
     images = rearrange(x, "b h w (g c) -> (b g) h w c", g=offset_groups)
     precise = jnp.promote_types(x.dtype, jnp.float32)
 
@@ -63,17 +119,18 @@ def deform_conv(
         values = sample(images, points, dense=True)
         if factors is not None:
             values = values * factors.astype(values.dtype)
-        values = rearrange(values, "(b g) h w c -> b h w (g c)", g=offset_groups)
-        values = rearrange(values, "b h w (n c) -> b h w n c", n=groups)
-        return jnp.einsum("bhwnc,nco->bhwno", values, kernel, preferred_element_type=precise)
+        values = rearrange(values, "(b g) d h w c -> d b h w (g c)", g=offset_groups)
+        values = rearrange(values, "d b h w (n c) -> d b h w n c", n=groups)
+        return jnp.einsum("dbhwnc,dnco->dbhwno", values, kernel, preferred_element_type=precise)
 
     def add(total, of_tap):
         return total + tap(images, *of_tap), None
 
-    out = jnp.zeros((len(x), height, width, groups, kernel.shape[3] // groups), precise)
-    out, _ = jax.lax.scan(add, out, (points, factors, kernels))
-    out = rearrange(out, "b h w n o -> b h w (n o)").astype(x.dtype)
-    return out if bias is None else out + bias.astype(out.dtype)
+    by_tap = rearrange(points, "d t i h w xy -> t i d h w xy")
+    factors = None if factors is None else rearrange(factors, "d t i h w one -> t i d h w one")
+    out = jnp.zeros((count, len(x), *points.shape[3:5], groups, outputs), precise)
+    out, _ = jax.lax.scan(add, out, (by_tap, factors, kernels.swapaxes(0, 1)))
+    return rearrange(out, "d b h w n o -> d b h w (n o)").astype(x.dtype)
 
 
 def affine_offsets(transform: Array, translation: Array) -> jax.Array:

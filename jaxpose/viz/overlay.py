@@ -40,6 +40,7 @@ def draw_poses(
     skeleton: Skeleton,
     threshold: float = 0.3,
     boxes: np.ndarray | None = None,
+    track_id: np.ndarray | None = None,
 ) -> np.ndarray:
     """The image with people drawn on it: limbs by side (left orange, right blue), joints and labels by person.
 
@@ -54,6 +55,8 @@ def draw_poses(
       skeleton: whose limbs to draw.
       threshold: of `scores`.
       boxes: [N, 4] (x, y, w, h) to draw, or None.
+      track_id: [N] of people in a video, or None: who has the same from frame to frame keeps the colour, and the number
+        is written beside the score. Negative for people who have none.
 
     Returns:
       [round(H * scale), round(W * scale), 3] uint8 RGB.
@@ -63,19 +66,23 @@ def draw_poses(
     """
     keypoints, scores = np.asarray(keypoints, np.float64), np.asarray(scores, np.float64)
     count = len(keypoints)
-    _check(image, keypoints, scores, person_score, skeleton, boxes)
+    _check(image, keypoints, scores, person_score, skeleton, boxes, track_id)
+    number = np.arange(count) if track_id is None else np.asarray(track_id)
+    colors = [PERSON_COLORS[n % len(PERSON_COLORS)] for n in number.tolist()]
     canvas, scale = _enlarged(image)
     points = (keypoints + 0.5) * scale - 0.5
     shown = (scores >= threshold) & (scores > 0) & np.isfinite(points).all(-1)
     rank = np.zeros(count) if person_score is None else np.asarray(person_score, np.float64)
     for person in np.argsort(rank, kind="stable"):
-        color = PERSON_COLORS[person % len(PERSON_COLORS)]
+        color = colors[person]
         style = _style(points[person], shown[person], canvas.shape)
         if boxes is not None:
             _draw_box(canvas, np.asarray(boxes[person], np.float64) * scale, color)
         _draw_person(canvas, points[person], scores[person], shown[person], skeleton, style, color)
     if person_score is not None:
-        _draw_labels(canvas, points, shown, rank, boxes, scale)
+        names = ["" if track_id is None or n < 0 else f"#{n} " for n in number.tolist()]
+        texts = [f"{name}{score:.2f}" for name, score in zip(names, rank, strict=True)]
+        _draw_labels(canvas, points, shown, texts, colors, boxes, scale)
     return canvas
 
 
@@ -100,7 +107,8 @@ def draw_boxes(image: np.ndarray, boxes: np.ndarray, scores: np.ndarray | None =
     for number in np.argsort(rank, kind="stable"):
         _draw_box(canvas, boxes[number] * scale, PERSON_COLORS[number % len(PERSON_COLORS)])
     if scores is not None:
-        _draw_labels(canvas, None, None, rank, boxes, scale)
+        colors = [PERSON_COLORS[n % len(PERSON_COLORS)] for n in range(len(boxes))]
+        _draw_labels(canvas, None, None, [f"{score:.2f}" for score in rank], colors, boxes, scale)
     return canvas
 
 
@@ -142,13 +150,14 @@ def panel(
     return sheet
 
 
-def _check(image, keypoints, scores, person_score, skeleton, boxes) -> None:
+def _check(image, keypoints, scores, person_score, skeleton, boxes, track_id) -> None:
     count, joints = len(keypoints), skeleton.num_joints
     arrays = {
         "keypoints": (keypoints, (count, joints, 2)),
         "scores": (scores, (count, joints)),
         "person_score": (person_score, (count,)),
         "boxes": (boxes, (count, 4)),
+        "track_id": (track_id, (count,)),
     }
     _check_arrays(image, arrays, f" for {count} people with the joints of {skeleton.name!r}")
 
@@ -189,7 +198,7 @@ def _draw_person(canvas, points, scores, shown, skeleton: Skeleton, style: _Styl
     for limb in limbs:
         stroke(canvas, *points[list(limb)], width[limb] + 2 * style.rim, DARK, 0.75 * opacity[limb])
     for limb in limbs:
-        stroke(canvas, *points[list(limb)], width[limb], LIMB_COLORS[_side(skeleton, limb)], opacity[limb])
+        stroke(canvas, *points[list(limb)], width[limb], LIMB_COLORS[limb_side(skeleton, limb)], opacity[limb])
     joints = np.flatnonzero(shown)
     radius = style.joint * np.clip(0.36 * _nearest(points[joints]) / style.joint, 0.6, 1)
     for joint, r in zip(joints, radius, strict=True):
@@ -207,7 +216,8 @@ def _opacity(score: float) -> float:
     return 0.35 + 0.65 * float(np.clip(score, 0, 1))
 
 
-def _side(skeleton: Skeleton, limb: tuple[int, int]) -> str:
+def limb_side(skeleton: Skeleton, limb: tuple[int, int]) -> str:
+    """The side of a limb: a key of `LIMB_COLORS`."""
     sides = {skeleton.sides[joint] for joint in limb} - {"center"}
     return sides.pop() if len(sides) == 1 else "center"
 
@@ -237,10 +247,10 @@ def _draw_box(canvas, box: np.ndarray, color) -> None:
             stroke(canvas, start, end, width, paint, opacity)
 
 
-def _draw_labels(canvas, points, shown, person_score, boxes, scale: float) -> None:
-    """The score of each person on a small plate above its head (or at its box's corner)."""
+def _draw_labels(canvas, points, shown, texts: Sequence[str], colors, boxes, scale: float) -> None:
+    """A text of each person on a small plate above its head (or at its box's corner)."""
     size = max(0.38, min(canvas.shape[:2]) / 1300)
-    for person, score in enumerate(person_score):
+    for person, text in enumerate(texts):
         if boxes is not None:
             anchor = np.asarray(boxes[person][:2]) * scale
         elif shown[person].any():
@@ -249,7 +259,7 @@ def _draw_labels(canvas, points, shown, person_score, boxes, scale: float) -> No
             anchor = top - [0, 0.1 * np.ptp(visible[:, 1]) + 12 * size]
         else:
             continue
-        _plate(canvas, f"{score:.2f}", anchor, size, PERSON_COLORS[person % len(PERSON_COLORS)])
+        _plate(canvas, text, anchor, size, colors[person])
 
 
 def _plate(canvas, text: str, anchor: np.ndarray, size: float, color) -> None:

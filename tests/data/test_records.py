@@ -8,6 +8,7 @@ import tiny
 
 from jaxpose.data import records
 from jaxpose.data.sources import open_source
+from jaxpose.data.sources.posetrack import VideoAnnotations
 from jaxpose.data.sources.records import open_records, read_columns
 from jaxpose.data.storage import write_columns
 from jaxpose.errors import DataError
@@ -52,6 +53,30 @@ def test_same_truth_and_regions(source, folder):
         assert copy.unlabelled.of(i) == source.annotations.unlabelled.of(i)
     assert copy.unlabelled_mask(1).sum() == 40
     assert copy.unlabelled_mask(2) is None
+
+
+def test_videos_stay_videos(tmp_path):
+    """With tracks, sizes of heads and regions that are ignored."""
+    folder = tiny.write_coco(tmp_path / "coco", images=4)
+
+    def change(content):
+        for i, image in enumerate(content["images"]):
+            image.update(video_id=1 + i // 2, frame_id=3 * (i % 2), file_name=image["file_name"])
+        content["images"][1].update(ignore_regions_x=[[0, 9, 9]], ignore_regions_y=[[0, 0, 9]])
+        for person in content["annotations"]:
+            person.update(track_id=5, bbox_head=[1, 2, 6, 8])
+
+    tiny.edit_labels(folder, change)
+    data = tiny.config(folder, "dcpose").data
+    data.source = "posetrack"
+    source = open_source(data, "train")
+    copy = open_records(records.write({"train": source}, tmp_path / "records"), "train").annotations
+    assert isinstance(copy, VideoAnnotations)
+    assert copy.to_coco() == source.annotations.to_coco()
+    assert copy.video_id.tolist() == source.annotations.video_id.tolist() == [1, 1, 2, 2]
+    assert copy.frame_id.tolist() == source.annotations.frame_id.tolist()
+    assert copy.to_coco()["annotations"][0]["head_size"] == pytest.approx(6)
+    assert copy.to_coco()["images"][1]["ignore_regions_x"] == [[0, 9, 9]]
 
 
 def test_labels_of_earlier_records_can_be_read(source, folder, tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from jaxpose.data.pipeline import PersonExamples, TrainStream
 from jaxpose.data.proposals import PoseGuidedProposals, inside
 from jaxpose.data.transforms import View
 from jaxpose.errors import ConfigError
+from jaxpose.methods.heatmap import Heatmap
 from jaxpose.skeleton import COCO
 
 PEOPLE = 12
@@ -161,14 +163,68 @@ class TestSettingsOfStreams:
         assert set(found.load(0, None)) == set(methods.create(config.method).spec(1)["plain"])
 
 
-def test_methods_that_look_at_sequences_have_no_examples_yet(config):
+def test_methods_that_look_at_something_else_have_no_examples(config):
     """That is told before any data are opened."""
+
+    class Cloud(Heatmap):
+        sees = "cloud"
+
     config = config.copy_and_resolve_references()
     config.data.dir = "nowhere"
-    method = methods.create({"name": "anatomy3d"})
     for examples in (streams.train_examples, streams.evaluation_examples):
-        with pytest.raises(ConfigError, match="Anatomy3D looks at a sequence, but examples .* a person or an image"):
-            examples(config, method)
+        with pytest.raises(ConfigError, match="Cloud looks at a cloud, but examples .* a person, a clip, a"):
+            examples(config, Cloud())
+
+
+class TestClips:
+    """People of the tiny data set, whose pictures are the frames 000.jpg to 011.jpg of one video."""
+
+    @pytest.fixture(scope="class")
+    def clip_config(self, folder):
+        config = tiny.config(folder, "dcpose")
+        config.data.clips.distance = (4, 3)
+        return config
+
+    @pytest.fixture(scope="class")
+    def method(self, clip_config):
+        return methods.create(clip_config.method)
+
+    def test_fields_are_those_of_the_method(self, clip_config, method):
+        (batch,) = take(clip_config, streams.train_examples(clip_config, method), 1)
+        spec = method.spec(clip_config.train.batch_size)["source"]
+        found = {name: (v.shape, v.dtype) for name, v in batch["source"].items()}
+        assert found == {name: (v.shape, v.dtype) for name, v in spec.items()}
+
+    @pytest.mark.parametrize("data", [{"threads": 1}, {"workers": 2}])
+    def test_batches_do_not_depend_on_who_reads(self, clip_config, method, data):
+        """Neither views nor the frames that are drawn beside each do."""
+        examples = streams.train_examples(clip_config, method)
+        for ours, theirs in zip(take(clip_config, examples, 3, **data), take(clip_config, examples, 3), strict=True):
+            assert_equal(ours, theirs)
+        margins = np.concatenate([b["source"]["margin"] for b in take(clip_config, examples, 6)])
+        assert [set(side.tolist()) for side in margins.T] == [{1, 2, 3}, {1, 2}]
+
+    def test_evaluation_takes_the_farthest_frames(self, clip_config, method):
+        examples = streams.evaluation_examples(clip_config, method)
+        margins = [examples.load(i, None)["margin"].tolist() for i in range(PEOPLE)]
+        assert margins == [[min(3, i) or 1, min(2, PEOPLE - 1 - i) or 1] for i in range(PEOPLE)]
+
+    def test_detections_that_are_too_doubtful_are_left_out(self, clip_config, method, folder, tmp_path):
+        config = clip_config.copy_and_resolve_references()
+        boxes = [{"image_id": 100 + i, "bbox": [10, 10, 44, 60], "score": 0.1 * i, "category_id": 1} for i in range(12)]
+        (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+        config.data.validation.boxes = str(tmp_path / "boxes.json")
+        counts = []
+        for threshold in (0.0, 0.2, 0.75):
+            config.data.validation.box_threshold = threshold
+            counts.append(len(streams.evaluation_examples(config, method)))
+        assert counts == [12, 10, 4]
+
+    def test_distance_has_no_other_fields(self, clip_config, method):
+        config = clip_config.copy_and_resolve_references()
+        config.data.streams = {"source": {"clips": {"distence": (2, 2)}}}
+        with pytest.raises(ConfigError, match=r"has the fields \['clips.distence'\]"):
+            streams.train_examples(config, method)
 
 
 class TestProposals:

@@ -9,7 +9,7 @@ from jax.test_util import check_grads
 from numpy.testing import assert_allclose
 
 from jaxpose.ops import sampling
-from jaxpose.ops.deform import affine_offsets, deform_conv
+from jaxpose.ops.deform import affine_offsets, deform_conv, dilated_deform_convs
 
 deform = jax.jit(deform_conv, static_argnames=("stride", "padding", "dilation"))
 
@@ -213,3 +213,21 @@ def test_a_tpu_fetches_once():
     }
     counts = {platform: program.as_text().count('"stablehlo.gather"') for platform, program in lowered.items()}
     assert counts == {"tpu": 1, "cpu": 4}
+
+
+def test_several_dilations_of_one_input():
+    x, dilations = draw(2, 7, 6, 4), (1, 2, 3)
+    of_each = [
+        (
+            draw(2, 7, 6, 36, seed=10 + d),
+            draw(3, 3, 4, 5, seed=20 + d),
+            draw(2, 7, 6, 18, seed=30 + d),
+            draw(5, seed=40 + d),
+        )
+        for d in dilations
+    ]
+    offsets, kernels, masks, biases = zip(*of_each, strict=True)
+    together = jax.jit(dilated_deform_convs, static_argnums=5)(x, offsets, kernels, masks, biases, dilations)
+    for i, dilation in enumerate(dilations):
+        alone = naive(x, offsets[i], kernels[i], masks[i], stride=1, padding=dilation, dilation=dilation) + biases[i]
+        assert_allclose(together[..., i, :], alone, atol=1e-4)

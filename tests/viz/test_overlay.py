@@ -39,6 +39,26 @@ def test_joints_and_limbs_are_where_they_should_be(person):
         np.testing.assert_array_equal(picture[limb_middle(points, *pair)], LIMB_COLORS[side])
 
 
+def test_people_keep_the_colour_of_their_track(person):
+    """Whatever their place among the people of a frame; and somebody without a track has one, too."""
+    points, scores = person
+    joint = points[0, 0].astype(int)
+    draw = lambda *ids: draw_poses(GREY, np.concatenate([points] * len(ids)), np.repeat(scores, len(ids), 0), None,
+                                   skeleton=COCO, track_id=np.array(ids))  # fmt: skip
+    for number in (0, 3, 12, -1):
+        np.testing.assert_array_equal(draw(number)[joint[1], joint[0]], PERSON_COLORS[number % len(PERSON_COLORS)])
+    np.testing.assert_array_equal(draw(1, 4)[joint[1], joint[0]], PERSON_COLORS[4])  # drawn over the first
+
+
+def test_tracks_are_named(person):
+    label = lambda ids: draw_poses(GREY, *person, np.array([0.5]), skeleton=COCO, track_id=ids)
+    plain, without, named = (label(ids) for ids in (None, np.array([-7]), np.array([7])))
+    np.testing.assert_array_equal(plain, without)
+    assert (plain != named).any()
+    with pytest.raises(ValueError, match="track_id has shape"):
+        label(np.array([1, 2]))
+
+
 def test_input_is_not_changed(person):
     image = GREY.copy()
     draw_poses(image, *person, np.array([0.5]), skeleton=COCO, boxes=np.array([[10, 10, 50, 50]]))

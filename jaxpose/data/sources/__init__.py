@@ -10,7 +10,7 @@ from jaxpose import skeleton as skeletons
 from jaxpose.data.annotations import Annotations
 from jaxpose.errors import ConfigError
 
-BODIES = ("marionettes", "coco", "mpii", "lsp", "surreal", "h36m_frames")
+BODIES = ("marionettes", "coco", "mpii", "lsp", "posetrack", "surreal", "h36m_frames")
 HANDS = ("rhd", "h3d", "freihand")
 SOURCES = (*BODIES, *HANDS, "folder", "records")
 """Values of `config.data.source`, each a module of this package."""
@@ -47,9 +47,9 @@ def open_source(data: Any, split: str, *, progress: bool = True) -> Source:
 
     Args:
       data: `config.data`; `data.source` is "marionettes", "coco" (images in a folder and a COCO-format keypoint file),
-        "mpii", "lsp" (LSP and LSP Extended), "surreal", "h36m_frames" (Human3.6M as single pictures), "rhd", "h3d",
-        "freihand" (hands), "folder" (pictures without labels) or "records" (any of them written by
-        `python -m jaxpose.data.records`).
+        "mpii", "lsp" (LSP and LSP Extended), "posetrack" (PoseTrack, and any videos in COCO's format), "surreal",
+        "h36m_frames" (Human3.6M as single pictures), "rhd", "h3d", "freihand" (hands), "folder" (pictures without
+        labels) or "records" (any of them written by `python -m jaxpose.data.records`).
       split: "train" or "validation".
       progress: show a bar where data has to be made first.
 

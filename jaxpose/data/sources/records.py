@@ -14,6 +14,7 @@ from jaxpose import skeleton as skeletons
 from jaxpose.data.annotations import HEAD_SIZE_OF_BOX, Annotations
 from jaxpose.data.regions import Regions
 from jaxpose.data.sources import Source, require_folder
+from jaxpose.data.sources.posetrack import VideoAnnotations
 from jaxpose.errors import DataError, ImageError
 from jaxpose.skeleton import Skeleton
 
@@ -72,7 +73,11 @@ def read_columns(path: pathlib.Path) -> Annotations:
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: cannot be read ({error}); write the records again") from error
     joints = columns["joints"]
-    return Annotations(
+    videos = _videos(columns)
+    if videos and "clip" in columns:  # joints of marionettes outside the picture have places, but are not labelled
+        joints = joints * (joints[..., 2:] > 0)
+    kind = VideoAnnotations if videos else Annotations
+    return kind(
         skeleton=_skeleton(columns),
         image_id=columns["image_id"],
         file_name=columns["file_name"],
@@ -90,16 +95,28 @@ def read_columns(path: pathlib.Path) -> Annotations:
         clip_boxes=bool(columns.get("clip_boxes", True)),
         num_keypoints=columns.get("num_keypoints"),
         crowd_index=columns.get("crowd_index"),
-        unlabelled=_regions(columns),
+        unlabelled=_regions(columns, "unlabelled"),
         mirror=columns.get("mirror"),
+        **videos,
     )
 
 
-def _regions(columns: dict[str, np.ndarray]) -> Regions:
-    """The regions of people without labels; marionettes have none and write none."""
-    if "unlabelled_image" not in columns:
+def _videos(columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The columns of `VideoAnnotations`, if images are frames of videos; a marionettes' clip is one."""
+    if "video_id" in columns:
+        videos = {name: columns[name] for name in ("video_id", "frame_id", "num_frames")}
+        return videos | {"ignored": _regions(columns, "ignored")}
+    if "clip" not in columns or not columns["frame"].any():
+        return {}
+    frames = np.full_like(columns["frame"], columns["frame"].max() + 1)
+    return {"video_id": columns["clip"] + 1, "frame_id": columns["frame"], "num_frames": frames}
+
+
+def _regions(columns: dict[str, np.ndarray], name: str) -> Regions:
+    """The regions `name`, such as those of people without labels; marionettes have none and write none."""
+    if f"{name}_image" not in columns:
         return Regions.pack([], [])
-    return Regions(*(columns[f"unlabelled_{field.name}"] for field in dataclasses.fields(Regions)))
+    return Regions(*(columns[f"{name}_{field.name}"] for field in dataclasses.fields(Regions)))
 
 
 def _head_size(columns: dict[str, np.ndarray]) -> np.ndarray | None:

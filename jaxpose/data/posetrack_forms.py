@@ -1,0 +1,313 @@
+"""The two forms in which PoseTrack's labels and predictions are written, and how each becomes the other.
+
+2018: COCO's keypoint format with more fields; any COCO-format video set is read as this form.
+  images       id, file_name, vid_id (or video_id), frame_id, nframes, ignore_regions_x, ignore_regions_y
+  annotations  id, image_id, track_id, bbox, bbox_head (x, y, w, h each), keypoints (x, y, v of 17 joints), scores
+  categories   one, which names the joints
+2017: one video a file, {"annolist": [...]}, an entry a frame, every number in a list of its own.
+  image        [{"name"}]; ignore_regions [{"point": [{"x": [.], "y": [.]}, ...]}]
+  annorect     a person each: track_id, head box x1, y1, x2, y2, annopoints [{"point": [{"id", "x", "y", ...}]}]
+"""
+
+import collections
+import math
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jaxpose.data.annotations import HEAD_SIZE_OF_BOX
+from jaxpose.data.sources.coco import read_json
+from jaxpose.errors import DataError
+
+EVALUATED = (
+    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist", "right_elbow",
+    "right_shoulder", "left_shoulder", "left_elbow", "left_wrist", "head_bottom", "nose", "head_top",
+)  # fmt: skip
+"""The 15 joints that are evaluated, in the order of their numbers in the form of 2017."""
+KEYPOINTS = (
+    "nose", "head_bottom", "head_top", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+    "right_ankle",
+)  # fmt: skip
+"""The 17 joints of the form of 2018; ears are never annotated."""
+
+BOX_MARGIN = 0.15
+"""A person without a box gets that of the annotated joints, so much longer at each end."""
+
+Content = dict[str, Any]
+Video = tuple[str, str]
+"""The number of a video as its images give it, "" if they don't, and the folder of its frames."""
+
+
+def read(path: str | pathlib.Path) -> Content:
+    """The labels of a file of either form, or of all .json files of a folder in order of their names, as of 2018.
+
+    Ids of images and people of the form of 2017, which has none, count from 1.
+
+    Raises:
+      DataError: no readable file of PoseTrack's or COCO's format, or two files that give an id twice.
+    """
+    path = pathlib.Path(path)
+    if not path.is_dir():
+        return unified(read_json(path), str(path))
+    files = sorted(path.glob("*.json"))
+    if not files:
+        raise DataError(f"{path}: the folder has no .json file; expected one for each video")
+    whole: Content = {"images": [], "annotations": []}
+    for file in files:
+        content = unified(read_json(file), str(file), len(whole["images"]) + 1, len(whole["annotations"]) + 1)
+        lists = {field: whole[field] + content[field] for field in ("images", "annotations")}
+        whole = content | whole | lists  # categories and all else are those of the first file
+        if joints_of(content, str(file)) != joints_of(whole, str(path)):
+            raise DataError(f"{file}: field 'categories' names other joints than {files[0].name}; keep such sets apart")
+    _forbid_repeats(path, whole)
+    return whole
+
+
+def unified(content: Any, name: str, first_image: int = 1, first_person: int = 1) -> Content:
+    """Content of either form as that of 2018, which stays as it is.
+
+    Args:
+      content: of a file.
+      name: of the file, for messages.
+      first_image, first_person: ids where the form of 2017 begins to count.
+
+    Raises:
+      DataError: it is neither.
+    """
+    if isinstance(content, Mapping) and isinstance(content.get("annolist"), list):
+        return from_annolist(content, name, first_image, first_person)
+    for field in ("images", "annotations", "categories"):
+        if not isinstance(content, Mapping) or not isinstance(content.get(field), list):
+            raise DataError(f"{name}: field {field!r}: expected a list, or 'annolist'; is this a PoseTrack file?")
+    return dict(content)
+
+
+def from_annolist(content: Mapping[str, Any], name: str, first_image: int = 1, first_person: int = 1) -> Content:
+    """A file of 2017 in the form of 2018.
+
+    The field "form" then says where it comes from. A visible joint gets v = 2, a hidden one 1. Boxes are those of
+    `with_box`.
+
+    Args:
+      content: {"annolist": ...}.
+      name: for messages.
+      first_image, first_person: ids where counting begins.
+
+    Raises:
+      DataError: an entry lacks something; the message says which and what.
+    """
+    images, people = [], []
+    for number, entry in enumerate(content["annolist"]):
+        try:
+            image = _image_2018(entry, first_image + number, len(content["annolist"]))
+            found = [_person_2018(person, image["id"]) for person in entry.get("annorect") or ()]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{name}: entry {number} of 'annolist' is incomplete ({type(error).__name__}: {error}); expected "
+                "image, and for each person of annorect numbers in lists of one; fetch the file again"
+            ) from error
+        images.append(image)
+        people += found
+    people = [person | {"id": first_person + i} for i, person in enumerate(people)]
+    return {"images": images, "annotations": people, "categories": [category()], "form": 2017}
+
+
+def category() -> dict[str, Any]:
+    """The entry of "categories" for PoseTrack's 17 joints."""
+    return {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(KEYPOINTS)}
+
+
+def _image_2018(entry: Mapping[str, Any], image_id: int, frames: int) -> dict[str, Any]:
+    image = {"id": image_id, "file_name": entry["image"][0]["name"], "nframes": frames}
+    image["is_labeled"] = bool(_first(entry.get("is_labeled"), bool(entry.get("annorect"))))
+    if regions := entry.get("ignore_regions"):
+        for axis in "xy":
+            image[f"ignore_regions_{axis}"] = [[p[axis][0] for p in region["point"]] for region in regions]
+    return image
+
+
+def _person_2018(person: Mapping[str, Any], image_id: int) -> dict[str, Any]:
+    points = _points(person)
+    triples = {
+        EVALUATED[p["id"][0]]: [p["x"][0], p["y"][0], 2 if _first(p.get("is_visible"), 1) else 1] for p in points
+    }
+    scores = {EVALUATED[p["id"][0]]: p["score"][0] for p in points if p.get("score")}
+    found = {
+        "image_id": image_id,
+        "category_id": 1,
+        "iscrowd": 0,
+        "track_id": _first(person.get("track_id"), -1),
+        "keypoints": [value for joint in KEYPOINTS for value in triples.get(joint, (0, 0, 0))],
+        "num_keypoints": len(triples),
+    }
+    if person.get("x1"):
+        x1, y1, x2, y2 = (person[corner][0] for corner in ("x1", "y1", "x2", "y2"))
+        found["bbox_head"] = [x1, y1, x2 - x1, y2 - y1]
+    if scores:
+        found["scores"] = [scores.get(joint, 0) for joint in KEYPOINTS]
+    if person.get("score"):
+        found["score"] = person["score"][0]
+    return with_box(found)
+
+
+def _points(person: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    annotated = person.get("annopoints") or [{}]
+    return (annotated[0] or {}).get("point") or []
+
+
+def _first(values: Any, otherwise: Any) -> Any:
+    """The number of a list of one; files made by MATLAB have an empty one, or none, where nothing is known."""
+    return values[0] if values else otherwise
+
+
+def with_box(person: dict[str, Any]) -> dict[str, Any]:
+    """A person without a box with one around its annotated joints, with `BOX_MARGIN`, if there are any.
+
+    Joints that span no area, such as a single one, are joined by the head's box.
+    """
+    values = person.get("keypoints", ())
+    points = [tuple(values[k : k + 2]) for k in range(0, len(values) - 2, 3) if any(values[k : k + 3])]
+    if person.get("bbox") or not points:
+        return person
+    if head := person.get("bbox_head"):
+        x, y, width, height = head
+        spans_area = all(len({point[axis] for point in points}) > 1 for axis in (0, 1))
+        points += [] if spans_area else [(x, y), (x + width, y + height)]
+    low, high = ([float(end(point[axis] for point in points)) for axis in (0, 1)] for end in (min, max))
+    extent = [b - a for a, b in zip(low, high, strict=True)]
+    corner = [a - BOX_MARGIN * e for a, e in zip(low, extent, strict=True)]
+    return person | {"bbox": corner + [(1 + 2 * BOX_MARGIN) * e for e in extent]}
+
+
+def to_annolists(content: Mapping[str, Any], name: str = "content", predictions: bool = False) -> dict[Video, Content]:
+    """Content of 2018 as that of 2017, a file a video: what poseval evaluates.
+
+    Joints without a place in `EVALUATED` (the ears) are left out, and so is an unannotated one, of which position and
+    visibility are all 0; a joint that is not visible but has a position is annotated. People stay even without joints.
+
+    Args:
+      content: in the form of 2018.
+      name: of it, for messages.
+      predictions: whether a frame without people gets `empty_person`, for evaluations that ask for somebody.
+
+    Returns:
+      {video: {"annolist": ...}}, videos and frames in the order of "images".
+
+    Raises:
+      DataError: `EVALUATED` joints are missing, or keypoints do not fit the category.
+    """
+    joints = joints_of(content, name)
+    if missing := [joint for joint in EVALUATED if joint not in joints]:
+        raise DataError(f"{name}: field 'categories': lacks the joints {missing}, which PoseTrack evaluates")
+    people = people_of_images(content)
+    videos: dict[Video, Content] = {}
+    for image in content["images"]:
+        found = [_person_2017(person, joints, name) for person in people.get(image["id"], ())]
+        entry: dict[str, Any] = {"image": [{"name": image["file_name"]}], "imgnum": [(frame_number(image) or 0) + 1]}
+        if image.get("ignore_regions_x"):
+            entry["ignore_regions"] = [_region_2017(*polygon) for polygon in polygons(image)]
+        entry["annorect"] = found or ([empty_person()] if predictions else [])
+        entry["is_labeled"] = [int(bool(found))]
+        videos.setdefault(video_of(image), {"annolist": []})["annolist"].append(entry)
+    return videos
+
+
+def empty_person() -> dict[str, Any]:
+    """What the original code writes of a frame without people: joint 0 in the corner, below every other score."""
+    point = {"id": [0], "x": [0], "y": [0], "score": [-100.0]}
+    return {"annopoints": [{"point": [point]}], "score": [0], "track_id": [0]}
+
+
+def _person_2017(person: Mapping[str, Any], joints: tuple[str, ...], name: str) -> dict[str, Any]:
+    values, scores = person["keypoints"], person.get("scores")
+    if len(values) != 3 * len(joints) or (scores and len(scores) != len(joints)):
+        raise DataError(
+            f"{name}: annotation {person.get('id')}: {len(values)} numbers in 'keypoints' and {len(scores or ())} in "
+            f"'scores', expected {3 * len(joints)} and {len(joints)} (or no scores) for the joints of its category"
+        )
+    points = []
+    for k, joint in enumerate(joints):
+        x, y, visible = values[3 * k : 3 * k + 3]
+        if joint in EVALUATED and any((x, y, visible)):
+            point = {"id": [EVALUATED.index(joint)], "x": [x], "y": [y], "is_visible": [visible]}
+            points.append(point | ({"score": [scores[k]]} if scores else {}))
+    found: dict[str, Any] = {"track_id": [person.get("track_id", -1)], "annopoints": [{"point": points}]}
+    if head := person.get("bbox_head"):
+        x, y, width, height = head
+        found |= {"x1": [x], "x2": [x + width], "y1": [y], "y2": [y + height]}
+    return found | ({"score": [person["score"]]} if person.get("score") else {})
+
+
+def _region_2017(xs: list, ys: list) -> dict[str, Any]:
+    return {"point": [{"x": [x], "y": [y]} for x, y in zip(xs, ys, strict=True)]}
+
+
+# --- content of 2018 ---
+
+
+def people_of_images(content: Mapping[str, Any]) -> dict[int, list[Mapping[str, Any]]]:
+    """{image id: its annotations, in their order}."""
+    people: dict[int, list[Mapping[str, Any]]] = {}
+    for person in content["annotations"]:
+        people.setdefault(person.get("image_id"), []).append(person)
+    return people
+
+
+def polygons(image: Mapping[str, Any]) -> Iterator[tuple[list, list]]:
+    """The corners of the regions of an image in which nothing is labelled: their x and their y."""
+    yield from zip(image.get("ignore_regions_x") or (), image.get("ignore_regions_y") or (), strict=True)
+
+
+def video_of(image: Mapping[str, Any]) -> Video:
+    """Which video an image belongs to: what its fields say, and its folder (PoseTrack's numbers are not unique)."""
+    number = next((image[field] for field in ("vid_id", "video_id") if image.get(field) is not None), "")
+    return str(number), pathlib.PurePosixPath(image["file_name"]).parent.as_posix()
+
+
+def frame_number(image: Mapping[str, Any]) -> int | None:
+    """The number of a frame in its video: of the file's name, else of the field frame_id, else None."""
+    stem = pathlib.PurePosixPath(image["file_name"]).stem
+    digits = re.findall(r"\d+", stem)
+    if digits and (stem.isdecimal() or image.get("frame_id") is None):
+        return int(digits[-1])
+    return None if image.get("frame_id") is None else int(image["frame_id"])
+
+
+def in_time(images: Sequence[dict]) -> list[dict]:
+    """The images of one video by frame number; as they are listed if a number is unknown."""
+    numbers = [frame_number(image) for image in images]
+    if None in numbers:
+        return list(images)
+    return [image for _, image in sorted(zip(numbers, images, strict=True), key=lambda pair: pair[0])]
+
+
+def head_size(person: Mapping[str, Any]) -> float:
+    """Pixels that distances are divided by: of the field head_size, or of the head's box; 0 if unknown."""
+    if person.get("head_size"):
+        return float(person["head_size"])
+    box = person.get("bbox_head") or (0, 0, 0, 0)
+    return HEAD_SIZE_OF_BOX * math.hypot(box[2], box[3])
+
+
+def joints_of(content: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """The joints that the category of people lists.
+
+    Raises:
+      DataError: no category does.
+    """
+    for entry in content["categories"]:
+        if entry.get("keypoints"):
+            return tuple(entry["keypoints"])
+    raise DataError(f"{name}: field 'categories': none lists 'keypoints'; use a file of people's keypoints")
+
+
+def _forbid_repeats(path: pathlib.Path, content: Content) -> None:
+    for field in ("images", "annotations"):
+        ids = collections.Counter(record.get("id") for record in content[field])
+        if repeated := [i for i, count in ids.items() if count > 1]:
+            raise DataError(
+                f"{path}: {len(repeated)} ids of {field!r} occur more than once, {repeated[0]} first; the files of a "
+                "folder are one data set, so number them through or keep them apart"
+            )
