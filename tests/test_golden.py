@@ -17,6 +17,7 @@ from golden_checks import cases
 ROOT = pathlib.Path(os.environ.get("JAXPOSE_GOLDEN") or pathlib.Path(__file__).parent / "golden")
 FOLDERS = cases.folders(ROOT)
 
+
 def _collect_checks() -> dict:
     checks = {}
     for info in pkgutil.iter_modules(golden_checks.__path__):
