@@ -21,7 +21,7 @@ sequential_coco   ResNet-50, both              1344x1344  COCO 2017     TPU v5e-
 
 The default takes 9 minutes on two cores of an AMD EPYC, data and compilation included, and ends with AP 33.9, AR 44.4
 on unseen marionettes with true boxes. deformable, with fewer steps, takes 33 minutes beside other work (21 of a core),
-and ends with AP 39.0, AR 48.9. The detector takes 7.5 minutes on the same two cores and ends with box AP 51.1, AP50 90.3.
+and ends with AP 39.0, AR 48.9. The detector takes 7.5 minutes on the same two cores, to box AP 51.1, AP50 90.3.
 sequential trains it, and in a second stage of 12 minutes goes on from it, to box AP 58.6, AP50 94.2, and for poses
 AP 6.5, AP50 22.6; half of its people are lower than 57 pixels and narrower than 26, and a cell of the sharpest features
 is four. --stage=detector stops before the second stage. All measured, one seed each.
