@@ -144,7 +144,7 @@ def config(folder: pathlib.Path, name: str = "prtr") -> ConfigDict:
         c.data.source = "coco"
     for split in ("train", "validation"):
         c.data[split].update({"annotations": "labels.json", "images": "images"})
-    c.stages, c.evaluate.gap = (), ()
+    c.stages, c.evaluate.gap, c.init_from = (), (), ""
     if name == "regda":
         c.data.streams = {}
     c.data.threads = 2

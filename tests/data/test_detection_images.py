@@ -187,21 +187,22 @@ def test_views_of_the_paper(seed, width, height):
     """Short sides of 480 to 800 pixels in steps of 32; of a part, 384 to 600 pixels a side at 400, 500 or 600."""
     window = PAPER.draw(width, height, DetectionAugmentation(), np.random.default_rng(seed))
     whole = window.region == (0, 0, width, height)
-    seen = (width, height)
-    if not whole:
-        for short in (400, 500, 600):
-            resized = box_ops.fitted_size(width, height, short)
-            part = np.array(window.region) * np.tile(np.divide(resized, (width, height)), 2)
-            if np.abs(part - np.round(part)).max() < 1e-6:
-                break
-        else:
-            pytest.fail(f"{window.region} is no rectangle of whole pixels at any size")
-        left, top, *seen = np.round(part).astype(int).tolist()
-        assert 0 <= left <= resized[0] - seen[0]
-        assert 0 <= top <= resized[1] - seen[1]
-        assert 384 <= min(seen) <= max(seen) <= 600
-    extents = [box_ops.fitted_size(*seen, short, 1333) for short in range(480, 801, 32)]
+    parts = [(width, height)] if whole else parts_of_the_paper(window.region, width, height)
+    extents = [box_ops.fitted_size(*part, short, 1333) for part in parts for short in range(480, 801, 32)]
     assert window.extent in [tuple(map(int, extent)) for extent in extents]
+
+
+def parts_of_the_paper(region, width, height):
+    """(width, height) in whole pixels that a region can have been, of the image at each of the three sizes."""
+    parts = []
+    for short in (400, 500, 600):
+        resized = box_ops.fitted_size(width, height, short)
+        exact = np.array(region) * np.tile(np.divide(resized, (width, height)), 2)
+        left, top, *part = np.round(exact).astype(int).tolist()
+        inside = 0 <= left <= resized[0] - part[0] and 0 <= top <= resized[1] - part[1]
+        if inside and np.abs(exact - np.round(exact)).max() < 1e-6 and 384 <= min(part) <= max(part) <= 600:
+            parts.append(part)
+    return parts
 
 
 def test_every_kind_of_view_is_drawn():

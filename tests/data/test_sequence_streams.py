@@ -32,7 +32,8 @@ def examples(config, method):
 def take(config, examples, count: int, step: int = 0, **data) -> list[dict]:
     config = config.copy_and_resolve_references()
     config.data.update(data)
-    with contextlib.closing(streams.TrainBatches(config, examples, step)) as batches:
+    spec = methods.create(config.method).spec(1)
+    with contextlib.closing(streams.TrainBatches(config, examples, step, spec)) as batches:
         return [next(batches)["source"] for _ in range(count)]
 
 
@@ -57,8 +58,8 @@ class TestTraining:
             for name, values in expected.items():
                 assert_array_equal(ours[name], values, err_msg=name)
 
-    def test_messages_name_video_and_frame(self, config, examples, batches):
-        with contextlib.closing(streams.TrainBatches(config, examples, 0)) as stream:
+    def test_messages_name_video_and_frame(self, config, method, examples, batches):
+        with contextlib.closing(streams.TrainBatches(config, examples, 0, method.spec(1))) as stream:
             assert "marionette" in (text := stream.describe({"source": batches[0]}))
         assert "frame" in text
 
