@@ -93,7 +93,7 @@ def compiled(*flags: str) -> tuple[float, float]:
 @pytest.mark.parametrize("config", ["prtr.py", *RECIPES])
 def test_compiles_for_a_slice_and_sends_each_gradient_once(config):
     sent, parameters = compiled(f"--config=configs/{config}")
-    assert sent == pytest.approx(parameters, abs=1.0)  # less a frozen stem, plus batch statistics
+    assert sent == pytest.approx(parameters, rel=0.01, abs=1.0)  # less a frozen stem, plus batch statistics
 
 
 @pytest.mark.tpu
