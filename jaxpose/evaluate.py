@@ -26,7 +26,8 @@ from jaxpose.metrics.boxes import CocoBoxes
 from jaxpose.metrics.coco import CocoKeypoints, write_results
 from jaxpose.metrics.crowdpose import CrowdPoseKeypoints
 from jaxpose.metrics.joint_groups import JointGroups
-from jaxpose.metrics.suppression import Rows, Suppression, suppress
+from jaxpose.metrics.rows import Rows
+from jaxpose.metrics.suppression import Suppression, suppress
 from jaxpose.ops import cameras, geometry
 from jaxpose.tracking import assign_tracks
 from jaxpose.types import Detections, Poses, Stream, Variables

@@ -28,7 +28,8 @@ import numpy as np
 
 from jaxpose.errors import DataError, JaxposeError
 from jaxpose.metrics import coco
-from jaxpose.metrics.suppression import Rows, Suppression
+from jaxpose.metrics.rows import Rows
+from jaxpose.metrics.suppression import Suppression
 from jaxpose.ops.pose_nms import PoseNMS
 from jaxpose.skeleton import Skeleton
 

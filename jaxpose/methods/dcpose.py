@@ -48,6 +48,11 @@ def frame_weights(margin: Array) -> jax.Array:
     return margin[:, ::-1] / jnp.sum(margin, axis=-1, keepdims=True)
 
 
+def _frames(rough: Array, margin: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """The maps of the current, previous and next frame, and weights [B, 1, 1, 1] of the last two."""
+    return (*rough, *frame_weights(margin).T[..., None, None, None])
+
+
 def pose_residuals(rough: Array, margin: Array) -> jax.Array:
     """What the pose residual fusion sees: how the current maps differ from the others, plain and weighted.
 
@@ -58,8 +63,7 @@ def pose_residuals(rough: Array, margin: Array) -> jax.Array:
     Returns:
       [B, h, w, 4 K]; the four channels of a joint are together.
     """
-    current, previous, following = rough
-    before, after = frame_weights(margin).T[..., None, None, None]
+    current, previous, following, before, after = _frames(rough, margin)
     since, until = current - previous, current - following
     cues = jnp.stack([since, before * since, until, after * until], axis=-1)
     return rearrange(cues, "b h w k cue -> b h w (k cue)")
@@ -75,8 +79,7 @@ def weighted_maps(rough: Array, margin: Array) -> jax.Array:
     Returns:
       [B, h, w, 3 K]; the three channels of a joint are together.
     """
-    current, previous, following = rough
-    before, after = frame_weights(margin).T[..., None, None, None]
+    current, previous, following, before, after = _frames(rough, margin)
     return rearrange([current, before * previous, after * following], "frame b h w k -> b h w (k frame)")
 
 

@@ -10,14 +10,13 @@ Rows are put in order of image id and index, so that the numbers do not depend o
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 
 from jaxpose.errors import DataError
 from jaxpose.metrics import coco
-from jaxpose.metrics.suppression import Rows
+from jaxpose.metrics.rows import IMAGE_ID, INDEX, Collected, Column
 
 _NUMBERS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR1", "AR10", "AR", "AR_S", "AR_M", "AR_L")
 NUMBERS = tuple(f"box_{name}" for name in _NUMBERS)
@@ -25,14 +24,14 @@ NUMBERS = tuple(f"box_{name}" for name in _NUMBERS)
 
 logger = logging.getLogger(__name__)
 
-_FIELDS = {"image_id": np.int64, "index": np.int64, "box": np.float64, "box_score": np.float64}
 _OF_TRUTH = ("id", "image_id", "category_id", "bbox", "area")
 
 
 @dataclasses.dataclass
-class CocoBoxes:
+class CocoBoxes(Collected):
     """AP and AR of people's boxes by the rules of COCO's bounding boxes, with at most 100 boxes an image.
 
+    Its rows are boxes: image_id [n]; index [n]; box [n, 4] (x, y, w, h) in pixels of the image; box_score [n].
     A crowd region is never found or missed, and a box in it is no mistake. People without labelled joints count.
 
     Attributes:
@@ -40,40 +39,15 @@ class CocoBoxes:
         A person's size is the "area" of the annotation (that of the mask, where there is one).
     """
 
+    columns = {
+        "image_id": IMAGE_ID,
+        "index": INDEX,
+        "box": Column(np.float64, (4,)),
+        "box_score": Column(np.float64),
+    }
+    things = "boxes"
+
     sizes: tuple[float, float] | None = None
-    _blocks: list[Rows] = dataclasses.field(default_factory=list, repr=False)
-
-    def update(self, rows: Mapping[str, Any]) -> None:
-        """Adds n boxes.
-
-        Args:
-          rows: arrays with leading axis n, padding already removed; others than these are ignored:
-            image_id [n] int;
-            index [n] int, position of the example in the data set; several boxes of one example share it;
-            box [n, 4] (x, y, w, h) in pixels of the image;
-            box_score [n].
-
-        Raises:
-          DataError: a field is missing, has another shape, or holds a number that is not finite.
-        """
-        self._blocks.append(_checked(rows))
-
-    def merge(self, other: "CocoBoxes") -> None:
-        """Adds all boxes of another metric, such as another process's."""
-        self._blocks.extend(other._blocks)
-
-    def rows(self) -> Rows:
-        """All boxes so far, ordered by image id, then index, then order within the example; what `update` takes.
-
-        Raises:
-          DataError: an example came in twice.
-        """
-        empty = _checked({"image_id": [], "index": [], "box": np.zeros((0, 4)), "box_score": []})
-        blocks = [empty, *self._blocks]
-        rows = {name: np.concatenate([block[name] for block in blocks]) for name in _FIELDS}
-        coco.forbid_repeats(rows, [len(block["index"]) for block in blocks])
-        order = np.lexsort((rows["index"], rows["image_id"]))
-        return {name: values[order] for name, values in rows.items()}
 
     def results(self, category_id: int = 1) -> list[dict]:
         """The boxes in the format of COCO detection results, which `data.validation.boxes` of a config can name.
@@ -145,22 +119,3 @@ def load_truth(ground_truth: coco.GroundTruth) -> dict:
         "categories": chosen,
         "annotations": [{f: p[f] for f in _OF_TRUTH} | {"iscrowd": p.get("iscrowd", 0)} for p in people],
     }
-
-
-def _checked(rows: Mapping[str, Any]) -> Rows:
-    if missing := [name for name in _FIELDS if name not in rows]:
-        raise DataError(f"boxes lack the fields {missing}; expected {list(_FIELDS)}")
-    arrays = {name: np.array(rows[name], dtype) for name, dtype in _FIELDS.items()}
-    count = np.size(arrays["index"])
-    for name, values in arrays.items():
-        expected = (count, 4) if name == "box" else (count,)
-        if values.shape != expected:
-            raise DataError(f"field {name!r} has shape {values.shape}, expected {expected} for {count} boxes")
-        bad = ~np.isfinite(values).reshape(count, -1).all(-1) if count else np.zeros(0, bool)
-        if bad.any():
-            first = int(np.flatnonzero(bad)[0])
-            raise DataError(
-                f"image {arrays['image_id'][first]} (example {arrays['index'][first]}): field {name!r} is not finite "
-                f"in {int(bad.sum())} boxes; the network's outputs or weights hold NaN or infinite numbers"
-            )
-    return arrays

@@ -18,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxpose.errors import DataError
-from jaxpose.metrics.suppression import Rows, Suppression, suppress
+from jaxpose.metrics.rows import IMAGE_ID, INDEX, Collected, Column
+from jaxpose.metrics.suppression import Suppression, suppress
 from jaxpose.skeleton import Skeleton
 
 NUMBERS = ("AP", "AP50", "AP75", "AP_M", "AP_L", "AR", "AR50", "AR75", "AR_M", "AR_L")
@@ -28,20 +29,16 @@ GroundTruth = Mapping[str, Any] | str | pathlib.Path
 
 logger = logging.getLogger(__name__)
 
-_FIELDS = {
-    "image_id": (np.int64, 1),
-    "index": (np.int64, 1),
-    "keypoints": (np.float64, 3),
-    "scores": (np.float64, 2),
-    "person_score": (np.float64, 1),
-    "area": (np.float64, 1),
-}
-_OPTIONAL = {"box": (np.float64, 2), "box_score": (np.float64, 1)}
+_OF_BOXES = {"box": Column(np.float64, (4,), optional=True), "box_score": Column(np.float64, optional=True)}
 
 
 @dataclasses.dataclass
-class CocoKeypoints:
+class CocoKeypoints(Collected):
     """AP and AR of COCO keypoints, for any skeleton.
+
+    Its rows are poses: image_id [n]; index [n]; keypoints [n, K, 2] in pixels of the image; scores [n, K] of joints;
+    person_score [n], by which people are ranked; area [n] of the (enlarged) box that was cropped, in pixels^2, for OKS
+    in suppression; box [n, 4] (x, y, w, h) and box_score [n] of the detections, if suppression is "parametric".
 
     Attributes:
       suppression: of duplicates.
@@ -49,51 +46,18 @@ class CocoKeypoints:
         "AP_M", "AP_L", "AR_S", "AR_M", "AR_L". By default COCO's 32^2 and 96^2, without small people.
     """
 
+    columns = {
+        "image_id": IMAGE_ID,
+        "index": INDEX,
+        "keypoints": Column(np.float64, ("K", 2)),
+        "scores": Column(np.float64, ("K",)),
+        "person_score": Column(np.float64),
+        "area": Column(np.float64),
+        **_OF_BOXES,
+    }
+
     suppression: Suppression = Suppression()
     sizes: tuple[float, float] | None = None
-    _blocks: list[Rows] = dataclasses.field(default_factory=list, repr=False)
-
-    def update(self, rows: Mapping[str, Any]) -> None:
-        """Adds n predicted poses.
-
-        Args:
-          rows: arrays with leading axis n, padding already removed:
-            image_id [n] int;
-            index [n] int, position of the example in the data set; several poses of one example share it;
-            keypoints [n, K, 2] in pixels of the image;
-            scores [n, K] of the joints;
-            person_score [n], by which people are ranked;
-            area [n] of the (enlarged) box that was cropped, in pixels^2, for OKS in suppression;
-            box [n, 4] (x, y, w, h) and box_score [n] of the detections, if suppression is "parametric".
-
-        Raises:
-          DataError: a field is missing, has another shape, or holds a number that is not finite.
-        """
-        self._blocks.append(_checked(rows))
-
-    def merge(self, other: "CocoKeypoints") -> None:
-        """Adds all poses of another metric, such as another process's."""
-        self._blocks.extend(other._blocks)
-
-    def rows(self) -> Rows:
-        """All poses so far, ordered by image id, then index, then order within the example.
-
-        What `update` takes, so that processes can exchange it.
-
-        Raises:
-          DataError: an example came in twice.
-        """
-        if not self._blocks:
-            return {name: np.zeros((0,) * rank, dtype) for name, (dtype, rank) in _FIELDS.items()}
-        joints = sorted({block["scores"].shape[1] for block in self._blocks if len(block["index"])})
-        if len(joints) > 1:
-            raise DataError(f"poses with {joints} joints were added to one metric; use one metric a skeleton")
-        blocks = [block for block in self._blocks if len(block["index"])] or self._blocks[:1]
-        names = [name for name in (*_FIELDS, *_OPTIONAL) if all(name in block for block in blocks)]
-        rows = {name: np.concatenate([block[name] for block in blocks]) for name in names}
-        forbid_repeats(rows, [len(block["index"]) for block in blocks])
-        order = np.lexsort((rows["index"], rows["image_id"]))
-        return {name: values[order] for name, values in rows.items()}
 
     def results(self, skeleton: Skeleton, category_id: int = 1, boxes: bool = False) -> list[dict]:
         """The poses that remain after suppression, in the format of the COCO server.
@@ -118,7 +82,7 @@ class CocoKeypoints:
                 f"the poses have {found} joints, skeleton {skeleton.name!r} has {skeleton.num_joints}; "
                 "evaluate with the skeleton that the method was trained for"
             )
-        if boxes and (missing := [name for name in _OPTIONAL if name not in rows]):
+        if boxes and (missing := [name for name in _OF_BOXES if name not in rows]):
             raise DataError(f"poses are to be written with their boxes, but lack the fields {missing}")
         rows = suppress(rows, skeleton.sigmas, self.suppression)
         triples = np.concatenate([rows["keypoints"], rows["scores"][..., None]], axis=-1)
@@ -299,40 +263,6 @@ def read_truth(ground_truth: GroundTruth) -> Mapping[str, Any]:
 
 def _name(ground_truth: GroundTruth) -> str:
     return "ground truth" if isinstance(ground_truth, Mapping) else str(ground_truth)
-
-
-def _checked(rows: Mapping[str, Any]) -> Rows:
-    if missing := [name for name in _FIELDS if name not in rows]:
-        raise DataError(f"poses lack the fields {missing}; expected {list(_FIELDS)}")
-    wanted = _FIELDS | {name: field for name, field in _OPTIONAL.items() if name in rows}
-    arrays = {name: np.array(rows[name], dtype) for name, (dtype, _) in wanted.items()}
-    count, joints = np.size(arrays["index"]), (arrays["scores"].shape or (0,))[-1]
-    tails = {"keypoints": (joints, 2), "scores": (joints,), "box": (4,)}
-    for name, values in arrays.items():
-        expected = (count, *tails.get(name, ()))
-        if values.shape != expected:
-            raise DataError(f"field {name!r} has shape {values.shape}, expected {expected} for {count} poses")
-    for name, values in arrays.items():
-        bad = ~np.isfinite(values).reshape(count, -1).all(-1) if count else np.zeros(0, bool)
-        if bad.any():
-            first = int(np.flatnonzero(bad)[0])
-            raise DataError(
-                f"image {arrays['image_id'][first]} (example {arrays['index'][first]}): field {name!r} is not finite "
-                f"in {int(bad.sum())} poses; the network's outputs or weights hold NaN or infinite numbers"
-            )
-    return arrays
-
-
-def forbid_repeats(rows: Rows, lengths: list[int]) -> None:
-    """One example's poses come in one update; a second update means padding or a repeated example was counted."""
-    update = np.repeat(np.arange(len(lengths)), lengths)
-    seen = np.unique(np.stack([rows["index"], update]), axis=1)[0]
-    repeated = seen[1:][seen[1:] == seen[:-1]]
-    if len(repeated):
-        raise DataError(
-            f"example {repeated[0]} (and {len(np.unique(repeated)) - 1} others) was added more than once; "
-            "leave out the padding of the last batch, and evaluate each example once"
-        )
 
 
 def _keypoint_category(categories: list[dict], skeleton: Skeleton, name: str) -> dict:

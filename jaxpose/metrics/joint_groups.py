@@ -8,12 +8,12 @@ numbers = metric.compute()      # {"PCK@0.05": ..., "PCK@0.05/shoulder": ..., "b
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.metrics.pck import Counts, coordinate_pck, part_of
+from jaxpose.metrics.rows import PEOPLE, CollectedPeople, Column
 from jaxpose.ops import geometry
 from jaxpose.skeleton import Skeleton
 from jaxpose.types import Array
@@ -83,8 +83,11 @@ def batch_means(counts: Counts, groups: Groups) -> dict[str, float]:
 
 
 @dataclasses.dataclass
-class JointGroups:
+class JointGroups(CollectedPeople):
     """PCK@0.05 by groups of joints: what share of them lies closer to the truth than a twentieth of the crop.
+
+    Its rows are people: index [n]; keypoints [n, K, 2] and truth [n, K, 2] in pixels of the image; visibility [n, K],
+    positive for labelled joints; to_crop [n, 2, 3], the maps from pixels of the image to those of the crop.
 
     "PCK@0.05/GROUP" pools all labelled joints of a group, and "PCK@0.05" those of "all", with positions as they are.
     "batch_PCK@0.05" and its groups are what the original code would print: maxima of maps
@@ -98,24 +101,13 @@ class JointGroups:
         printed as the original code would.
     """
 
-    skeleton: Skeleton
+    columns = PEOPLE | {"to_crop": Column(np.float64, (2, 3))}
+
     crop_size: tuple[int, int]
     map_size: tuple[int, int] | None = None
-    _blocks: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list, repr=False)
 
     def __post_init__(self):
         self._groups = groups_of(self.skeleton)
-
-    def update(self, rows: Mapping[str, Any]) -> None:
-        """Adds n people.
-
-        Args:
-          rows: arrays with leading axis n; others than these are ignored: "index" position in the data set,
-            "keypoints" [n, K, 2] and "truth" [n, K, 2] in pixels of the image, "visibility" [n, K], positive for
-            labelled joints, and "to_crop" [n, 2, 3], the maps from pixels of the image to those of the crop.
-        """
-        fields = ("index", "keypoints", "truth", "visibility", "to_crop")
-        self._blocks.append({name: np.asarray(rows[name]) for name in fields})
 
     def compute(self) -> dict[str, float]:
         """{name: share in [0, 1]}, people in order of index.
@@ -123,14 +115,12 @@ class JointGroups:
         Raises:
           DataError: no joint of anybody is labelled.
         """
-        rows = {name: np.concatenate([block[name] for block in self._blocks]) for name in self._blocks[0]}
-        rows = {name: values[np.argsort(rows["index"], kind="stable")] for name, values in rows.items()}
+        rows = self.rows()
         visible = rows["visibility"] > 0
         if not visible.any():
             nobody = f"none of {len(visible)} people has a labelled joint"
             raise DataError(f"PCK@{RADIUS:g} cannot be told: {nobody}; evaluate labelled data")
-        exact = {name: rows[name].astype(np.float64) for name in ("to_crop", "keypoints", "truth")}
-        found, truth = (geometry.apply_affine(exact["to_crop"], exact[name]) for name in ("keypoints", "truth"))
+        found, truth = (geometry.apply_affine(rows["to_crop"], rows[name]) for name in ("keypoints", "truth"))
         size = np.tile(np.float32(self.crop_size), (len(found), 1))
         numbers = _named("", pooled(coordinate_pck(found, truth, visible, size, (RADIUS,)), self._groups))
         return numbers | (_named("batch_", self._published(found, truth, visible)) if self.map_size else {})

@@ -19,33 +19,29 @@ import numpy as np
 
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.metrics import pck
+from jaxpose.metrics.rows import PEOPLE, CollectedPeople, Column, Rows
 from jaxpose.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
 
 Reference = Literal["head", "torso", "box"]
-Rows = dict[str, np.ndarray]
 
 UNCOUNTED = ("pelvis", "thorax")
 """Joints that the numbers leave out, as MPII's evaluation does."""
 
 _NUMBER = {"head": "PCKh", "torso": "PCK", "box": "PCKb"}
 _NAMES = {"pckh": ("head", (0.5, 0.1)), "pck": ("torso", (0.2,)), "pck_box": ("box", (0.2,))}
-_FIELDS = {
-    "index": np.int64,
-    "keypoints": np.float64,
-    "truth": np.float64,
-    "visibility": np.float64,
-    "head_size": np.float64,
-}
 _count = jax.jit(pck.coordinate_pck, static_argnames=("thresholds", "inclusive"))
 _STEP = 0.01  # between the thresholds of the curve
 _COLUMNS = ("head", "head_top", "neck", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 
 
 @dataclasses.dataclass
-class KeypointPck:
+class KeypointPck(CollectedPeople):
     """Share of joints that lie within a fraction of the person's size from their true place, for any skeleton.
+
+    Its rows are people: index [n]; keypoints [n, K, 2] predicted and truth [n, K, 2], pixels of the image; visibility
+    [n, K], positive for labelled joints; head_size [n] pixels, 0 where unknown, only for the reference "head".
 
     All labelled joints of all people are pooled (not a mean over joints or people), but for pelvis and thorax: with the
     reference "head" and MPII's joints this is the "total_mpii" of DSNT and the "Mean" of MPII's table.
@@ -58,10 +54,10 @@ class KeypointPck:
       thresholds: fractions of the size. Joints are told apart at the first, and the curve ends there.
     """
 
-    skeleton: Skeleton
+    columns = PEOPLE | {"head_size": Column(np.float64, label=True)}
+
     reference: Reference = "head"
     thresholds: tuple[float, ...] = (0.5, 0.1)
-    _blocks: list[Rows] = dataclasses.field(default_factory=list, repr=False)
 
     def __post_init__(self):
         if self.reference not in ("head", "torso", "box"):
@@ -91,44 +87,6 @@ class KeypointPck:
     def name(self) -> str:
         """What the numbers are called: "PCKh", "PCK" or "PCKb"."""
         return _NUMBER[self.reference]
-
-    def update(self, rows: Mapping[str, Any]) -> None:
-        """Adds n people, each with its predicted and its true joints.
-
-        Args:
-          rows: arrays with leading axis n, padding already removed; others than these are ignored:
-            index [n] int, position of the example in the data set;
-            keypoints [n, K, 2] predicted, pixels of the image;
-            truth [n, K, 2] in the same pixels;
-            visibility [n, K], positive for labelled joints;
-            head_size [n] pixels, 0 where unknown; only for the reference "head".
-
-        Raises:
-          DataError: a field is missing, has another shape, or holds a number that is not finite.
-        """
-        self._blocks.append(self._checked(rows))
-
-    def merge(self, other: "KeypointPck") -> None:
-        """Adds all people of another metric, such as another process's."""
-        self._blocks.extend(other._blocks)
-
-    def rows(self) -> Rows:
-        """All people so far, ordered by index. What `update` takes, so that processes can exchange it.
-
-        Raises:
-          DataError: an example came in twice.
-        """
-        blocks = self._blocks or [self._checked(self._empty())]
-        rows = {name: np.concatenate([block[name] for block in blocks]) for name in _FIELDS}
-        order = np.argsort(rows["index"], kind="stable")
-        rows = {name: values[order] for name, values in rows.items()}
-        repeated = np.unique(rows["index"][1:][rows["index"][1:] == rows["index"][:-1]])
-        if len(repeated):
-            raise DataError(
-                f"example {repeated[0]} (and {len(repeated) - 1} others) was added more than once; leave out the "
-                "padding of the last batch, and evaluate each example once"
-            )
-        return rows
 
     def compute(self) -> dict[str, float]:
         """Numbers in [0, 1], for the reference "head" and the thresholds .5 and .1:
@@ -181,46 +139,9 @@ class KeypointPck:
         high = np.max(rows["truth"], axis=1, where=labelled[..., None], initial=-np.inf)
         return np.where(labelled.any(-1), np.max(high - low, axis=-1), 0)
 
-    def _empty(self) -> Rows:
-        joints = self.skeleton.num_joints
-        points, marks = np.zeros((0, joints, 2)), np.zeros((0, joints))
-        return {
-            "index": marks[:, 0],
-            "keypoints": points,
-            "truth": points,
-            "visibility": marks,
-            "head_size": marks[:, 0],
-        }
-
     def _checked(self, rows: Mapping[str, Any]) -> Rows:
-        known = dict(rows)
-        if self.reference != "head" and "index" in rows:
-            known["head_size"] = np.zeros(np.size(rows["index"]))
-        if missing := [name for name in _FIELDS if name not in known]:
-            raise DataError(f"people lack the fields {missing}; expected {list(_FIELDS)}")
-        arrays = {name: np.array(known[name], dtype) for name, dtype in _FIELDS.items()}
-        count, joints = np.size(arrays["index"]), self.skeleton.num_joints
-        tails = {"keypoints": (joints, 2), "truth": (joints, 2), "visibility": (joints,)}
-        for name, values in arrays.items():
-            expected = (count, *tails.get(name, ()))
-            if values.shape != expected:
-                raise DataError(
-                    f"field {name!r} has shape {values.shape}, expected {expected} for {count} people with the joints "
-                    f"of {self.skeleton.name!r}"
-                )
-        arrays["truth"] = np.where(arrays["visibility"][..., None] > 0, arrays["truth"], 0)
-        for name in ("keypoints", "truth", "head_size"):
-            bad = ~np.isfinite(arrays[name]).reshape(count, -1).all(-1) if count else np.zeros(0, bool)
-            if bad.any():
-                raise DataError(
-                    f"example {arrays['index'][bad][0]}: field {name!r} is not finite in {int(bad.sum())} people; "
-                    + (
-                        "the network's outputs hold NaN or infinite numbers"
-                        if name == "keypoints"
-                        else "fix the labels"
-                    )
-                )
-        return arrays
+        unused = {"head_size": np.zeros(np.size(rows.get("index", ())))}
+        return super()._checked(rows if self.reference == "head" else {**rows, **unused})
 
 
 def table(numbers: Mapping[str, float]) -> str:

@@ -22,22 +22,24 @@ from jaxpose.data import posetrack_forms as forms
 from jaxpose.errors import DataError
 from jaxpose.metrics import poseval
 from jaxpose.metrics.poseval import Figures, Frame
+from jaxpose.metrics.rows import IMAGE_ID, INDEX, Collected, Column, Rows
 from jaxpose.skeleton import Skeleton
 
 GroundTruth = Mapping[str, Any] | str | pathlib.Path
-Rows = dict[str, np.ndarray]
 
 logger = logging.getLogger(__name__)
 
 _NECK = {"neck": "head_bottom"}  # other skeletons' name: PoseTrack's
-_FIELDS = {"image_id": np.int64, "index": np.int64, "keypoints": np.float64, "scores": np.float64}
-_OPTIONAL = {"box_score": np.float64, "track_id": np.int64}
 _TOTALS = ("MOTP", "MOT_precision", "MOT_recall")
 
 
 @dataclasses.dataclass
-class PoseTrackKeypoints:
+class PoseTrackKeypoints(Collected):
     """Mean average precision over PoseTrack's joints, and MOTA, MOTP, precision and recall where poses have tracks.
+
+    Its rows are poses: image_id [n]; index [n]; keypoints [n, K, 2] in pixels of the image; scores [n, K] of joints;
+    box_score [n] of the detections, by which the scores are multiplied, as in DCPose, 1 if missing; track_id [n], the
+    same person over the frames of a video, if people were tracked.
 
     A skeleton without all of the 15 joints (COCO's, say) is evaluated on those that it has.
 
@@ -45,51 +47,16 @@ class PoseTrackKeypoints:
       threshold: share of the head's size within which a joint is found.
     """
 
+    columns = {
+        "image_id": IMAGE_ID,
+        "index": INDEX,
+        "keypoints": Column(np.float64, ("K", 2)),
+        "scores": Column(np.float64, ("K",)),
+        "box_score": Column(np.float64, optional=True),
+        "track_id": Column(np.int64, optional=True),
+    }
+
     threshold: float = poseval.THRESHOLD
-    _blocks: list[Rows] = dataclasses.field(default_factory=list, repr=False)
-
-    def update(self, rows: Mapping[str, Any]) -> None:
-        """Adds n predicted poses.
-
-        Args:
-          rows: arrays with leading axis n, padding already removed; others than these are ignored:
-            image_id [n] int;
-            index [n] int, position of the example in the data set; several poses of one example share it;
-            keypoints [n, K, 2] in pixels of the image;
-            scores [n, K] of the joints;
-            box_score [n] of the detections, by which the scores are multiplied, as in DCPose; 1 if missing;
-            track_id [n] int, the same person over the frames of a video, if people were tracked.
-
-        Raises:
-          DataError: a field is missing, has another shape, or holds a number that is not finite.
-        """
-        self._blocks.append(_checked(rows))
-
-    def merge(self, other: "PoseTrackKeypoints") -> None:
-        """Adds all poses of another metric, such as another process's."""
-        self._blocks.extend(other._blocks)
-
-    def rows(self) -> Rows:
-        """All poses so far, ordered by image id and index. What `update` takes, so that processes can exchange it.
-
-        Raises:
-          DataError: an example came in twice, or poses have different numbers of joints.
-        """
-        blocks = [block for block in self._blocks if len(block["index"])] or self._blocks[:1] or [_checked(_nothing())]
-        joints = sorted({block["scores"].shape[1] for block in blocks})
-        if len(joints) > 1:
-            raise DataError(f"poses with {joints} joints were added to one metric; use one metric a skeleton")
-        names = [name for name in (*_FIELDS, *_OPTIONAL) if all(name in block for block in blocks)]
-        rows = {name: np.concatenate([block[name] for block in blocks]) for name in names}
-        update = np.repeat(np.arange(len(blocks)), [len(block["index"]) for block in blocks])
-        seen = np.unique(np.stack([rows["index"], update]), axis=1)[0]
-        if len(repeated := seen[1:][seen[1:] == seen[:-1]]):
-            raise DataError(
-                f"example {repeated[0]} (and {len(np.unique(repeated)) - 1} others) was added more than once; "
-                "leave out the padding of the last batch, and evaluate each example once"
-            )
-        order = np.lexsort((rows["index"], rows["image_id"]))
-        return {name: values[order] for name, values in rows.items()}
 
     def compute(
         self, ground_truth: GroundTruth, skeleton: Skeleton, image_ids: Iterable[int] | None = None
@@ -234,31 +201,6 @@ def _summary(name: str, values: np.ndarray, joints: Sequence[str]) -> dict[str, 
 
 
 # --- predictions ---
-
-
-def _checked(rows: Mapping[str, Any]) -> Rows:
-    if missing := [name for name in _FIELDS if name not in rows]:
-        raise DataError(f"poses lack the fields {missing}; expected {list(_FIELDS)}")
-    wanted = _FIELDS | {name: dtype for name, dtype in _OPTIONAL.items() if name in rows}
-    arrays = {name: np.array(rows[name], dtype) for name, dtype in wanted.items()}
-    count, joints = np.size(arrays["index"]), (arrays["scores"].shape or (0,))[-1]
-    tails = {"keypoints": (joints, 2), "scores": (joints,)}
-    for name, values in arrays.items():
-        expected = (count, *tails.get(name, ()))
-        if values.shape != expected:
-            raise DataError(f"field {name!r} has shape {values.shape}, expected {expected} for {count} poses")
-        bad = ~np.isfinite(values).reshape(count, -1).all(-1) if count else np.zeros(0, bool)
-        if bad.any():
-            first = int(np.flatnonzero(bad)[0])
-            raise DataError(
-                f"image {arrays['image_id'][first]} (example {arrays['index'][first]}): field {name!r} is not finite "
-                f"in {int(bad.sum())} poses; the network's outputs or weights hold NaN or infinite numbers"
-            )
-    return arrays
-
-
-def _nothing() -> Rows:
-    return {"image_id": np.zeros(0), "index": np.zeros(0), "keypoints": np.zeros((0, 0, 2)), "scores": np.zeros((0, 0))}
 
 
 def _joint_scores(rows: Rows) -> np.ndarray:

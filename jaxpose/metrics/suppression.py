@@ -10,12 +10,10 @@ import jax
 import numpy as np
 
 from jaxpose.errors import ConfigError, DataError
+from jaxpose.metrics.rows import Rows
 from jaxpose.ops import nms
 from jaxpose.ops.pose_nms import PoseNMS, pose_nms
 from jaxpose.rescoring import Rescoring, load
-
-Rows = dict[str, np.ndarray]
-"""Poses as columns; see `metrics.CocoKeypoints.update`."""
 
 _MAX_PAIRS = 2**18
 """Pairs of poses that one call compares."""

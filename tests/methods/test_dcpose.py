@@ -215,14 +215,6 @@ def test_joints_outside_the_crop_do_not_count():
     assert_array_equal(weight[0], [1, 1, 0, 0, 0, 0, *[1] * 11])
 
 
-def test_padding_counts_for_nothing():
-    batch = host_batch()
-    batch["source"]["valid"][1:] = False
-    stream = METHOD.targets(batch, jax.random.key(1), train=True)["source"]
-    assert stream["weight"][0].any()
-    assert not stream["weight"][1:].any()
-
-
 def test_loss_is_twice_that_of_single_frames(prepared):
     stream = prepared["source"]
     maps = np.random.default_rng(0).random(stream["target"].shape).astype(np.float32)

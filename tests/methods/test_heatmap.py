@@ -130,14 +130,6 @@ def test_labels(prepared):
     assert_array_equal(np.asarray(found)[drawn], centre[drawn])
 
 
-def test_padding_counts_for_nothing():
-    batch = host_batch()
-    batch["source"]["valid"][1:] = False
-    stream = METHOD.targets(batch, jax.random.key(1), train=True)["source"]
-    assert stream["weight"][0].any()
-    assert not stream["weight"][1:].any()
-
-
 def test_published_colour_orders():
     image = host_batch()["source"]["image"]
     rgb, bgr = (

@@ -173,16 +173,6 @@ def test_weights_of_the_target_are_an_option_that_uses_labels():
     assert_array_equal(TINY.targets(batch, jax.random.key(0), train=True)["target"]["weight"], np.ones((4, K)))
 
 
-def test_padding_counts_for_nothing():
-    batch = host_batch()
-    for stream in batch.values():
-        stream["valid"][1:] = False
-    prepared = TINY.targets(batch, jax.random.key(0), train=True)
-    for stream in prepared.values():
-        assert stream["weight"][0].any()
-        assert not stream["weight"][1:].any()
-
-
 def test_labels_are_drawn_where_the_centre_is_inside():
     batch = host_batch()
     batch["source"]["keypoints"][:, 0] = -9

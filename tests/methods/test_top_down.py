@@ -1,4 +1,4 @@
-"""What methods share that look at one person's crop: random colours and blur in training."""
+"""What methods share that look at one person's crop: padding, random colours and blur in training."""
 
 import dataclasses
 
@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose.errors import ConfigError
 from jaxpose.keys import example_keys
+from jaxpose.methods.dcpose import DCPose
 from jaxpose.methods.heatmap import Heatmap
 from jaxpose.methods.regda import RegDA
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
@@ -32,6 +33,18 @@ def batch():
     batch["source"]["image"] = np.random.default_rng(0).integers(0, 256, (3, 64, 32, 3)).astype(np.uint8)
     batch["source"]["index"] = np.array([5, 9, 2], np.int32)
     return batch
+
+
+@pytest.mark.parametrize(
+    "method", [PLAIN, RegDA(input_size=(64, 64)), DCPose(input_size=(32, 64))], ids=lambda method: type(method).__name__
+)
+def test_padding_counts_for_nothing(method):
+    batch = synthetic_batch(method.spec(4))
+    for stream in batch.values():
+        stream["valid"][1:] = False
+    for stream in method.targets(batch, KEY, train=True).values():
+        assert stream["weight"][0].any()
+        assert not stream["weight"][1:].any()
 
 
 def test_training_changes_pictures_and_nothing_else(batch):

@@ -126,3 +126,32 @@ def test_methods_without_maps_have_pooled_numbers_alone(rows):
 def test_nobody_has_labels(rows):
     with pytest.raises(DataError, match="none of 70 people has a labelled joint"):
         computed(rows | {"visibility": np.zeros((PEOPLE, 16))})
+
+
+def test_merged_metrics_are_one(rows):
+    halves = [JointGroups(MPII, CROP, MAP) for _ in range(2)]
+    for half, part in zip(halves, np.array_split(np.arange(PEOPLE), 2), strict=True):
+        half.update({name: values[part] for name, values in rows.items()})
+    halves[0].merge(halves[1])
+    assert halves[0].compute() == computed(rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"to_crop": np.zeros((PEOPLE, 3, 3))},
+            r"'to_crop' has shape \(70, 3, 3\), expected \(70, 2, 3\) for 70 people",
+        ),
+        ({"keypoints": np.full((PEOPLE, 16, 2), np.nan)}, "'keypoints' is not finite in 70 people; the network's"),
+        ({"index": np.zeros(PEOPLE, int)}, "example 0 .*was added more than once"),
+    ],
+)
+def test_rows_that_do_not_fit(rows, change, message):
+    with pytest.raises(DataError, match=message):
+        computed(rows | change)
+
+
+def test_places_of_joints_without_labels_do_not_matter(rows):
+    unknown = np.where(rows["visibility"][..., None] > 0, rows["truth"], np.nan)
+    assert computed(rows | {"truth": unknown}) == computed(rows)
