@@ -67,22 +67,29 @@ class Skeleton:
         """Per joint: "left", "right" or "center"."""
         return tuple(j.split("_")[0] if j.startswith(("left_", "right_")) else "center" for j in self.joints)
 
-    def select(self, other: "Skeleton") -> np.ndarray:
-        """Indices into this skeleton's joints that give `other`'s joints in its order.
+    def columns(self, other: "Skeleton") -> np.ndarray:
+        """Indices into this skeleton's joints of `other`'s joints in its order; -1 for those that this one lacks.
 
         The neck serves as the "head_bottom" of PoseTrack, which is the same place under another name.
+        """
+        names = [j if j in self.joints else OTHER_NAMES.get(j, j) for j in other.joints]
+        return np.array([self.index(name) if name in self.joints else -1 for name in names], np.int32)
+
+    def select(self, other: "Skeleton") -> np.ndarray:
+        """`columns` of another skeleton that has no joint but this one's.
 
         Raises:
           ValueError: `other` has a joint that this skeleton lacks.
         """
-        names = [_OTHER_NAMES.get(j, j) if j not in self.joints else j for j in other.joints]
-        missing = [j for j, name in zip(other.joints, names, strict=True) if name not in self.joints]
+        columns = self.columns(other)
+        missing = [joint for joint, column in zip(other.joints, columns, strict=True) if column < 0]
         if missing:
             raise ValueError(f"skeleton {self.name!r} has no joints {missing} that {other.name!r} asks for")
-        return np.array([self.index(name) for name in names], np.int32)
+        return columns
 
 
-_OTHER_NAMES = {"head_bottom": "neck"}
+OTHER_NAMES = {"head_bottom": "neck"}
+"""What skeletons without a joint of some name call the same place."""
 
 
 def _mirror_name(joint: str) -> str:

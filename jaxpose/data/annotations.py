@@ -109,11 +109,8 @@ class Annotations:
         """
         if skeleton == self.skeleton:
             return self
-        known = np.array([joint in self.skeleton.joints for joint in skeleton.joints])
-        if partial:
-            pick = np.array([self.skeleton.index(joint) if has else 0 for joint, has in zip(skeleton.joints, known)])
-        else:
-            pick = self.skeleton.select(skeleton)
+        pick = self.skeleton.columns(skeleton) if partial else self.skeleton.select(skeleton)
+        known = pick >= 0
         return dataclasses.replace(
             self,
             skeleton=skeleton,

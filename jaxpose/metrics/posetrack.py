@@ -23,13 +23,12 @@ from jaxpose.errors import DataError
 from jaxpose.metrics import poseval
 from jaxpose.metrics.poseval import Figures, Frame
 from jaxpose.metrics.rows import IMAGE_ID, INDEX, Collected, Column, Rows
-from jaxpose.skeleton import Skeleton
+from jaxpose.skeleton import OTHER_NAMES, Skeleton
 
 GroundTruth = Mapping[str, Any] | str | pathlib.Path
 
 logger = logging.getLogger(__name__)
 
-_NECK = {"neck": "head_bottom"}  # other skeletons' name: PoseTrack's
 _TOTALS = ("MOTP", "MOT_precision", "MOT_recall")
 
 
@@ -192,7 +191,8 @@ def is_number(name: str) -> bool:
 
 
 def _posetrack_names(joints: Sequence[str]) -> tuple[str, ...]:
-    return tuple(joints) if "head_bottom" in joints else tuple(_NECK.get(joint, joint) for joint in joints)
+    names = {other: joint for joint, other in OTHER_NAMES.items() if joint not in joints}
+    return tuple(names.get(joint, joint) for joint in joints)
 
 
 def _summary(name: str, values: np.ndarray, joints: Sequence[str]) -> dict[str, float]:

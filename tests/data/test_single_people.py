@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jaxpose.data import people, single_people
 from jaxpose.data.single_people import SinglePeople
 from jaxpose.errors import ConfigError, DataError
-from jaxpose.skeleton import HAND, LSP, MPII
+from jaxpose.skeleton import HAND, LSP, MPII, from_coco_category
 
 
 @given(st.integers(0, 400))
@@ -144,6 +144,16 @@ def test_joints_that_a_data_set_lacks_are_not_labelled(three):
     assert back.num_keypoints.tolist() == [14, 14]
     with pytest.raises(ValueError, match=r"has no joints \['pelvis', 'thorax'\]"):
         a.with_skeleton(MPII)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_the_neck_is_also_called_head_bottom(three, partial):
+    a = bodies(three, [0, 1])
+    a.keypoints[:, MPII.index("neck")] = 3
+    few = from_coco_category({"name": "few", "keypoints": ["head_top", "head_bottom"]})
+    found = a.with_skeleton(few, partial)
+    assert found.keypoints.tolist() == [[[1, 1], [3, 3]]] * 2
+    assert (found.visibility > 0).all()
 
 
 def test_hidden_joints_can_be_left_out(three):
