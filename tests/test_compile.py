@@ -102,3 +102,11 @@ def test_phases_send_what_they_move(stage, times):
     """RegDA's three phases: everything, then the adversary, then the features; the head's 2.4 MB but once."""
     sent, parameters = compiled("--config=configs/regda.py:surreal_lsp", f"--stage={stage}")
     assert sent == pytest.approx(times * parameters, rel=0.03)
+
+
+@pytest.mark.tpu
+def test_a_frozen_backbone_sends_no_gradients():
+    """DCPose's refinement has 1.6 million parameters, its HRNet-W48 63.6, whose batch statistics do follow."""
+    sent, parameters = compiled("--config=configs/dcpose.py:posetrack17")
+    assert parameters == pytest.approx(260.8, abs=0.1)
+    assert sent == pytest.approx(4 * 1.603 + 0.3, abs=0.1)
