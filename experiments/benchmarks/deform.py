@@ -41,13 +41,6 @@ def ways() -> dict:
 
     from jaxpose.ops import sampling
 
-    def one_hot(images, x, y):
-        def hat(position, size):
-            return jnp.maximum(1 - jnp.abs(position[..., None] - jnp.arange(size, dtype=jnp.float32)), 0)
-
-        rows = jnp.einsum("bhwr,brxc->bhwxc", hat(y, images.shape[1]), images)
-        return jnp.einsum("bhwx,bhwxc->bhwc", hat(x, images.shape[2]), rows)
-
     def tap(sample, images, points, kernel):
         values = sample(images, points[..., 0], points[..., 1])
         values = values.reshape(-1, len(kernel), *values.shape[1:])
@@ -65,7 +58,11 @@ def ways() -> dict:
 
         return jax.lax.scan(add, jnp.zeros(shape.shape), (points, kernels))[0]
 
-    readers = {"pixels": sampling._sample_pixels, "pieces": sampling._sample_pieces, "one-hot": one_hot}
+    readers = {
+        "pixels": sampling._sample_pixels,
+        "pieces": sampling._sample_pieces,
+        "one-hot": sampling._sample_products,
+    }
     takers = {"all": together, "loop": loop}
     return {f"{r}/{t}": functools.partial(takers[t], readers[r]) for r in readers for t in takers}
 

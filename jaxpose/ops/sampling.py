@@ -1,7 +1,8 @@
 """Differentiable crops, warps and grid samples: bilinear interpolation at any points, and the points' many conventions.
 
 Images are [B, H, W, C]. `sample` takes points as (x, y) in pixel indices, and everything else comes down to it.
-Gradients flow into images and points. Products and sums stay out of the matrix unit, so that positions keep float32.
+Gradients flow into images and points. Products and sums stay out of the matrix unit, or have it compute in full
+precision, so that positions keep float32.
 
 Along an axis, n points of a normalised grid in [-1, 1] are placed by one of three rules, and a position g is turned
 into a pixel of an axis of m pixels by the rule of the same name:
@@ -10,6 +11,8 @@ into a pixel of an axis of m pixels by the rule of the same name:
   "centers"  g_i = -1 + (2 i + 1) / n, centres of n cells; pixel ((g + 1) m - 1) / 2; PyTorch's align_corners=False
   "starts"   g_i = -1 + 2 i / n, the right end not reached; pixel (g + 1) m / 2; the crops of top-down methods
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +37,8 @@ def sample(images: Array, points: Array, padding: str = "zeros", dense: bool = F
       padding: what lies outside. "zeros": each of the four neighbours that is outside counts as 0. "border": positions
         are moved to the nearest pixel, and have no gradient where they were moved or lie on the outermost pixel.
       dense: there are at least about as many points as pixels. A TPU then fetches the four neighbours in one piece,
-        from a copy of the images that is four times as large; the result is the same.
+        from a copy of the images that is four times as large; those of a single channel it fetches not at all, but
+        multiplies rows and columns with their weights. The result is the same up to rounding.
 
     Returns:
       [B, ..., C] in the type of `images` where that is floating, else float32.
@@ -49,7 +53,8 @@ def sample(images: Array, points: Array, padding: str = "zeros", dense: bool = F
     if padding == "border":
         x, y = _clamp(x, width), _clamp(y, height)
     if dense:
-        total = jax.lax.platform_dependent(images, x, y, tpu=_sample_pieces, default=_sample_pixels)
+        on_tpu = _sample_products if images.shape[3] == 1 else _sample_pieces
+        total = jax.lax.platform_dependent(images, x, y, tpu=on_tpu, default=_sample_pixels)
     else:
         total = _sample_pixels(images, x, y)
     return total.astype(images.dtype if jnp.issubdtype(images.dtype, jnp.floating) else jnp.float32)
@@ -81,6 +86,27 @@ def _sample_pieces(images: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     weights = [(a * b)[..., None] for a in (top + 1 - y, y - top) for b in (left + 1 - x, x - left)]
     parts = zip(weights, jnp.split(picked, 4, -1), strict=True)
     return jnp.where(touched[..., None], sum(weight * part for weight, part in parts), 0)
+
+
+def _sample_products(images: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """`_sample_pixels` as a product of the whole image with the weights of its rows and then of its columns.
+
+    A TPU moves 128 numbers where it fetches one: for single channels products take a fortieth of the traffic.
+    """
+    batch, height, width, channels = images.shape
+    places = x.shape[1:]
+    rows, columns = (_hats(at.reshape(batch, -1), size) for at, size in ((y, height), (x, width)))
+    exact = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    lines = exact("bpr,brxc->bcpx", rows, images.astype(jnp.float32))
+    total = jnp.sum(lines * columns[:, None], axis=-1)
+    return jnp.moveaxis(total, 1, -1).reshape(batch, *places, channels)
+
+
+def _hats(position: jax.Array, size: int) -> jax.Array:
+    """[..., size] what each of `size` pixels in a row counts at positions [...]."""
+    first = jnp.floor(position)[..., None]
+    share, pixels = position[..., None] - first, jnp.arange(size, dtype=jnp.float32)
+    return jnp.where(pixels == first, 1 - share, 0) + jnp.where(pixels == first + 1, share, 0)
 
 
 def _clamp(position: jax.Array, size: int) -> jax.Array:

@@ -187,24 +187,27 @@ def test_memory_does_not_grow_with_taps():
 # --- the form that a TPU takes ---
 
 
+@pytest.mark.parametrize("form", [sampling._sample_pieces, sampling._sample_products])
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("padding", ["zeros", "border"])
-def test_neighbours_in_one_piece_are_the_same(padding):
-    """Values and gradients, far outside too."""
-    images, points = draw(2, 5, 6, 3), draw(2, 40, 2, seed=1, scale=6.0)
-    points[0, :4] = [[0, 0], [5, 4], [-1, -1], [2, 3]]
+def test_forms_for_a_tpu_are_the_same(form, channels, padding):
+    """Values and gradients, far outside and on pixels too."""
+    images, points = draw(2, 5, 6, channels), draw(2, 8, 5, 2, seed=1, scale=6.0)
+    points[0, 0, :4] = [[0, 0], [5, 4], [-1, -1], [2, 3]]
     x, y = points[..., 0], points[..., 1]
     if padding == "border":
         x, y = np.clip(x, 0, 5), np.clip(y, 0, 4)
-    weights = draw(2, 40, 3, seed=2)
-    forms = [sampling._sample_pixels, sampling._sample_pieces]
+    weights = draw(2, 8, 5, channels, seed=2)
+    forms = [sampling._sample_pixels, form]
     results = [jax.value_and_grad(lambda *a, f=f: jnp.sum(f(*a) * weights), (0, 1, 2))(images, x, y) for f in forms]
-    for apart, together in zip(*(jax.tree.leaves(result) for result in results), strict=True):
-        assert_allclose(together, apart, rtol=1e-5, atol=1e-4)
+    for expected, found in zip(*(jax.tree.leaves(result) for result in results), strict=True):
+        assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
 
 
-def test_a_tpu_fetches_once():
-    """The program for a TPU gathers once a tap, and once more in the gradient of the positions."""
-    x, kernel, offsets = draw(1, 4, 4, 2), draw(3, 3, 2, 2, seed=1), draw(1, 4, 4, 18)
+@pytest.mark.parametrize(("groups", "fetches"), [(1, 1), (2, 0)])
+def test_a_tpu_fetches_once(groups, fetches):
+    """The program for a TPU gathers once a tap, and not at all from single channels."""
+    x, kernel, offsets = draw(1, 4, 4, 2), draw(3, 3, 2, 2, seed=1), draw(1, 4, 4, 18 * groups)
     lowered = {
         platform: jax.jit(lambda *a: deform_conv(*a, padding=1))
         .trace(x, offsets, kernel)
@@ -212,7 +215,7 @@ def test_a_tpu_fetches_once():
         for platform in ("tpu", "cpu")
     }
     counts = {platform: program.as_text().count('"stablehlo.gather"') for platform, program in lowered.items()}
-    assert counts == {"tpu": 1, "cpu": 4}
+    assert counts == {"tpu": fetches, "cpu": 4}
 
 
 def test_several_dilations_of_one_input():
