@@ -63,7 +63,7 @@ class Report:
       devices: of the slice.
       memory: {what: bytes}.
       flops: arithmetic operations.
-      bytes_accessed: between HBM and the cores, as the compiler estimates it.
+      bytes_accessed: between HBM and the cores, as the compiler estimates it; of loops, as of flops, one round.
       collectives: {kind: (count, bytes)}.
       slow: {kind: count} of operations in `SLOW`.
       parameters: bytes of all parameters.
@@ -115,7 +115,10 @@ class Report:
         times = self.times()
         bound = max(times, key=times.get)
         listed = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in times.items())
+        loops = self.slow.get("while", 0)
         lines.append(f"roofline      {1e3 * times[bound]:.2f} ms, bound by {bound} ({listed})")
+        if loops:
+            lines.append(f"              one round of each of {loops} loops is counted, so the step takes longer")
         lines.append("FITS" if self.fits else "DOES NOT FIT: lower config.train.batch_size, or raise train.accumulate")
         return "\n".join(lines)
 

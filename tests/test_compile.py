@@ -60,6 +60,11 @@ def test_roofline_names_what_bounds_the_step():
     assert str(report()).endswith("FITS")
 
 
+def test_loops_make_the_roofline_a_lower_bound():
+    assert "one round of each of 3 loops" in str(report(slow={"while": 3}))
+    assert "round" not in str(report(slow={"sort": 1}))
+
+
 def test_too_much_memory_does_not_fit():
     large = report(memory={"temporary": 17 * GIB})
     assert not large.fits
