@@ -228,7 +228,7 @@ class SequenceErrors:
     def compute(self) -> dict[str, float]:
         """{"MPJPE", "P-MPJPE", "N-MPJPE", "MPJVE"} in millimetres, and each as "NUMBER/action".
 
-        A number is NaN where nothing counts (MPJVE of videos with a single frame).
+        What has no value, as MPJVE of videos with a single frame, is left out.
 
         Raises:
           DataError: there is no frame; see `rows`.
@@ -245,7 +245,7 @@ class SequenceErrors:
         numbers = dict(zip(NUMBERS, overall.tolist()))
         for action, values in zip(actions, table.tolist()):
             numbers |= {f"{name}/{action}": value for name, value in zip(NUMBERS, values)}
-        return numbers
+        return {name: value for name, value in numbers.items() if not np.isnan(value)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,7 +316,7 @@ def table(numbers: Mapping[str, float]) -> str:
     width = [max(len(action), 7) + 2 for action in (*actions, "Mean")]
     lines = ["mm     " + "".join(f"{action:>{w}}" for action, w in zip((*actions, "Mean"), width))]
     for name in NUMBERS:
-        values = [numbers[f"{name}/{action}"] for action in actions] + [numbers[name]]
-        cells = ("-" if np.isnan(value) else f"{value:.1f}" for value in values)
+        values = [numbers.get(key) for key in (*(f"{name}/{action}" for action in actions), name)]
+        cells = ("-" if value is None else f"{value:.1f}" for value in values)
         lines.append(f"{name:<7}" + "".join(f"{cell:>{w}}" for cell, w in zip(cells, width)))
     return "\n".join(lines)
