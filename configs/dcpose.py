@@ -23,8 +23,8 @@ single_frame   1,200                            4  44.0
 single_frame   1,200 + 1,600                    8  53.2  (a second run that goes on from the first)
 
 So three frames win where networks see as many examples; while they learn from nothing, as much time is better spent on
-more examples of single frames. The paper adds frames to a backbone that has learned all it can. The
-default takes 9:10 on two cores, and two minutes more where clips are rendered first.
+more examples of single frames. The paper adds frames to a backbone that has learned all it can. The default takes 9:10
+on two cores, and two minutes more where clips are rendered first.
 
 Released checkpoints become ours: python -m jaxpose.convert FILE --config=configs/dcpose.py:posetrack17 --output=OUT.npz
 
