@@ -1,6 +1,6 @@
 """What three frames gain over one where people are hidden or fast: trains DCPose and its ablations, and compares them.
 
-    python experiments/dcpose_frames/run.py --output=runs/dcpose_frames [--steps=N] [--seeds=0,1] [--variants=...]
+    python -m experiments.dcpose_frames.run --output=runs/dcpose_frames [--steps=N] [--seeds=0,1] [--variants=...]
 
 All variants of configs/dcpose.py get the same data, seeds, steps and batches. A variant that has been trained is
 evaluated again only. Printed, in percent: PoseTrack's mAP, and the share of joints within half a head's size, of all
