@@ -80,9 +80,7 @@ class PoseTrackKeypoints(Collected):
         frames = self.frames(ground_truth, skeleton, image_ids)
         numbers = _summary("mAP", poseval.joint_precision(frames, self.threshold).ap, joints)
         if _are_tracked(frames):
-            tracking = poseval.joint_tracking(frames, self.threshold)
-            totals = zip(_TOTALS, (tracking.motp, tracking.precision, tracking.recall), strict=True)
-            numbers |= _summary("MOTA", tracking.mota, joints) | {n: poseval.mean(values) for n, values in totals}
+            numbers |= _tracking_numbers(poseval.joint_tracking(frames, self.threshold), joints)
         return {name: value for name, value in numbers.items() if not np.isnan(value)}
 
     def frames(
@@ -198,6 +196,14 @@ def _posetrack_names(joints: Sequence[str]) -> tuple[str, ...]:
 def _summary(name: str, values: np.ndarray, joints: Sequence[str]) -> dict[str, float]:
     by_part = {f"{name}/{part}": value for part, value in poseval.parts(values, joints).items()}
     return {name: poseval.mean(values)} | by_part
+
+
+def _tracking_numbers(tracking: poseval.Tracking, joints: Sequence[str]) -> dict[str, float]:
+    """None where nothing is to be followed: of each video the last frame does not count."""
+    if not tracking.objects.any():
+        return {}
+    totals = zip(_TOTALS, (tracking.motp, tracking.precision, tracking.recall), strict=True)
+    return _summary("MOTA", tracking.mota, joints) | {name: poseval.mean(values) for name, values in totals}
 
 
 # --- predictions ---
