@@ -26,12 +26,12 @@ So three frames win where networks see as many examples; while they learn from n
 more examples of single frames. The paper adds frames to a backbone that has learned all it can. The default takes 9:10
 on two cores, and two minutes more where clips are rendered first.
 
-Released checkpoints become ours: python -m jaxpose.convert FILE --config=configs/dcpose.py:posetrack17 --output=OUT.npz
+Released checkpoints become ours: jaxpose convert FILE --config=configs/dcpose.py:posetrack17 --output=OUT.npz
 
 The published figures are the authors'; this code has not been trained on PoseTrack. The recipes start from an HRNet-W48
 that was trained on COCO (pose_hrnet_w48_384x288.pth), which stays frozen:
 
-    python -m jaxpose.convert pose_hrnet_w48_384x288.pth --config=configs/heatmap.py:coco_w48_384 --output=w48.npz
+    jaxpose convert pose_hrnet_w48_384x288.pth --config=configs/heatmap.py:coco_w48_384 --output=w48.npz
     python -m jaxpose.main --config=configs/dcpose.py:posetrack18 --config.init_from=w48.npz
         --config.data.dir=/data/posetrack18 --config.data.validation.boxes=detections.json
 
@@ -50,7 +50,7 @@ jaxpose/data/sources/posetrack.py.
 
 A run finds and follows people in videos:
 
-    python -m jaxpose.predict runs/dcpose dance.mp4 --detector runs/prtr_detector --output out
+    jaxpose predict runs/dcpose dance.mp4 --detector runs/prtr_detector --output out
 """
 
 import functools

@@ -16,14 +16,14 @@ The published figures are the authors', with rescoring; this code has not been t
 CrowdPose. The recipes start from HRNet's ImageNet weights (hrnet_w32-36af842e.pth and
 hrnetv2_w48_imagenet_pretrained.pth):
 
-    python -m jaxpose.convert hrnet_w32-36af842e.pth --config=configs/dekr.py:coco --backbone --output=hrnet.npz
+    jaxpose convert hrnet_w32-36af842e.pth --config=configs/dekr.py:coco --backbone --output=hrnet.npz
     python -m jaxpose.main --config=configs/dekr.py:coco --config.init_from=hrnet.npz --config.data.dir=/data/coco
 
 The batch is 48 images; the authors took 40, which 16 devices cannot share equally. Eight devices can:
 --config.train.batch_size=40.
 
 The released pose_dekr_hrnetw32_coco.pth and its siblings become ours by the same command without --backbone. A network
-that scores poses anew is trained on a run's own poses by `python -m jaxpose.fit_rescoring`, and used through
+that scores poses anew is trained on a run's own poses by `jaxpose fit-rescoring`, and used through
 --config.evaluate.rescoring=FILE. Several test scales: --config.method.scales="(0.5, 1.0, 2.0)" with --mode=evaluate.
 
 Labels of mirrored training images lie three pixels beside their content, as in the released program, and the flip test

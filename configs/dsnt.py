@@ -22,7 +22,7 @@ steps, in 9:26 with rendering; lspet reaches PCK@0.2 26.2 on images 2,001 to 2,4
 The published figure is the authors' (as later papers quote it); this code has not been trained on the whole of MPII.
 The recipes start from torchvision's ImageNet backbones, the hourglass from nothing:
 
-    python -m jaxpose.convert resnet50-19c8e357.pth --config=configs/dsnt.py:mpii --backbone --output=resnet50.npz
+    jaxpose convert resnet50-19c8e357.pth --config=configs/dsnt.py:mpii --backbone --output=resnet50.npz
     python -m jaxpose.main --config=configs/dsnt.py:mpii --config.init_from=resnet50.npz --config.data.dir=/data/mpii
 
 with the layout of MPII that jaxpose/data/sources/mpii.py describes. lspet reads --config.data.dir=DIR with joints.mat

@@ -30,14 +30,14 @@ The published figures are the authors'; this code has not been trained on the wh
 from ImageNet backbones (torchvision's resnet50-19c8e357.pth and resnet101-5d3b4d8f.pth, and
 hrnetv2_w32_imagenet_pretrained.pth):
 
-    python -m jaxpose.convert resnet50-19c8e357.pth --config=configs/prtr.py:coco --backbone --output=resnet50.npz
+    jaxpose convert resnet50-19c8e357.pth --config=configs/prtr.py:coco --backbone --output=resnet50.npz
     python -m jaxpose.main --config=configs/prtr.py:coco --config.init_from=resnet50.npz --config.data.dir=/data/coco
 
 coco_laptop reads any COCO-format keypoint set: --config.data.dir=DIR and, relative to it,
 --config.data.train.annotations, --config.data.train.images and the same two of data.validation; --config.data.skeleton
 and --config.method.skeleton for other joints than COCO's.
 
-Two stages together: python -m jaxpose.predict runs/prtr photo.jpg --detector runs/prtr_detector --output out. The
+Two stages together: jaxpose predict runs/prtr photo.jpg --detector runs/prtr_detector --output out. The
 detector's evaluation writes boxes that a pose stage's --config.data.validation.boxes reads.
 
 detector_coco is DETR's training with people as the only class. The released detr-r50-e632da11.pth, which is the faster

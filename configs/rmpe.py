@@ -30,7 +30,7 @@ The published figures are the authors'; this code has not been trained on the wh
 are AlphaPose's "2x" with half bodies: 270 epochs, from epoch 210 on with random boxes and the rate set back. They start
 from torchvision's ImageNet backbones:
 
-    python -m jaxpose.convert resnet50-19c8e357.pth --config=configs/rmpe.py:coco --backbone --output=resnet50.npz
+    jaxpose convert resnet50-19c8e357.pth --config=configs/rmpe.py:coco --backbone --output=resnet50.npz
     python -m jaxpose.main --config=configs/rmpe.py:coco --config.init_from=resnet50.npz --config.data.dir=/data/coco
 
 Released models (fast_res50_256x192.pth, ...) become ours by the same command without --backbone. The 2017 recipe is

@@ -6,15 +6,15 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "load": "jaxpose.predictor",
+    "load": "jaxpose.inference.predictor",
     "Poses": "jaxpose.types",
     "Batch": "jaxpose.types",
     "Skeleton": "jaxpose.skeleton",
-    "TrainState": "jaxpose.state",
+    "TrainState": "jaxpose.runs.state",
     "Method": "jaxpose.methods.base",
     "Phase": "jaxpose.methods.base",
-    "train": "jaxpose.train",
-    "evaluate": "jaxpose.evaluate",
+    "train": "jaxpose.training.loop",
+    "evaluate": "jaxpose.evaluation.evaluator",
     "JaxposeError": "jaxpose.errors",
 }
 

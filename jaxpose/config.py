@@ -15,8 +15,8 @@ def base(name: str) -> ConfigDict:
     config.name = name
     config.seed = 0
     config.dtype = "float32"  # compute precision: float32 or bfloat16
-    config.init_from = ""  # to start from: a file that python -m jaxpose.convert wrote, or another run's folder
-    config.stages = ()  # runs in a row that make one experiment; see jaxpose/stages.py
+    config.init_from = ""  # to start from: a file that jaxpose convert wrote, or another run's folder
+    config.stages = ()  # runs in a row that make one experiment; see jaxpose/training/stages.py
     config.data = data()
     config.optim = optim()
     config.train = ConfigDict(
@@ -43,7 +43,7 @@ def base(name: str) -> ConfigDict:
             "gap": (),  # two stages: say how much of the way from the first to the second each stage has covered
             "suppression": "hard",  # of duplicate poses: hard, soft, parametric, none
             "oks": 0.9,  # above which a pose is a duplicate, if hard or soft
-            "rescoring": "",  # file of python -m jaxpose.fit_rescoring, by which poses are scored anew
+            "rescoring": "",  # file of jaxpose fit-rescoring, by which poses are scored anew
             "pose_nms": {"rules": "alphapose", "file": ""},  # if parametric: see metrics/suppression.py
         }
     )
@@ -82,7 +82,7 @@ def data() -> ConfigDict:
 
 
 def marionettes() -> dict:
-    """Pictures of single people; see `jaxpose.data.marionettes.MarionettesConfig`."""
+    """Pictures of single people; see `jaxpose.marionettes.MarionettesConfig`."""
     pictures = {"scene": "single", "look": "studio", "width": 160, "height": 160, "frames": 1, "people": (1, 1)}
     return pictures | {"occlusion": 0.2, "train": 3000, "validation": 400, "seed": 0}
 
@@ -100,18 +100,18 @@ def cmu_mocap() -> dict:
 
 
 def augmentation(**fields: Any) -> dict:
-    """No random views, but for `fields`; see `jaxpose.data.transforms.Augmentation`."""
+    """No random views, but for `fields`; see `jaxpose.data.views.Augmentation`."""
     none = {"scale": 0.0, "octaves": False, "rotation": 0.0, "uniform_rotation": False, "rotation_probability": 0.6}
     return none | {"mirror": 0.0, "half_body": 0.0, "area": ()} | fields
 
 
 def canvas() -> dict:
-    """Random views of whole images, those of HigherHRNet and DEKR; see `jaxpose.data.whole_images`."""
+    """Random views of whole images, those of HigherHRNet and DEKR; see `jaxpose.data.examples.images`."""
     return {"scale": (0.75, 1.5), "rotation": 30.0, "shift": 40.0, "mirror": 0.5, "side": "short"}
 
 
 def detection() -> dict:
-    """Random views of whole images, those of DETR; see `jaxpose.data.transforms.DetectionAugmentation`.
+    """Random views of whole images, those of DETR; see `jaxpose.data.views.DetectionAugmentation`.
 
     Lengths are multiples of `config.method.short_side`, 800 pixels in the paper.
     """
@@ -188,7 +188,7 @@ def freihand_folders() -> dict:
 
 
 def optim() -> ConfigDict:
-    """One group of all parameters under AdamW with a constant rate; see jaxpose/optim.py."""
+    """One group of all parameters under AdamW with a constant rate; see jaxpose/training/optim.py."""
     return ConfigDict(
         {
             "optimizer": "adamw",

@@ -30,8 +30,8 @@ def main(arguments: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {arguments[1:]}; fields are set as --config.field=value")
     import jax
 
-    from jaxpose import runtime
     from jaxpose.errors import JaxposeError
+    from jaxpose.runs import startup
 
     options = flags.FLAGS
     log_to_stderr()
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     if options.cpu_devices:
         jax.config.update("jax_num_cpu_devices", options.cpu_devices)
     try:
-        runtime.start(options.coordinator, options.num_processes, options.process_id)
+        startup.start(options.coordinator, options.num_processes, options.process_id)
         run(options.config, options.workdir or f"runs/{options.config.name}", options.mode, options.stage)
     except JaxposeError as error:
         logging.getLogger("jaxpose").error("%s: %s", type(error).__name__, error)
@@ -49,14 +49,15 @@ def main(arguments: list[str]) -> None:
 
 def run(config: ConfigDict, workdir: str, mode: str, stage: str = "") -> None:
     """Trains, or evaluates what was trained; of a config with stages all of them, or what `stage` names."""
-    from jaxpose import evaluate, stages, train
+    from jaxpose.evaluation import evaluator
+    from jaxpose.training import loop, stages
 
     if config.stages:
         do = stages.evaluate if mode == "evaluate" else stages.train
         do(config, workdir, stage)
         return
     stages.pick(config, stage)
-    do = evaluate.evaluate if mode == "evaluate" else train.train
+    do = evaluator.evaluate if mode == "evaluate" else loop.train
     do(config, workdir)
 
 

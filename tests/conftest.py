@@ -11,10 +11,10 @@ import jax
 import pytest
 from absl import flags
 
-from jaxpose import runtime
+from jaxpose.runs import startup
 
 jax.config.update("jax_num_cpu_devices", 8)
-runtime.use_fast_cpu_preset()
+startup.use_fast_cpu_preset()
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxpose import optim
 from jaxpose.attention import watch
 from jaxpose.errors import ConfigError
 from jaxpose.methods.detr import DETR
 from jaxpose.methods.prtr import PRTR
 from jaxpose.methods.sequential_prtr import SequentialPRTR
 from jaxpose.nn.deformable import ring
+from jaxpose.training import optim
 from jaxpose.types import synthetic_batch
 
 SMALL = tiny.RESNET | tiny.TRANSFORMER | {"decoder_layers": 3, "num_queries": 20}

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jaxpose import methods, optim, skeleton, stages
+from jaxpose import methods, skeleton
 from jaxpose.config import base
-from jaxpose.data import sequences
+from jaxpose.data.build import stream_data
+from jaxpose.data.examples import sequences
 from jaxpose.data.proposals import RULES
 from jaxpose.data.sources import SOURCES
-from jaxpose.data.streams import stream_data
-from jaxpose.data.transforms import Augmentation, CanvasAugmentation, DetectionAugmentation
-from jaxpose.metrics import boxes, coco, joint_groups, mpjpe, posetrack
-from jaxpose.metrics.keypoint_pck import KeypointPck
-from jaxpose.metrics.suppression import Suppression
+from jaxpose.data.views import Augmentation, CanvasAugmentation, DetectionAugmentation
+from jaxpose.evaluation.metrics import boxes, coco, joint_groups, mpjpe, posetrack
+from jaxpose.evaluation.metrics.keypoint_pck import KeypointPck
+from jaxpose.evaluation.suppression import Suppression
+from jaxpose.training import optim, stages
 
 FILES = sorted(path.stem for path in (pathlib.Path(__file__).parents[1] / "configs").glob("[a-z]*.py"))
 

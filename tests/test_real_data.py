@@ -10,9 +10,9 @@ import pytest
 import tiny
 
 from configs import anatomy3d, prtr
-from jaxpose import lift, predict
-from jaxpose.evaluate import evaluate
-from jaxpose.train import train
+from jaxpose.cli import lift, predict
+from jaxpose.evaluation.evaluator import evaluate
+from jaxpose.training.loop import train
 
 ROOT = pathlib.Path(__file__).parents[1]
 LABELS = "annotations/person_keypoints_train2017.json"

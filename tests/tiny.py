@@ -8,7 +8,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import anatomy3d, dcpose, dekr, dsnt, heatmap, higherhrnet, prtr, regda, rmpe
-from jaxpose import skeleton, stages
+from jaxpose import skeleton
+from jaxpose.training import stages
 
 COCO = skeleton.COCO
 

@@ -145,14 +145,14 @@ def main(given: list[str]) -> None:
     del given
     names, topology = flags.FLAGS.ways, flags.FLAGS.tpu
     if topology:
-        from jaxpose.compile import prepare_environment
+        from jaxpose.cli.compile import prepare_environment
 
         prepare_environment(topology)
         compile_for_tpu(names, topology)
     else:
-        from jaxpose import runtime
+        from jaxpose.runs import startup
 
-        runtime.start()
+        startup.start()
         measure(names)
 
 

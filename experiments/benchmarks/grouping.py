@@ -17,8 +17,8 @@ import numpy as np
 from absl import app, flags
 from timing import milliseconds
 
-from jaxpose import runtime
 from jaxpose.ops.grouping import Grouping, group
+from jaxpose.runs import startup
 from jaxpose.skeleton import COCO
 
 flags.DEFINE_integer("size", 512, "Side of the maps in pixels, a multiple of 4.")
@@ -72,7 +72,7 @@ def enlarged(heatmaps: np.ndarray, tags: np.ndarray, size: int) -> tuple[jax.Arr
 
 def main(arguments: list[str]) -> None:
     del arguments
-    runtime.start()
+    startup.start()
     size, rng, settings = flags.FLAGS.size, np.random.default_rng(0), Grouping.of(COCO)
     print(f"{size} x {size}, {jax.devices()[0].device_kind}, ms an image: median (lowest - highest)")
     print(f"{'images':>6} {'people':>6} {'grouped':>7} {'ms/image':>24} {'original':>8} {'times':>6}")

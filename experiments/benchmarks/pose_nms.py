@@ -16,8 +16,8 @@ import numpy as np
 from absl import app, flags
 from timing import milliseconds
 
-from jaxpose import runtime
 from jaxpose.ops.pose_nms import PoseNMS, pose_nms
+from jaxpose.runs import startup
 
 flags.DEFINE_enum("rules", "alphapose", ["alphapose", "rmpe2017"], "Rule set.")
 flags.DEFINE_integer("rounds", 5, "Timed rounds.")
@@ -45,7 +45,7 @@ def proposals(images: int, count: int, rng: np.random.Generator) -> tuple[np.nda
 
 def main(arguments: list[str]) -> None:
     del arguments
-    runtime.start()
+    startup.start()
     rules, rng = PoseNMS.preset(flags.FLAGS.rules), np.random.default_rng(0)
     print(f"{flags.FLAGS.rules}, {jax.devices()[0].device_kind}, ms an image: median (lowest - highest)")
     print(f"{'images':>6} {'proposals':>9} {'kept':>6} {'ms/image':>24} {'original':>9} {'MiB':>7}")

@@ -13,9 +13,10 @@ from absl import app, flags
 from ml_collections import config_flags
 from timing import seconds
 
-from jaxpose import runtime, sharding
-from jaxpose.data import streams
-from jaxpose.train import Trainer
+from jaxpose import sharding
+from jaxpose.data import build
+from jaxpose.runs import startup
+from jaxpose.training.loop import Trainer
 
 config_flags.DEFINE_config_file("config", "configs/prtr.py", "Config file.")
 flags.DEFINE_integer("repeats", 5, "Timed rounds.")
@@ -24,11 +25,11 @@ flags.DEFINE_integer("calls", 10, "Calls in a round.")
 
 def main(arguments: list[str]) -> None:
     del arguments
-    runtime.start()
+    startup.start()
     config = flags.FLAGS.config
     trainer = Trainer.create(config)
     method, size = trainer.method, config.train.batch_size
-    batches = streams.TrainBatches(config, streams.train_examples(config, method), 0, method.spec(1))
+    batches = build.TrainBatches(config, build.train_examples(config, method), 0, method.spec(1))
     batch = sharding.put_batch(next(batches), trainer.mesh)
     state = trainer.init()
     ready = jax.jit(lambda b: method.targets(b, jax.random.key(0), train=False))(batch)

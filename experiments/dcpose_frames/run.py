@@ -15,9 +15,10 @@ from absl import app, flags
 
 from configs import dcpose
 from jaxpose import main as command
-from jaxpose import runtime, sharding
-from jaxpose.checkpoint import load_for_inference
-from jaxpose.evaluate import Evaluator
+from jaxpose import sharding
+from jaxpose.evaluation.evaluator import Evaluator
+from jaxpose.runs import startup
+from jaxpose.runs.checkpoint import load_for_inference
 
 flags.DEFINE_string("output", None, "Folder of the runs.", required=True)
 flags.DEFINE_list("variants", ["", "single_frame", "no_merger", "no_fusion", "no_correction"], "Of configs/dcpose.py.")
@@ -33,7 +34,7 @@ COLUMNS = ("mAP", "all", "hidden", "fast")
 def main(arguments: list[str]) -> None:
     del arguments
     command.log_to_stderr()
-    runtime.start()
+    startup.start()
     table: dict[str, list[dict[str, float]]] = {}
     for seed in map(int, flags.FLAGS.seeds):
         for variant in flags.FLAGS.variants:

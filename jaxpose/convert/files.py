@@ -40,13 +40,13 @@ def load_variables(path: str | pathlib.Path) -> Variables:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; make it with python -m jaxpose.convert")
+        raise CheckpointError(f"{path}: no such file; make it with jaxpose convert")
     arrays = load_arrays(path)
     collections = {name.partition("/")[0] for name in arrays}
     if not collections <= {"params", "batch_stats"}:
         raise CheckpointError(
             f"{path} holds {sorted(arrays)[:3]}, not paths that start with params/ or batch_stats/; "
-            "make the file with python -m jaxpose.convert"
+            "make the file with jaxpose convert"
         )
     return flax.traverse_util.unflatten_dict(arrays, sep="/")
 

@@ -1,4 +1,4 @@
-"""Converts a released rescorer of DEKR: python -m jaxpose.convert.rescoring CHECKPOINT --skeleton=coco --output=FILE
+"""Converts a released rescorer of DEKR: jaxpose convert-rescoring CHECKPOINT --skeleton=coco --output=FILE
 
 CHECKPOINT is final_rescore_coco_kpt.pth, final_rescore_crowd_pose_kpt.pth or one like them. The output (.npz) is what
 --config.evaluate.rescoring names.
@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxpose import rescoring
 from jaxpose import skeleton as skeletons
 from jaxpose.convert.conversion import StateDict, apply_rules
 from jaxpose.convert.rules import LINEAR, Rule
 from jaxpose.convert.torch_files import load_state_dict
 from jaxpose.errors import JaxposeError
+from jaxpose.evaluation import rescoring
 from jaxpose.nn.rescoring import RescoringNet
 from jaxpose.ops.rescoring import PoseFeatures
 
@@ -46,7 +46,7 @@ def convert(state_dict: StateDict, features: PoseFeatures) -> rescoring.Rescorin
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jaxpose.convert.rescoring", description="Converts a released rescorer of DEKR."
+        prog="jaxpose convert-rescoring", description="Converts a released rescorer of DEKR."
     )
     parser.add_argument("checkpoint", type=pathlib.Path, help="final_rescore_*.pth, .npz or .safetensors")
     parser.add_argument("--skeleton", choices=sorted(skeletons.SKELETONS), default="coco", help="of the poses")

@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from jaxpose.data.regions import Regions
+from jaxpose.data.formats.regions import Regions
 from jaxpose.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ A pose network that only ever sees true boxes fails on a detector's. The differe
 aligned by their torso and clustered into atomic poses, and each atomic pose has its own distribution of the four
 offsets between detected and true sides, in units of the box. Training then draws boxes from it.
 
-    python -m jaxpose.data.proposals --annotations=person_keypoints_train2017.json --boxes=detections.json \\
+    jaxpose fit-proposals --annotations=person_keypoints_train2017.json --boxes=detections.json \\
         --output=pgpg.json
 
 The annotations are in COCO format, the boxes a COCO detection file (see `sources.coco.read_detections`).
@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxpose.data.annotations import Annotations
-from jaxpose.data.transforms import Rng
+from jaxpose.data.views import Rng
 from jaxpose.errors import DataError, JaxposeError
 from jaxpose.skeleton import Skeleton
 

@@ -52,7 +52,7 @@ class Control:
 
     Attributes:
       method: reads them.
-      suppression: of duplicates, see `metrics.suppression`; that of the config if empty.
+      suppression: of duplicates, see `evaluation.suppression`; that of the config if empty.
     """
 
     method: "Method"
@@ -73,7 +73,7 @@ class Method(abc.ABC):
 
     sees: ClassVar[str] = "person"
     """What an example shows: "person" (a crop), "clip" (one crop of three frames), "image" (everybody in it) or
-    "sequence" (2D joints of a video); see `jaxpose.data.streams`."""
+    "sequence" (2D joints of a video); see `jaxpose.data.build`."""
     finds: ClassVar[tuple[str, ...]] = ("poses",)
     """What `predict` gives: "poses" for `Poses`, "boxes" for `Detections`, and both for poses with `detections`."""
 
@@ -139,7 +139,7 @@ class Method(abc.ABC):
 
 
 def person_spec(batch_size: int, size: tuple[int, int], num_joints: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """The fields of a stream of single-person crops (`jaxpose.data.transforms.PersonCrop` makes them).
+    """The fields of a stream of single-person crops (`jaxpose.data.views.PersonCrop` makes them).
 
     image [B, H, W, 3] uint8 RGB; keypoints [B, K, 2] pixels of the crop; visible [B, K] in {0, 1};
     to_image [B, 2, 3] affine map from crop pixels to pixels of the original image; person_score [B] of the box

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from jaxpose.keys import example_keys
 from jaxpose.methods.base import Method, person_spec
 from jaxpose.ops import geometry, heatmaps, oks, photometric
+from jaxpose.rng import example_keys
 from jaxpose.types import Batch, Poses, Spec, Stream, Variables
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

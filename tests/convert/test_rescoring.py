@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxpose import rescoring
 from jaxpose.convert.conversion import ConversionError
 from jaxpose.convert.rescoring import convert, main
 from jaxpose.errors import CheckpointError
+from jaxpose.evaluation import rescoring
 from jaxpose.ops.rescoring import PoseFeatures
 from jaxpose.skeleton import COCO, CROWDPOSE
 
@@ -91,7 +91,7 @@ def test_damaged_files(tmp_path, change, message):
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(CheckpointError, match=r"absent.npz: no readable rescorer .* python -m jaxpose.fit_rescoring"):
+    with pytest.raises(CheckpointError, match=r"absent.npz: no readable rescorer .* jaxpose fit-rescoring"):
         rescoring.load(tmp_path / "absent.npz", 14)
     (tmp_path / "text.npz").write_text("not an archive")
     with pytest.raises(CheckpointError, match="text.npz: no readable rescorer"):

@@ -7,7 +7,7 @@ import pytest
 
 from configs import regda
 from jaxpose import methods
-from jaxpose.data import streams
+from jaxpose.data import build
 
 PAIRS = [(domains.hand((80, 80), 60), domains.hand((240, 240), 60)) for _ in range(3)]
 EXAMPLES = {  # source, target, test
@@ -41,11 +41,11 @@ def test_recipes(root, variant):
     config.data.dir, config.data.streams.source.dir = str(root / target), str(root / source)
     config.train.batch_size, config.data.threads = 4, 2
     method = methods.create(config.method)
-    examples = streams.train_examples(config, method)
-    tested = streams.evaluation_examples(config, method)
+    examples = build.train_examples(config, method)
+    tested = build.evaluation_examples(config, method)
     assert (len(examples["source"]), len(examples["target"]), len(tested)) == EXAMPLES[variant]
     spec = method.spec(4)
-    with contextlib.closing(streams.TrainBatches(config, examples, 0, spec)) as batches:
+    with contextlib.closing(build.TrainBatches(config, examples, 0, spec)) as batches:
         batch = next(batches)
     for name, fields in spec.items():
         for field, wanted in fields.items():

@@ -9,11 +9,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import config as configs
 from jaxpose import methods
-from jaxpose.data import people, streams
-from jaxpose.data.pipeline import PersonExamples, TrainStream
-from jaxpose.data.single_people import drawn_rows, part_rows
+from jaxpose.data import build
+from jaxpose.data.examples import boxes as people
+from jaxpose.data.loader import PersonExamples, TrainStream
 from jaxpose.data.sources import h36m_frames, open_source
-from jaxpose.data.transforms import Augmentation, PersonCrop
+from jaxpose.data.sources.single_people import drawn_rows, part_rows
+from jaxpose.data.views import Augmentation, PersonCrop
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.ops import geometry
 from jaxpose.skeleton import LSP, MPII
@@ -186,7 +187,7 @@ def test_a_stream_keeps_no_boxes_of_another_data_set():
     config = configs.base("x")
     config.data.update({"source": "lsp"} | configs.lsp_folders())
     config.data.streams = {"source": {"source": "surreal"} | configs.surreal_folders()}
-    data = streams.stream_data(config.data, "source")
+    data = build.stream_data(config.data, "source")
     assert (config.data.train.boxes, data.train.boxes, data.validation.boxes) == ("image", "", "")
     assert (data.train.images, data.train.part) == ("train", "train")
 
@@ -235,7 +236,7 @@ def test_a_folder_is_a_stream_of_training(tmp_path):
     config = tiny.config(tmp_path / "coco", "rmpe")
     changes = {"source": "folder", "dir": str(tmp_path / "street"), "train": {"images": "target", "boxes": "image"}}
     config.data.streams = {"plain": changes}
-    examples = streams.train_examples(config, methods.create(config.method))
+    examples = build.train_examples(config, methods.create(config.method))
     assert (len(examples["source"]), len(examples["plain"])) == (4, 3)
     example = examples["plain"].load(1, np.random.default_rng(0))
     assert not example["visible"].any()

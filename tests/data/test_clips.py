@@ -9,14 +9,14 @@ import pytest
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose.data import people
 from jaxpose.data.annotations import Annotations
-from jaxpose.data.clips import ClipExamples, Videos, candidates, confident, neighbours
-from jaxpose.data.pipeline import TrainStream, evaluation_batches
+from jaxpose.data.examples import boxes as people
+from jaxpose.data.examples.clips import ClipExamples, Videos, candidates, confident, neighbours
+from jaxpose.data.loader import TrainStream, evaluation_batches
 from jaxpose.data.proposals import PoseGuidedProposals
 from jaxpose.data.sources import Source
 from jaxpose.data.sources.posetrack import VideoAnnotations
-from jaxpose.data.transforms import Augmentation, PersonCrop
+from jaxpose.data.views import Augmentation, PersonCrop
 from jaxpose.errors import ConfigError, DataError, ImageError
 from jaxpose.methods.dcpose import DCPose
 from jaxpose.skeleton import COCO

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.transform import Rotation
 
-from jaxpose.data import asf, sequences
+from jaxpose.data.examples import sequences
+from jaxpose.data.formats import asf
 from jaxpose.data.sources import cmu_mocap
 from jaxpose.data.sources.cmu_mocap import Options
 from jaxpose.errors import ConfigError, DataError

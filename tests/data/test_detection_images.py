@@ -13,12 +13,12 @@ from hypothesis import assume, given, settings
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import methods
-from jaxpose.data import streams
-from jaxpose.data.detection_images import DetectionImages
-from jaxpose.data.pipeline import TrainStream
+from jaxpose.data import build
+from jaxpose.data.examples.detection import DetectionImages
+from jaxpose.data.examples.images import lay_out
+from jaxpose.data.loader import TrainStream
 from jaxpose.data.sources import Source, coco
-from jaxpose.data.transforms import CornerCanvas, DetectionAugmentation
-from jaxpose.data.whole_images import lay_out
+from jaxpose.data.views import CornerCanvas, DetectionAugmentation
 from jaxpose.errors import ConfigError, DataError, ImageError
 from jaxpose.methods.detr import DETR
 from jaxpose.ops import boxes as box_ops
@@ -304,12 +304,12 @@ def folder(tmp_path_factory):
 def test_fields_are_those_of_the_method(folder, name):
     config = tiny.config(folder, name)
     method = methods.create(config.method)
-    examples = streams.train_examples(config, method)["source"]
+    examples = build.train_examples(config, method)["source"]
     example = examples.load(0, np.random.default_rng(0))
     found = {field: (np.shape(value), np.asarray(value).dtype) for field, value in example.items()}
     assert found == {field: (leaf.shape[1:], leaf.dtype) for field, leaf in method.spec(1)["source"].items()}
     assert examples.skip_bad_images
-    seen = streams.evaluation_examples(config, method).load(0, None)
+    seen = build.evaluation_examples(config, method).load(0, None)
     assert {"image", "size", "to_image", "boxes", "people"} <= seen.keys()
     assert_array_equal(seen["size"], [51, 63])
     assert_allclose(seen["boxes"][0] * np.tile([64 / 51, 80 / 63], 2), [10, 10, 44, 60], rtol=1e-5)
@@ -320,7 +320,7 @@ def test_settings_come_from_the_config(folder):
     config.data.detection.update({"mirror": 0.25, "short_sides": (0.5, 1.5)})
     config.method.long_side = 60
     config.method.short_side = 50
-    examples = streams.train_examples(config, methods.create(config.method))["source"]
+    examples = build.train_examples(config, methods.create(config.method))["source"]
     assert examples.augmentation == DetectionAugmentation(mirror=0.25, short_sides=(0.5, 1.5))
     assert examples.canvas == CornerCanvas((64, 64), short_side=50, long_side=60)
     assert not examples.joints
@@ -334,7 +334,7 @@ def test_real_coco(real_data, name):
     config = tiny.config(real_data / "coco_mini", name)
     config.data.train.update({"annotations": "annotations/person_keypoints_train2017.json", "images": "train2017"})
     config.method.max_people = config.method.num_queries = 30
-    examples = streams.train_examples(config, methods.create(config.method))["source"]
+    examples = build.train_examples(config, methods.create(config.method))["source"]
     a = examples.source.annotations
     for i in range(len(examples)):
         people = a.people_of(i)[~a.crowd[a.people_of(i)]]

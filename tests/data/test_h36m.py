@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.transform import Rotation
 
-from jaxpose.data import pickles, sequences
+from jaxpose.data.examples import sequences
+from jaxpose.data.formats import pickles
 from jaxpose.data.sources import h36m
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.ops import cameras

@@ -9,13 +9,13 @@ from domains import hand, write_freihand, write_h3d, write_rhd
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import config as configs
-from jaxpose.data import records
-from jaxpose.data.people import annotated
-from jaxpose.data.pipeline import PersonExamples
-from jaxpose.data.single_people import part_rows
+from jaxpose.data.examples.boxes import annotated
+from jaxpose.data.formats import records
+from jaxpose.data.loader import PersonExamples
 from jaxpose.data.sources import freihand, open_source, rhd
 from jaxpose.data.sources.records import open_records
-from jaxpose.data.transforms import Augmentation, PersonCrop
+from jaxpose.data.sources.single_people import part_rows
+from jaxpose.data.views import Augmentation, PersonCrop
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.ops import geometry
 

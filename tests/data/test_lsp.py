@@ -9,7 +9,7 @@ import scipy.io
 from ml_collections import ConfigDict
 
 from jaxpose import skeleton as skeletons
-from jaxpose.data import people
+from jaxpose.data.examples import boxes as people
 from jaxpose.data.sources import open_source
 from jaxpose.data.sources.records import marionette_head_size, read_columns
 from jaxpose.errors import ConfigError, DataError

@@ -10,7 +10,7 @@ import pytest
 import scipy.io
 from ml_collections import ConfigDict
 
-from jaxpose.data import records
+from jaxpose.data.formats import records
 from jaxpose.data.sources import folder as folders
 from jaxpose.data.sources import open_source
 from jaxpose.data.sources.records import open_records

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jaxpose.data import posetrack_forms as forms
+from jaxpose.data.formats import posetrack as forms
 from jaxpose.data.sources import posetrack
 from jaxpose.errors import ConfigError, DataError
-from jaxpose.metrics.posetrack import PoseTrackKeypoints
+from jaxpose.evaluation.metrics.posetrack import PoseTrackKeypoints
 from jaxpose.skeleton import from_coco_category
 
 NOSE, NECK, ANKLE = (forms.KEYPOINTS.index(joint) for joint in ("nose", "head_bottom", "right_ankle"))

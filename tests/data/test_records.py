@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxpose.data import records
+from jaxpose.data.formats import records
+from jaxpose.data.formats.storage import write_columns
 from jaxpose.data.sources import open_source
 from jaxpose.data.sources.posetrack import VideoAnnotations
 from jaxpose.data.sources.records import open_records, read_columns
-from jaxpose.data.storage import write_columns
 from jaxpose.errors import DataError
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from numpy.testing import assert_array_equal
 
-from jaxpose.data import regions
-from jaxpose.data.regions import Regions
+from jaxpose.data.formats import regions
+from jaxpose.data.formats.regions import Regions
 from jaxpose.data.sources import coco
 
 WIDTH, HEIGHT = 37, 29

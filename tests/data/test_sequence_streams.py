@@ -8,7 +8,7 @@ from numpy.testing import assert_array_equal
 
 from jaxpose import methods
 from jaxpose.config import base, cmu_mocap
-from jaxpose.data import streams
+from jaxpose.data import build
 from jaxpose.data.sources import cmu_mocap as cmu
 from jaxpose.data.sources import h36m
 from jaxpose.errors import ConfigError
@@ -26,14 +26,14 @@ def method(config):
 
 @pytest.fixture(scope="module")
 def examples(config, method):
-    return streams.train_examples(config, method)
+    return build.train_examples(config, method)
 
 
 def take(config, examples, count: int, step: int = 0, **data) -> list[dict]:
     config = config.copy_and_resolve_references()
     config.data.update(data)
     spec = methods.create(config.method).spec(1)
-    with contextlib.closing(streams.TrainBatches(config, examples, step, spec)) as batches:
+    with contextlib.closing(build.TrainBatches(config, examples, step, spec)) as batches:
         return [next(batches)["source"] for _ in range(count)]
 
 
@@ -59,7 +59,7 @@ class TestTraining:
                 assert_array_equal(ours[name], values, err_msg=name)
 
     def test_messages_name_video_and_frame(self, config, method, examples, batches):
-        with contextlib.closing(streams.TrainBatches(config, examples, 0, method.spec(1))) as stream:
+        with contextlib.closing(build.TrainBatches(config, examples, 0, method.spec(1))) as stream:
             assert "marionette" in (text := stream.describe({"source": batches[0]}))
         assert "frame" in text
 
@@ -69,8 +69,8 @@ class TestEvaluation:
     def test_every_video_once(self, config, method, batch_size):
         config = config.copy_and_resolve_references()
         config.evaluate.batch_size = batch_size
-        examples = streams.evaluation_examples(config, method)
-        batches = [batch["source"] for batch in streams.evaluation_stream(config, examples)]
+        examples = build.evaluation_examples(config, method)
+        batches = [batch["source"] for batch in build.evaluation_stream(config, examples)]
         assert [i for batch in batches for i in batch["index"][batch["valid"]].tolist()] == [0, 1]
         (batch,) = batches
         assert batch["frames"].sum(1)[:2].tolist() == [12, 12]
@@ -82,13 +82,13 @@ class TestErrors:
         config = config.copy_and_resolve_references()
         config.method.skeleton = "marionette"
         with pytest.raises(ConfigError, match="config.method.skeleton is 'marionette', but .* joints of 'h36m'"):
-            streams.train_examples(config, methods.create(config.method))
+            build.train_examples(config, methods.create(config.method))
 
     def test_source_of_pictures(self, config, method):
         config = config.copy_and_resolve_references()
         config.data.source = "coco"
         with pytest.raises(ConfigError, match="the sources of sequences are marionettes, h36m, cmu_mocap"):
-            streams.evaluation_examples(config, method)
+            build.evaluation_examples(config, method)
 
 
 def test_config_has_the_fields_of_the_sources():

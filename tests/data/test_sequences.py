@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from ml_collections import ConfigDict
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose.data import pipeline, sequences
-from jaxpose.data.sequences import Camera, SequenceExamples, SequenceSource, Video, WholeSequences
+from jaxpose.data import loader
+from jaxpose.data.examples import sequences
+from jaxpose.data.examples.sequences import Camera, SequenceExamples, SequenceSource, Video, WholeSequences
 from jaxpose.errors import ConfigError, DataError
-from jaxpose.metrics.mpjpe import SequenceErrors
+from jaxpose.evaluation.metrics.mpjpe import SequenceErrors
 from jaxpose.ops import bones, cameras
 from jaxpose.skeleton import H36M, MARIONETTE
 from jaxpose.types import Poses
@@ -164,7 +165,7 @@ class TestSequenceExamples:
         examples = SequenceExamples(source, 9, drawn=4)
 
         def batches(step: int) -> list:
-            stream = pipeline.TrainStream(examples, seed=1, batch_size=8, step=step, threads=1)
+            stream = loader.TrainStream(examples, seed=1, batch_size=8, step=step, threads=1)
             found = [next(stream) for _ in range(4 - step)]
             stream.close()
             return found
@@ -217,7 +218,7 @@ class TestWholeSequences:
 
     def test_batches_hold_every_video_once(self, source):
         whole = WholeSequences(source, 9)
-        batches = list(pipeline.evaluation_batches(whole, batch_size=2))
+        batches = list(loader.evaluation_batches(whole, batch_size=2))
         found = np.concatenate([batch["index"][batch["valid"]] for batch in batches])
         assert sorted(found.tolist()) == [0, 1, 2]
         for batch in batches:

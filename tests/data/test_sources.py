@@ -11,7 +11,8 @@ import tiny
 
 from configs import prtr
 from jaxpose import methods, skeleton
-from jaxpose.data import images, people, streams
+from jaxpose.data import build, images
+from jaxpose.data.examples import boxes as people
 from jaxpose.data.sources import coco, open_source
 from jaxpose.errors import ConfigError, DataError, ImageError
 
@@ -224,20 +225,20 @@ class TestImages:
         (folder / "images" / "003.jpg").write_bytes(b"\xff\xd8 broken")
         config = tiny.config(folder)
         method = methods.create(config.method)
-        examples = streams.train_examples(config, method)["source"]
+        examples = build.train_examples(config, method)["source"]
         with caplog.at_level(logging.WARNING, "jaxpose"):
             assert examples.load(3, None)["index"] == 4
             examples.load(3, None)
         assert list(examples.bad) == ["003.jpg"]
         assert caplog.text.count("skipped an example") == 1
         with pytest.raises(ImageError, match=r"003.jpg"):
-            list(streams.evaluation_stream(config, streams.evaluation_examples(config, method)))
+            list(build.evaluation_stream(config, build.evaluation_examples(config, method)))
 
     def test_too_many_broken_images_are_an_error(self, folder):
         for i in (3, 4):
             (folder / "images" / f"00{i}.jpg").write_bytes(b"")
         config = tiny.config(folder)
-        examples = streams.train_examples(config, methods.create(config.method))["source"]
+        examples = build.train_examples(config, methods.create(config.method))["source"]
         with pytest.raises(DataError, match="2 of 12 images cannot be read"):
             examples.load(3, None)
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose.data.pipeline import TrainStream, evaluation_batches
+from jaxpose.data.examples.images import EvaluationImages, TrainingImages, lay_out
+from jaxpose.data.loader import TrainStream, evaluation_batches
 from jaxpose.data.sources import Source, coco
-from jaxpose.data.transforms import CanvasAugmentation
-from jaxpose.data.whole_images import EvaluationImages, TrainingImages, lay_out
+from jaxpose.data.views import CanvasAugmentation
 from jaxpose.errors import DataError, ImageError
 from jaxpose.methods import bottom_up
 from jaxpose.ops import geometry

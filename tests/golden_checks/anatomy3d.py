@@ -9,12 +9,13 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
 from golden_checks import networks
-from jaxpose import convert, optim
+from jaxpose import convert
 from jaxpose.convert.anatomy3d import rules
 from jaxpose.data.sources import h36m
+from jaxpose.evaluation.metrics import mpjpe
 from jaxpose.methods.anatomy3d import Anatomy3D
-from jaxpose.metrics import mpjpe
 from jaxpose.ops import bones, cameras
+from jaxpose.training import optim
 
 METRES = 1e-5
 """Largest difference of positions and lengths that no network made."""

@@ -10,13 +10,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import methods, skeleton
 from jaxpose.data.annotations import Annotations
-from jaxpose.data.regions import Regions
+from jaxpose.data.examples.images import EvaluationImages, TrainingImages, lay_out
+from jaxpose.data.formats.regions import Regions
 from jaxpose.data.sources import Source, coco
-from jaxpose.data.transforms import CanvasAugmentation, warp
-from jaxpose.data.whole_images import EvaluationImages, TrainingImages, lay_out
+from jaxpose.data.views import CanvasAugmentation, warp
+from jaxpose.evaluation.metrics import CocoKeypoints, CrowdPoseKeypoints
+from jaxpose.evaluation.suppression import Suppression
 from jaxpose.methods import bottom_up
-from jaxpose.metrics import CocoKeypoints, CrowdPoseKeypoints
-from jaxpose.metrics.suppression import Suppression
 from jaxpose.types import Layout, Poses, image_field
 
 ONE_LEVEL = 1

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import skeleton
 from jaxpose.data.sources import mpii
-from jaxpose.data.transforms import NO_AUGMENTATION, Augmentation, PersonCrop, View
+from jaxpose.data.views import NO_AUGMENTATION, Augmentation, PersonCrop, View
 from jaxpose.methods import top_down
 from jaxpose.methods.dsnt import DSNT
 from jaxpose.methods.prtr import PRTR

@@ -12,15 +12,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 from golden_checks import networks
 from golden_checks.data import Draws, _check_image, _check_view
 from golden_checks.prtr import check_relative
-from jaxpose.data import people, posetrack_forms
 from jaxpose.data.annotations import Annotations
-from jaxpose.data.clips import ClipExamples, Videos, candidates, confident, neighbours
+from jaxpose.data.examples import boxes as people
+from jaxpose.data.examples.clips import ClipExamples, Videos, candidates, confident, neighbours
+from jaxpose.data.formats import posetrack as posetrack_forms
 from jaxpose.data.sources import Source, coco
-from jaxpose.data.transforms import NO_AUGMENTATION, Augmentation, PersonCrop
+from jaxpose.data.views import NO_AUGMENTATION, Augmentation, PersonCrop
+from jaxpose.evaluation.metrics import pck
+from jaxpose.evaluation.metrics.posetrack import PoseTrackKeypoints
 from jaxpose.methods.dcpose import DCPose, within_crop
 from jaxpose.methods.heatmap import joint_weights
-from jaxpose.metrics import pck
-from jaxpose.metrics.posetrack import PoseTrackKeypoints
 from jaxpose.ops import geometry, heatmaps
 from jaxpose.skeleton import Skeleton
 

@@ -9,16 +9,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from golden_checks.networks import FORWARD, LOSS, to_channels_last
 from jaxpose import skeleton as skeletons
+from jaxpose.cli.fit_rescoring import Recipe, targets, train, with_box_areas
 from jaxpose.convert.rescoring import convert
-from jaxpose.data.whole_images import lay_out
-from jaxpose.fit_rescoring import Recipe, targets, train, with_box_areas
+from jaxpose.data.examples.images import lay_out
+from jaxpose.evaluation.metrics.best_oks import best_oks
+from jaxpose.evaluation.rescoring import expected_oks
 from jaxpose.methods.dekr import DEKR, merge_views
-from jaxpose.metrics.best_oks import best_oks
 from jaxpose.ops import candidates, geometry
 from jaxpose.ops.candidates import Candidates, Matching, People, Selection
 from jaxpose.ops.peaks import local_maxima
 from jaxpose.ops.rescoring import PoseFeatures
-from jaxpose.rescoring import expected_oks
 from jaxpose.types import image_field
 
 FITTED = 1e-2

@@ -11,11 +11,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from golden_checks import networks
 from jaxpose import config as configs
-from jaxpose import convert, optim
+from jaxpose import convert
 from jaxpose.convert.dsnt import rules
+from jaxpose.evaluation.metrics import pck
 from jaxpose.methods.dsnt import DSNT
-from jaxpose.metrics import pck
 from jaxpose.ops import dsnt, geometry, heatmaps
+from jaxpose.training import optim
 
 VALUE = {"rtol": 1e-5, "atol": 1e-6}
 GRADIENT = {"rtol": 1e-4, "atol": 1e-6}

@@ -10,8 +10,8 @@ from golden_checks import networks
 from golden_checks.prtr import check_relative
 from jaxpose.convert.conversion import apply_rules
 from jaxpose.convert.heatmap import rules
+from jaxpose.evaluation.metrics import pck
 from jaxpose.methods.heatmap import Heatmap
-from jaxpose.metrics import pck
 from jaxpose.nn.resnet import max_pool
 from jaxpose.ops import geometry, heatmaps
 

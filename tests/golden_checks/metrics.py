@@ -7,8 +7,8 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import skeleton as skeletons
-from jaxpose.metrics import coco, crowdpose, pck
-from jaxpose.metrics.suppression import Suppression
+from jaxpose.evaluation.metrics import coco, crowdpose, pck
+from jaxpose.evaluation.suppression import Suppression
 from jaxpose.ops import heatmaps, nms, oks
 
 NUMBER_TOLERANCE = 1e-6  # AP and AR: means of exact fractions; hrnet's are stored as float32

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import skeleton as skeletons
-from jaxpose.data import posetrack_forms as forms
-from jaxpose.metrics import poseval
-from jaxpose.metrics.posetrack import PoseTrackKeypoints
-from jaxpose.metrics.poseval import Figures, Frame
+from jaxpose.data.formats import posetrack as forms
+from jaxpose.evaluation.metrics import poseval
+from jaxpose.evaluation.metrics.posetrack import PoseTrackKeypoints
+from jaxpose.evaluation.metrics.poseval import Figures, Frame
 
 PERCENT = {"rtol": 2e-6, "atol": 1e-6}  # of numbers stored as float32, up to 100 or below -100
 COUNTS = ("misses", "switches", "false_positives", "objects", "detections", "distance")

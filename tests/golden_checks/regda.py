@@ -14,16 +14,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 from golden_checks import networks
 from golden_checks.networks import to_channels_first, to_channels_last
 from jaxpose import config as configs
-from jaxpose import optim, skeleton, train
+from jaxpose import skeleton
 from jaxpose.convert import convert
 from jaxpose.convert.conversion import apply_rules
 from jaxpose.convert.regda import rules, upsampling
-from jaxpose.data import square_boxes
+from jaxpose.data.sources import square_boxes
+from jaxpose.evaluation.metrics import joint_groups, pck
 from jaxpose.methods.regda import RegDA, Upsampling, scale_gradient, warm_start
-from jaxpose.metrics import joint_groups, pck
 from jaxpose.ops import heatmaps
 from jaxpose.ops.pseudo_labels import pseudo_labels
-from jaxpose.state import TrainState
+from jaxpose.runs.state import TrainState
+from jaxpose.training import loop, optim
 
 CLASSIFIER = "backbone.fc."
 """Entries that never move and have no gradient there, and do not exist here."""
@@ -334,11 +335,11 @@ def _recorded(phase, optimizer: optim.Optimizer):
         seen = []
 
         def gradient(*args):
-            values, grads = train.accumulated_grad(*args)
+            values, grads = loop.accumulated_grad(*args)
             seen.append(grads)
             return values, grads
 
-        state, metrics = train.apply_phase(state, batch, jax.random.key(0), phase, optimizer, gradient)
+        state, metrics = loop.apply_phase(state, batch, jax.random.key(0), phase, optimizer, gradient)
         return state, metrics, seen[0]
 
     return run

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
 from golden_checks.data import Draws as RecordedDraws
-from jaxpose import predict, skeleton
+from jaxpose import skeleton
+from jaxpose.cli import predict
 from jaxpose.data.proposals import PoseGuidedProposals, inside
-from jaxpose.data.transforms import Augmentation, PersonCrop, View
-from jaxpose.metrics.coco import CocoKeypoints
-from jaxpose.metrics.suppression import Suppression
+from jaxpose.data.views import Augmentation, PersonCrop, View
+from jaxpose.evaluation.metrics.coco import CocoKeypoints
+from jaxpose.evaluation.suppression import Suppression
 from jaxpose.ops import geometry, heatmaps, oks
 from jaxpose.ops.pose_nms import PoseNMS, pairwise_similarity, pose_nms, reference_distance
 

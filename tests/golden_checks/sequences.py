@@ -4,9 +4,9 @@ import jax
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose.data.sequences import Camera, SequenceExamples, SequenceSource, Video, WholeSequences, mirror
+from jaxpose.data.examples.sequences import Camera, SequenceExamples, SequenceSource, Video, WholeSequences, mirror
 from jaxpose.data.sources import h36m
-from jaxpose.metrics import mpjpe
+from jaxpose.evaluation.metrics import mpjpe
 from jaxpose.ops import bones, cameras
 from jaxpose.skeleton import H36M
 

@@ -13,12 +13,14 @@ from ml_collections import ConfigDict
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import config as configs
-from jaxpose import digest, methods, optim, sharding, train
-from jaxpose.data import streams
+from jaxpose import methods, sharding
+from jaxpose.data import build
 from jaxpose.errors import ConfigError
 from jaxpose.methods.regda import LABELS, RegDA, scale_gradient, warm_start
 from jaxpose.ops import heatmaps
-from jaxpose.state import TrainState
+from jaxpose.runs import digest
+from jaxpose.runs.state import TrainState
+from jaxpose.training import loop, optim
 from jaxpose.types import synthetic_batch
 
 K = 16
@@ -69,7 +71,7 @@ def start(method: RegDA, step: int, weight_decay: float = 1e-4) -> TrainState:
 
 @functools.cache
 def compiled_step(method: RegDA, weight_decay: float = 1e-4):
-    return jax.jit(functools.partial(train.train_step, method=method, optimizer=optimizer(weight_decay), seed=0))
+    return jax.jit(functools.partial(loop.train_step, method=method, optimizer=optimizer(weight_decay), seed=0))
 
 
 @functools.cache
@@ -77,7 +79,7 @@ def compiled_phase(method: RegDA, index: int, weight_decay: float = 1e-4):
     def run(state, batch):
         phase = method.phases()[index]
         key = jax.random.key(0)
-        return train.apply_phase(state, batch, key, phase, optimizer(weight_decay), train.accumulated_grad)
+        return loop.apply_phase(state, batch, key, phase, optimizer(weight_decay), loop.accumulated_grad)
 
     return jax.jit(run)
 
@@ -107,7 +109,7 @@ def run_with_target(folder, workdir, monkeypatch, change) -> tuple[dict, list[di
     """Digests of the state after two steps of a whole run, and which fields were sent to the device."""
     config = tiny.config(folder, "regda")
     config.train.update({"steps": 2, "checkpoint_every": 2})
-    original, sent = streams.train_examples, []
+    original, sent = build.train_examples, []
 
     def changed(*args):
         examples = original(*args)
@@ -119,9 +121,9 @@ def run_with_target(folder, workdir, monkeypatch, change) -> tuple[dict, list[di
 
     original_put = sharding.put_batch
     with monkeypatch.context() as patch:
-        patch.setattr(streams, "train_examples", changed)
+        patch.setattr(build, "train_examples", changed)
         patch.setattr(sharding, "put_batch", put)
-        state = train.train(config, workdir)
+        state = loop.train(config, workdir)
     return digest.digests((state.params, state.batch_stats, state.opt_state)), sent
 
 
@@ -152,8 +154,8 @@ def test_a_target_needs_no_annotations(tmp_path):
     target = {"source": "folder", "train": {"images": "images", "boxes": "image"}}
     config.data.streams = ConfigDict({"target": target})
     method = methods.create(config.method)
-    examples = streams.train_examples(config, method)
-    with contextlib.closing(streams.TrainBatches(config, examples, 0, method.spec(1))) as batches:
+    examples = build.train_examples(config, method)
+    with contextlib.closing(build.TrainBatches(config, examples, 0, method.spec(1))) as batches:
         batch = next(batches)
     spec = method.spec(config.train.batch_size)
     assert {name: {k: v.shape for k, v in s.items()} for name, s in batch.items()} == {
@@ -231,7 +233,7 @@ def test_every_leaf_moves_as_its_group_says():
     velocity = {path: np.zeros(leaf.shape) for path, leaf in optim.flatten(state.params).items()}
     gradients = [jax.jit(jax.grad(phase.loss, has_aux=True)) for phase in TINY.phases()]
     steps = [
-        jax.jit(lambda s, b, p=phase: train.apply_phase(s, b, jax.random.key(0), p, tx, train.accumulated_grad))
+        jax.jit(lambda s, b, p=phase: loop.apply_phase(s, b, jax.random.key(0), p, tx, loop.accumulated_grad))
         for phase in TINY.phases()
     ]
     for step in (500, 501):
@@ -304,7 +306,7 @@ def test_learning_from_labels_alone_lowers_the_loss():
         variables = method.init(jax.random.key(0))
         params = variables["params"]
         state = TrainState(jnp.int32(0), params, variables["batch_stats"], tx.init(params))
-        step = jax.jit(functools.partial(train.train_step, method=method, optimizer=tx, seed=0))
+        step = jax.jit(functools.partial(loop.train_step, method=method, optimizer=tx, seed=0))
         losses = []
         for _ in range(40):
             state, metrics = step(state, batch)
@@ -349,7 +351,7 @@ def test_adaptation_starts_from_features_alone():
     adopted = TINY.adopt(pretrained, fresh)
     for collection in ("params", "batch_stats"):
         assert set(adopted[collection]) == {"backbone", "upsampling"}
-    merged = train.merge_pretrained(fresh, adopted, "a run")
+    merged = loop.merge_pretrained(fresh, adopted, "a run")
     assert_array_equal(
         merged["params"]["backbone"]["conv1"]["kernel"], pretrained["params"]["backbone"]["conv1"]["kernel"]
     )

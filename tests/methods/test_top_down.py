@@ -8,12 +8,12 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose.errors import ConfigError
-from jaxpose.keys import example_keys
 from jaxpose.methods.dcpose import DCPose
 from jaxpose.methods.heatmap import Heatmap
 from jaxpose.methods.regda import RegDA
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
 from jaxpose.ops import photometric
+from jaxpose.rng import example_keys
 from jaxpose.types import synthetic_batch
 
 STRENGTH = {"brightness": 0.25, "contrast": 0.25, "saturation": 0.25, "blur": 0.8}

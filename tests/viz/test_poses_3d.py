@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.transform import Rotation
 
-from jaxpose.data.sequences import quaternion
+from jaxpose.data.examples.sequences import quaternion
 from jaxpose.errors import DataError
 from jaxpose.skeleton import H36M
 from jaxpose.viz import animation, poses_3d

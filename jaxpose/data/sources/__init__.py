@@ -49,7 +49,7 @@ def open_source(data: Any, split: str, *, progress: bool = True) -> Source:
       data: `config.data`; `data.source` is "marionettes", "coco" (images in a folder and a COCO-format keypoint file),
         "mpii", "lsp" (LSP and LSP Extended), "posetrack" (PoseTrack, and any videos in COCO's format), "surreal",
         "h36m_frames" (Human3.6M as single pictures), "rhd", "h3d", "freihand" (hands), "folder" (pictures without
-        labels) or "records" (any of them written by `python -m jaxpose.data.records`).
+        labels) or "records" (any of them written by `jaxpose write-records`).
       split: "train" or "validation".
       progress: show a bar where data has to be made first.
 

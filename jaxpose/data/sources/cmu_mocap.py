@@ -36,8 +36,9 @@ import numpy as np
 import scipy.signal
 import tqdm
 
-from jaxpose.data import asf, sequences
-from jaxpose.data.sequences import Z_UP, Camera, SequenceSource, Video, quaternion
+from jaxpose.data.examples import sequences
+from jaxpose.data.examples.sequences import Z_UP, Camera, SequenceSource, Video, quaternion
+from jaxpose.data.formats import asf
 from jaxpose.data.sources import require_folder
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.ops import bones, cameras

@@ -23,7 +23,7 @@ import numpy as np
 from jaxpose import skeleton as skeletons
 from jaxpose.data import images
 from jaxpose.data.annotations import Annotations, Skipped
-from jaxpose.data.regions import Regions, is_drawable
+from jaxpose.data.formats.regions import Regions, is_drawable
 from jaxpose.data.sources import Source, require_folder
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.skeleton import Skeleton

@@ -11,7 +11,7 @@ detector "gt" is the exact projection of the 3D joints; it needs no file, and it
 scores (data.h36m.scores = "") the confidence is 1, too. data.<split>.subjects and data.<split>.actions choose; without
 them training has S1, S5, S6, S7, S8 and validation S9, S11, with all actions.
 
-The files are pickles inside; they are read without running them (see `jaxpose.data.pickles`).
+The files are pickles inside; they are read without running them (see `jaxpose.data.formats.pickles`).
 """
 
 import dataclasses
@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxpose.data import pickles, sequences
-from jaxpose.data.sequences import Camera, SequenceSource, Video
+from jaxpose.data.examples import sequences
+from jaxpose.data.examples.sequences import Camera, SequenceSource, Video
+from jaxpose.data.formats import pickles
 from jaxpose.data.sources import require_folder
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.ops import cameras

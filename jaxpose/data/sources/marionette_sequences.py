@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpose.data.marionettes.sequences import FRAME_RATE
-from jaxpose.data.sequences import MILLIMETRES, Z_UP, Camera, SequenceSource, Video, quaternion
+from jaxpose.data.examples.sequences import MILLIMETRES, Z_UP, Camera, SequenceSource, Video, quaternion
 from jaxpose.data.sources.marionettes import default_folder
 from jaxpose.errors import ConfigError, DataError
+from jaxpose.marionettes.sequences import FRAME_RATE
 from jaxpose.ops import bones, cameras
 from jaxpose.skeleton import H36M, MARIONETTE, Skeleton
 
@@ -30,7 +30,7 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> SequenceSourc
       ConfigError: the scene has no sequences, or the skeleton's 3D tree is not known.
       DataError: the file of a split is damaged.
     """
-    from jaxpose.data import marionettes
+    from jaxpose import marionettes
 
     skeleton = {known.name: known for known in (H36M, MARIONETTE)}.get(data.skeleton)
     if skeleton is None:
@@ -50,7 +50,7 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> SequenceSourc
 
 def _prepared(data: Any, config: Any, progress: bool) -> pathlib.Path:
     """The folder of the data set, written by the first process if it is not there."""
-    from jaxpose.data import marionettes
+    from jaxpose import marionettes
 
     root = pathlib.Path(data.dir).expanduser() if data.dir else default_folder()
     if jax.process_index() == 0:

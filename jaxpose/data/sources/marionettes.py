@@ -12,7 +12,7 @@ from jaxpose.data.sources.records import open_records
 
 def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     """The split of the marionettes that `config.data.marionettes` describes, under `config.data.dir`."""
-    from jaxpose.data import marionettes
+    from jaxpose import marionettes
 
     root = pathlib.Path(data.dir).expanduser() if data.dir else default_folder()
     config = marionettes.MarionettesConfig(**data.marionettes)

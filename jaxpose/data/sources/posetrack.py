@@ -1,8 +1,8 @@
 """PoseTrack 2017 and 2018 (https://posetrack.net), and any set of videos whose frames have labels in COCO's format.
 
 `data.<split>.annotations`, relative to `data.dir`, is a .json file of one or more videos, or a folder of such files, in
-PoseTrack's form of 2018 or of 2017 (see jaxpose/data/posetrack_forms.py). `data.<split>.images` is the folder that the
-file names in it are relative to. PoseTrack 2018 as it is published:
+PoseTrack's form of 2018 or of 2017 (see jaxpose/data/formats/posetrack.py). `data.<split>.images` is the folder that
+the file names in it are relative to. PoseTrack 2018 as it is published:
 
   annotations/val/000342_mpii_test.json ...     images/val/000342_mpii_test/000000.jpg ...
   annotations = "annotations/val"               images = "."
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from jaxpose.data import images
-from jaxpose.data import posetrack_forms as forms
 from jaxpose.data.annotations import Annotations, Skipped
-from jaxpose.data.regions import Regions, is_drawable
+from jaxpose.data.formats import posetrack as forms
+from jaxpose.data.formats.regions import Regions, is_drawable
 from jaxpose.data.sources import Source, require_folder
 from jaxpose.data.sources.coco import parse_keypoints
 from jaxpose.data.sources.folder import picture_sizes

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxpose import skeleton as skeletons
 from jaxpose.data.annotations import HEAD_SIZE_OF_BOX, Annotations
-from jaxpose.data.regions import Regions
+from jaxpose.data.formats.regions import Regions
 from jaxpose.data.sources import Source, require_folder
 from jaxpose.data.sources.posetrack import VideoAnnotations
 from jaxpose.errors import DataError, ImageError
@@ -25,7 +25,7 @@ SKULL_ASPECT = 77 / 116
 def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     """The split of the records in the folder `config.data.dir`."""
     del progress
-    what = "the folder with dataset_info.json that python -m jaxpose.data.records wrote"
+    what = "the folder with dataset_info.json that jaxpose write-records wrote"
     return open_records(require_folder(data.dir, "data.dir", what), split)
 
 

@@ -10,7 +10,7 @@ which is an example where it is large enough, mostly visible and away from the o
 rules. Its box is a square 1.5 times as large as all its joints; hidden joints are not labelled. Right hands are looked
 at mirrored, so that all are left ones.
 
-The pickle is read without running it (see `jaxpose.data.pickles`).
+The pickle is read without running it (see `jaxpose.data.formats.pickles`).
 """
 
 import pathlib
@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxpose.data import pickles, square_boxes
-from jaxpose.data.single_people import SinglePeople, locate, log_not_finite, stack
-from jaxpose.data.sources import Source
+from jaxpose.data.formats import pickles
+from jaxpose.data.sources import Source, square_boxes
+from jaxpose.data.sources.single_people import SinglePeople, locate, log_not_finite, stack
 from jaxpose.errors import DataError
 from jaxpose.skeleton import HAND
 

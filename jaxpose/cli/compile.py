@@ -1,0 +1,264 @@
+"""Compile a config's train step for a TPU slice without having one.
+
+    jaxpose compile --config=configs/prtr.py:coco --topology=v5e:4x4
+
+uses the real TPU compiler (`pip install jaxpose[tpu-compile]`) on any Linux machine and prints, for one device: memory
+needed against memory there is, arithmetic, bytes moved, collectives with their bytes, operations that a TPU is slow at,
+and the roofline time with what bounds it. Exit status 1: the step does not fit, or does not compile.
+"""
+
+import collections
+import dataclasses
+import os
+import pathlib
+import re
+import sys
+import time
+from typing import Any
+
+from absl import app, flags
+from ml_collections import config_flags
+
+GIB = 2**30
+ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4,
+              "f64": 8, "s64": 8, "u64": 8}  # fmt: skip
+SLOW = ("gather", "scatter", "sort", "while", "custom-call")
+"""Operations that a TPU runs element by element, or that keep it from seeing the whole step."""
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One device of a TPU generation; published peak figures.
+
+    Attributes:
+      memory: bytes of HBM.
+      flops: bfloat16 operations a second.
+      bandwidth: bytes a second to and from HBM.
+      interconnect: bytes a second between chips.
+      accelerator: name of the slice type, to which its number of cores is appended.
+      cores: per chip, as slice names count them.
+    """
+
+    memory: float
+    flops: float
+    bandwidth: float
+    interconnect: float
+    accelerator: str
+    cores: int
+
+
+CHIPS = {
+    "v5e": Chip(16 * GIB, 197e12, 819e9, 200e9, "v5litepod", 1),
+    "v5p": Chip(95 * GIB, 459e12, 2765e9, 600e9, "v5p", 2),
+    "v6e": Chip(32 * GIB, 918e12, 1640e9, 448e9, "v6e", 1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What one device does in one step.
+
+    Attributes:
+      devices: of the slice.
+      memory: {what: bytes}.
+      flops: arithmetic operations.
+      bytes_accessed: between HBM and the cores, as the compiler estimates it; of loops, as of flops, one round.
+      collectives: {kind: (count, bytes)}.
+      slow: {kind: count} of operations in `SLOW`.
+      parameters: bytes of all parameters.
+      statistics: bytes of all batch statistics.
+      compile_seconds: on this machine.
+      chip: the device.
+    """
+
+    devices: int
+    memory: dict[str, int]
+    flops: float
+    bytes_accessed: float
+    collectives: dict[str, tuple[int, int]]
+    slow: dict[str, int]
+    parameters: int
+    statistics: int
+    compile_seconds: float
+    chip: Chip
+
+    @property
+    def needed(self) -> int:
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        return self.needed <= self.chip.memory
+
+    def times(self) -> dict[str, float]:
+        """{what: seconds} if it alone limited the step. Ring collectives pass every byte twice."""
+        traffic = sum(size for _, size in self.collectives.values()) * 2 * (self.devices - 1) / self.devices
+        return {
+            "arithmetic": self.flops / self.chip.flops,
+            "memory": self.bytes_accessed / self.chip.bandwidth,
+            "interconnect": traffic / self.chip.interconnect,
+        }
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in self.memory.items())
+        lines = [
+            f"compiled for {self.devices} devices in {self.compile_seconds:.0f} s; all figures for one device and step",
+            f"memory        {self.needed / GIB:.2f} GiB of {self.chip.memory / GIB:.0f} GiB ({parts})",
+            f"arithmetic    {self.flops / 1e12:.3f} TFLOP",
+            f"bytes moved   {self.bytes_accessed / 1e9:.2f} GB",
+        ]
+        for kind, (count, size) in sorted(self.collectives.items()):
+            lines.append(f"{kind:<13} {size / 1e6:.3f} MB in {count} operations")
+        lines.append(f"parameters    {self.parameters / 1e6:.3f} MB, batch statistics {self.statistics / 1e6:.3f} MB")
+        lines.append("slow paths    " + (", ".join(f"{n} {kind}" for kind, n in sorted(self.slow.items())) or "none"))
+        times = self.times()
+        bound = max(times, key=times.get)
+        listed = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in times.items())
+        loops = self.slow.get("while", 0)
+        lines.append(f"roofline      {1e3 * times[bound]:.2f} ms, bound by {bound} ({listed})")
+        if loops:
+            lines.append(f"              one round of each of {loops} loops is counted, so the step takes longer")
+        lines.append("FITS" if self.fits else "DOES NOT FIT: lower config.train.batch_size, or raise train.accumulate")
+        return "\n".join(lines)
+
+
+def prepare_environment(topology: str) -> Chip:
+    """Lets libtpu compile without a TPU. Has to be called before JAX is imported.
+
+    Raises:
+      ConfigError: a topology that is not "GENERATION:AxB[xC]" of a known generation.
+    """
+    from jaxpose.errors import ConfigError
+
+    generation, _, shape = topology.partition(":")
+    if generation not in CHIPS or not re.fullmatch(r"\d+(x\d+)+", shape):
+        raise ConfigError(f"--topology is {topology!r}; expected one like v5e:4x4, of a generation in {list(CHIPS)}")
+    chip = CHIPS[generation]
+    cores = chip.cores
+    for side in shape.split("x"):
+        cores *= int(side)
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ["TPU_ACCELERATOR_TYPE"] = f"{chip.accelerator}-{cores}"
+    os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no TPU is touched, so no lock on it is needed
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    return chip
+
+
+def compile_step(config: Any, topology: str, chip: Chip) -> tuple[Any, Report]:
+    """The compiled train step of `config` on a slice, and what it costs.
+
+    Raises:
+      ConfigError: the TPU compiler is not installed.
+    """
+    import jax
+    from jax.experimental import topologies
+
+    from jaxpose import sharding
+    from jaxpose.errors import ConfigError
+    from jaxpose.training.loop import Trainer
+
+    try:
+        slice_ = topologies.get_topology_desc(topology, platform="tpu")
+    except Exception as error:
+        hint = "The TPU compiler comes with pip install 'jaxpose[tpu-compile]'"
+        raise ConfigError(f"{topology}: {error}. {hint}") from error
+    trainer = Trainer.create(config, slice_.devices)
+    placed = sharding.batch_sharding(trainer.mesh)
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), trainer.method.spec(config.train.batch_size)
+    )
+    state = trainer.template()
+    start = time.monotonic()
+    with jax.sharding.use_abstract_mesh(trainer.mesh.abstract_mesh):
+        compiled = trainer.jitted.trace(state, batch).lower(lowering_platforms=("tpu",)).compile()
+    seconds = time.monotonic() - start
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    report = Report(
+        devices=trainer.mesh.size,
+        memory={
+            "state and batch": memory.argument_size_in_bytes,
+            "outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+            "temporary": memory.temp_size_in_bytes,
+            "program": memory.generated_code_size_in_bytes,
+        },
+        flops=cost["flops"],
+        bytes_accessed=cost["bytes accessed"],
+        collectives=count_collectives(compiled.as_text()),
+        slow=count_slow(compiled.as_text()),
+        parameters=_size(state.params),
+        statistics=_size(state.batch_stats),
+        compile_seconds=seconds,
+        chip=chip,
+    )
+    return compiled, report
+
+
+def count_collectives(hlo: str) -> dict[str, tuple[int, int]]:
+    """{kind: (count, bytes of the results)} of the collectives in a compiled program's text."""
+    found: dict[str, tuple[int, int]] = collections.defaultdict(lambda: (0, 0))
+    pattern = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
+    for line in hlo.splitlines():
+        if match := pattern.search(line):
+            shapes = [_shape_bytes(s) for s in re.findall(r"(\w+)\[([\d,]*)\]", match[1])]
+            size = sum(shapes) // (2 if match[3] and match[2] != "all-reduce" else 1)  # -start also lists its operands
+            count, total = found[match[2]]
+            found[match[2]] = (count + 1, total + size)
+    return dict(found)
+
+
+def count_slow(hlo: str) -> dict[str, int]:
+    """{kind: count} of the operations in a compiled program's text that are in `SLOW`; custom calls by target."""
+    pattern = re.compile(rf"= \(?[\w\[\],]+.*? ({'|'.join(SLOW)})\(")
+    target = re.compile(r'custom_call_target="(\w+)"')
+    found: collections.Counter = collections.Counter()
+    for line in hlo.splitlines():
+        if match := pattern.search(line):
+            called = target.search(line) if match[1] == "custom-call" else None
+            found[f"custom-call {called[1]}" if called else match[1]] += 1
+    return dict(found)
+
+
+def _shape_bytes(shape: tuple[str, str]) -> int:
+    size = ITEM_BYTES.get(shape[0], 0)
+    for side in filter(None, shape[1].split(",")):
+        size *= int(side)
+    return size
+
+
+def _size(tree: Any) -> int:
+    import jax
+
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def define_flags() -> None:
+    config_flags.DEFINE_config_file("config", None, "Config file, as in configs/prtr.py:coco.")
+    flags.DEFINE_string("topology", "v5e:4x4", "TPU generation and slice: v5e:4x4, v5p:4x4x4, v6e:2x2, ...")
+    flags.DEFINE_string("stage", "", "Of a config with stages; by default the last one.")
+    flags.DEFINE_string("hlo", "", "File for the compiled program's text.")
+    flags.mark_flag_as_required("config")
+
+
+def main(arguments: list[str]) -> None:
+    del arguments
+    from jaxpose.errors import JaxposeError
+
+    options = flags.FLAGS
+    try:
+        chip = prepare_environment(options.topology)
+        from jaxpose.training import stages
+
+        compiled, report = compile_step(stages.pick(options.config, options.stage), options.topology, chip)
+    except JaxposeError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    print(report)
+    if options.hlo:
+        pathlib.Path(options.hlo).write_text(compiled.as_text())
+    sys.exit(0 if report.fits else 1)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

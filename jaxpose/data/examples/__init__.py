@@ -1,0 +1,1 @@
+"""What methods learn from and are evaluated on, one kind of input a file."""

@@ -1,0 +1,119 @@
+"""Any source as records, for fast random access from network storage:
+
+    jaxpose write-records --config=configs/prtr.py:coco --config.data.dir=/data/coco --output=/data/records
+
+Then train with --config.data.source=records --config.data.dir=FOLDER, the folder that the command prints.
+"""
+
+import dataclasses
+import io
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import app, flags
+from ml_collections import config_flags
+
+from jaxpose.data.annotations import Annotations
+from jaxpose.data.formats.regions import Regions
+from jaxpose.data.formats.storage import ordered_fields, write_columns
+from jaxpose.data.sources import Source, open_source
+from jaxpose.data.sources.posetrack import VideoAnnotations
+
+VERSION = "1.2.0"
+"""1.1.0 added num_keypoints, crowd_index and the regions of people without labels; 1.2.0 people seen mirrored, and the
+columns of videos."""
+
+
+class PoseRecords(tfds.core.GeneratorBasedBuilder):
+    """Images of a source, one record each, in the source's order; their labels in annotations-SPLIT.npz."""
+
+    VERSION = tfds.core.Version(VERSION)
+    url_infos = None  # nothing is downloaded; TFDS would look for checksums with a package that it does not require
+
+    def __init__(self, *, sources: dict[str, Source], **kwargs: Any):
+        self._sources = sources
+        super().__init__(file_format="array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Image(),
+            "image_id": tfds.features.Scalar(np.int64),
+            "file_name": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        return {split: self._generate_examples(split) for split in self._sources}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        source = self._sources[split]
+        for i in range(len(source)):
+            image_id, name = int(source.annotations.image_id[i]), str(source.annotations.file_name[i])
+            yield i, {"image": io.BytesIO(source.read(i)), "image_id": image_id, "file_name": name}
+        write_columns(pathlib.Path(self.data_dir) / f"annotations-{split}.npz", to_columns(source.annotations))
+
+
+def to_columns(annotations: Annotations) -> dict[str, np.ndarray]:
+    """The arrays of an annotations file; `sources.records.read_columns` is the inverse."""
+    a, skeleton = annotations, annotations.skeleton
+    names = (
+        "image_id",
+        "file_name",
+        "width",
+        "height",
+        "person_image",
+        "person_id",
+        "box",
+        "area",
+        "crowd",
+        "track_id",
+        "head_size",
+        "num_keypoints",
+        "crowd_index",
+        "mirror",
+    )
+    regions = {f"unlabelled_{field.name}": getattr(a.unlabelled, field.name) for field in dataclasses.fields(Regions)}
+    columns = {name: getattr(a, name) for name in names} | regions
+    if isinstance(a, VideoAnnotations):
+        columns |= {name: getattr(a, name) for name in ("video_id", "frame_id", "num_frames")}
+        columns |= {f"ignored_{field.name}": getattr(a.ignored, field.name) for field in dataclasses.fields(Regions)}
+    return columns | {
+        "joints": np.concatenate([a.keypoints, a.visibility[..., None].astype(np.float32)], -1),
+        "clip_boxes": np.array(a.clip_boxes),
+        "skeleton": np.array(skeleton.name),
+        "skeleton_joints": np.array(skeleton.joints),
+        "skeleton_limbs": np.array(skeleton.limbs, np.str_).reshape(-1, 2),
+        "skeleton_sigmas": np.array(skeleton.sigmas),
+        "skeleton_upper_body": np.array(skeleton.upper_body, np.str_),
+    }
+
+
+def write(sources: dict[str, Source], output: str | pathlib.Path) -> pathlib.Path:
+    """Writes {split: source} under `output`, once, and returns the folder of the records.
+
+    Raises:
+      ImageError: an image cannot be read; nothing that looks finished is left behind.
+    """
+    builder = PoseRecords(sources=sources, data_dir=str(output))
+    with ordered_fields():
+        builder.download_and_prepare()
+    return pathlib.Path(builder.data_dir)
+
+
+def main(arguments: list[str]) -> None:
+    del arguments
+    data = flags.FLAGS.config.data
+    splits = [s for s in ("train", "validation") if data[s].annotations]
+    print(write({split: open_source(data, split) for split in splits}, flags.FLAGS.output))
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "Config whose data to write.")
+    flags.DEFINE_string("output", None, "Folder to write under.")
+    flags.mark_flags_as_required(["config", "output"])
+    app.run(main)

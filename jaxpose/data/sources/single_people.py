@@ -1,0 +1,218 @@
+"""Data sets that list one person, or hand, a record: how RegDA splits their lists, and what their records become."""
+
+import dataclasses
+import pathlib
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxpose.data import images
+from jaxpose.data.annotations import Annotations, Skipped, tight_boxes
+from jaxpose.data.sources import Source, require_folder, square_boxes
+from jaxpose.data.sources.coco import CROWDPOSE_AREA_OF_BOX, read_json
+from jaxpose.data.sources.folder import picture_sizes
+from jaxpose.errors import ConfigError, DataError
+from jaxpose.skeleton import Skeleton
+
+PARTS = ("train", "test", "all")
+SEED = 42
+"""Of Python's generator, whose shuffles and draws the original code takes."""
+TEST_SHARE = 0.2
+MOST_TESTED = 3200
+
+
+def locate(data: Any, split: str, what: str, annotations: str, pictures: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """Where `config.data.<split>` says that annotations and pictures are.
+
+    Args:
+      data: `config.data`.
+      split: "train" or "validation".
+      what: belongs in `data.dir`, for messages.
+      annotations: what `data.<split>.annotations` is as a rule, for messages.
+      pictures: the folder that belongs in `data.<split>.images`, for messages.
+
+    Raises:
+      ConfigError: a field is missing, or names no folder.
+    """
+    root = require_folder(data.dir, "data.dir", what)
+    if split not in data or not data[split].annotations:
+        raise ConfigError(f"config.data.{split}.annotations is missing: as a rule it is {annotations!r}")
+    folder = require_folder(str(root / data[split].images), f"data.{split}.images", f"the folder {pictures!r}")
+    return root / data[split].annotations, folder
+
+
+def choice(data: Any, split: str, field: str, values: Sequence[str], default: str) -> str:
+    """`config.data.<split>.<field>`, or the default where it is missing or empty.
+
+    Raises:
+      ConfigError: it is none of the values.
+    """
+    found = (data[split].get(field, "") if split in data else "") or default
+    if found not in values:
+        raise ConfigError(f"config.data.{split}.{field} is {found!r}; it can be one of {', '.join(values)}")
+    return found
+
+
+def part_of(data: Any, split: str) -> str:
+    """`config.data.<split>.part`: one of PARTS; "train" of training and "test" of validation unless it is given."""
+    return choice(data, split, "part", PARTS, {"train": "train"}.get(split, "test"))
+
+
+def part_rows(count: int, part: str) -> np.ndarray:
+    """The rows of a list that belong to a part, [N] in the order in which the original code walks them.
+
+    It shuffles the list. The test part is its first fifth, but no more than 3,200 records, the training part the rest.
+    """
+    rows = list(range(count))
+    random.Random(SEED).shuffle(rows)
+    tested = min(int(count * TEST_SHARE), MOST_TESTED)
+    return np.array({"train": rows[tested:], "test": rows[:tested], "all": rows}[part], np.int64)
+
+
+def drawn_rows(count: int) -> np.ndarray:
+    """3,200 rows of a list at random, with replacement, as the original code tests on Human3.6M."""
+    return np.array(random.Random(SEED).choices(range(count), k=MOST_TESTED), np.int64)
+
+
+def read_list(path: str | pathlib.Path, fields: Sequence[str]) -> list[dict]:
+    """The records of a JSON list.
+
+    Raises:
+      DataError: the file is missing, or no list of records that have the fields.
+    """
+    content = read_json(path)
+    if not isinstance(content, list) or not content or not all(isinstance(r, dict) for r in content):
+        raise DataError(f"{path}: expected a list of records with {list(fields)}; is it the right file?")
+    for i, record in enumerate(content):
+        if missing := [field for field in fields if field not in record]:
+            raise DataError(f"{path}: record {i} has the fields {sorted(record)}, but not {missing}; fetch it again")
+    return content
+
+
+def stack(rows: Sequence[Any], shape: tuple[int, ...], where: str) -> np.ndarray:
+    """[N, *shape] float64 from nested lists of numbers.
+
+    Raises:
+      DataError: one of them is something else; `where` names what they are.
+    """
+    arrays = []
+    for i, row in enumerate(rows):
+        try:
+            array = np.asarray(row, np.float64)
+        except (TypeError, ValueError):
+            array = np.array("no numbers")
+        if array.shape != shape:
+            found = array.shape or array
+            raise DataError(f"{where}: record {i} has {found}, expected numbers of shape {shape}; fetch the file again")
+        arrays.append(array)
+    return np.array(arrays, np.float64).reshape(len(arrays), *shape)
+
+
+def log_not_finite(where: str, names: Sequence[str]) -> None:
+    """Says which records are skipped because a joint is NaN or infinite."""
+    skipped = Skipped(where)
+    for name in names:
+        skipped.add("a joint is not finite", name)
+    skipped.log()
+
+
+@dataclasses.dataclass(frozen=True)
+class SinglePeople:
+    """One person, or hand, a row.
+
+    Attributes:
+      folder: of the images.
+      names: [N] file names in it; several rows may have the same.
+      keypoints: [N, K, 2] pixels of the image; a row that is not finite is skipped.
+      visibility: [N, K] as in `Annotations`; None for visible joints.
+      mirror: [N] as in `Annotations`; None for nobody.
+    """
+
+    folder: pathlib.Path
+    names: Sequence[str]
+    keypoints: np.ndarray
+    visibility: np.ndarray | None = None
+    mirror: np.ndarray | None = None
+
+    def image_sizes(self, remedy: str) -> np.ndarray:
+        """[N, 2] (width, height) of every row's image; raises as `picture_sizes`."""
+        unique = list(dict.fromkeys(self.names))
+        sizes: Mapping[str, np.ndarray] = dict(zip(unique, picture_sizes(self.folder, unique, remedy)))
+        return np.array([sizes[name] for name in self.names], np.int32).reshape(-1, 2)
+
+    @property
+    def finite(self) -> np.ndarray:
+        """[N] bool, rows that can be used."""
+        return np.isfinite(self.keypoints).all((1, 2))
+
+    def squares(self, sizes: np.ndarray) -> np.ndarray:
+        """`square_boxes.square_box` around all joints of every row that can be used, in images of `sizes` [N, 2]."""
+        keypoints = np.where(self.finite[:, None, None], self.keypoints, 0)
+        return square_boxes.square_box(square_boxes.tight_box(keypoints), sizes)
+
+    def source(self, where: Any, skeleton: Skeleton, sizes: np.ndarray, boxes: np.ndarray | None = None) -> Source:
+        """The rows as people of their images, in the order of the rows.
+
+        Args:
+          where: they are listed, for messages.
+          skeleton: of the keypoints.
+          sizes: [N, 2] of the images.
+          boxes: [N, 4] (x, y, w, h); None for whole images.
+
+        Raises:
+          DataError: nobody is left.
+        """
+        annotations, folder = self._annotations(str(where), skeleton, sizes, boxes), self.folder
+
+        def read(i: int) -> bytes:
+            return images.read(folder / str(annotations.file_name[i]))
+
+        return Source(name=str(where), annotations=annotations, read=read)
+
+    def _annotations(self, where: str, skeleton: Skeleton, sizes: np.ndarray, boxes: np.ndarray | None) -> Annotations:
+        finite = self.finite
+        log_not_finite(where, [name for name, use in zip(self.names, finite) if not use])
+        if not finite.any():
+            raise DataError(f"{where}: nobody is left of the {len(finite)} people that it lists; see the log")
+        if boxes is None:
+            boxes = np.concatenate([np.zeros_like(sizes), sizes], -1)
+        visibility = np.full(self.keypoints.shape[:2], 2) if self.visibility is None else self.visibility
+        mirror = np.zeros(len(finite), bool) if self.mirror is None else self.mirror
+        names = [name for name, use in zip(self.names, finite) if use]
+        rows = (self.keypoints, visibility, mirror, boxes, sizes)
+        return _columns(skeleton, names, *(column[finite] for column in rows))
+
+
+def _columns(
+    skeleton: Skeleton,
+    names: list[str],
+    keypoints: np.ndarray,
+    visibility: np.ndarray,
+    mirror: np.ndarray,
+    boxes: np.ndarray,
+    sizes: np.ndarray,
+) -> Annotations:
+    unique = list(dict.fromkeys(names))
+    images = {name: row for row, name in enumerate(unique)}
+    person_image = np.array([images[name] for name in names], np.int32)
+    _, first = np.unique(person_image, return_index=True)
+    extent = tight_boxes(keypoints, visibility)[:, 2:]
+    return Annotations(
+        skeleton=skeleton,
+        image_id=np.arange(1, len(unique) + 1, dtype=np.int64),
+        file_name=np.array(unique, np.str_),
+        width=sizes[first, 0],
+        height=sizes[first, 1],
+        person_image=person_image,
+        person_id=np.arange(1, len(names) + 1, dtype=np.int64),
+        box=boxes.astype(np.float32),
+        keypoints=np.where(visibility[..., None] > 0, keypoints, 0).astype(np.float32),
+        visibility=visibility.astype(np.uint8),
+        area=(CROWDPOSE_AREA_OF_BOX * np.maximum(extent, 1).prod(-1)).astype(np.float32),
+        crowd=np.zeros(len(names), bool),
+        track_id=np.full(len(names), -1, np.int64),
+        clip_boxes=False,
+        mirror=mirror,
+    )

@@ -1,0 +1,1 @@
+"""From what a method finds to numbers: suppression, rescoring, tracking, metrics."""

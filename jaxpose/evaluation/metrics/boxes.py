@@ -1,0 +1,121 @@
+"""COCO AP and AR of people's boxes: collect what a detector finds, match it with the truth (hotcoco), twelve numbers.
+
+    metric = CocoBoxes()
+    for batch in batches:
+        metric.update(rows)
+    numbers = metric.compute("person_keypoints_val2017.json")
+
+Rows are put in order of image id and index, so that the numbers do not depend on batches or processes.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Iterable
+
+import numpy as np
+
+from jaxpose.errors import DataError
+from jaxpose.evaluation.metrics import coco
+from jaxpose.evaluation.metrics.rows import IMAGE_ID, INDEX, Collected, Column
+
+_NUMBERS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR1", "AR10", "AR", "AR_S", "AR_M", "AR_L")
+NUMBERS = tuple(f"box_{name}" for name in _NUMBERS)
+"""So called that they can stand beside those of keypoints."""
+
+logger = logging.getLogger(__name__)
+
+_OF_TRUTH = ("id", "image_id", "category_id", "bbox", "area")
+
+
+@dataclasses.dataclass
+class CocoBoxes(Collected):
+    """AP and AR of people's boxes by the rules of COCO's bounding boxes, with at most 100 boxes an image.
+
+    Its rows are boxes: image_id [n]; index [n]; box [n, 4] (x, y, w, h) in pixels of the image; box_score [n].
+    A crowd region is never found or missed, and a box in it is no mistake. People without labelled joints count.
+
+    Attributes:
+      sizes: (a, b) areas in pixels^2: people up to a are small, those from b on large; COCO's 32^2 and 96^2 if None.
+        A person's size is the "area" of the annotation (that of the mask, where there is one).
+    """
+
+    columns = {
+        "image_id": IMAGE_ID,
+        "index": INDEX,
+        "box": Column(np.float64, (4,)),
+        "box_score": Column(np.float64),
+    }
+    things = "boxes"
+
+    sizes: tuple[float, float] | None = None
+
+    def results(self, category_id: int = 1) -> list[dict]:
+        """The boxes in the format of COCO detection results, which `data.validation.boxes` of a config can name.
+
+        One dict a box: image_id, category_id, bbox (x, y, w, h), score. Images by id; within one, the best box first.
+        """
+        rows = self.rows()
+        order = np.lexsort((-rows["box_score"], rows["image_id"]))
+        columns = (rows[name][order].tolist() for name in ("image_id", "box", "box_score"))
+        return [
+            {"image_id": image, "category_id": category_id, "bbox": box, "score": score}
+            for image, box, score in zip(*columns, strict=True)
+        ]
+
+    def compute(self, ground_truth: coco.GroundTruth, image_ids: Iterable[int] | None = None) -> dict[str, float]:
+        """Average precision and recall, in [0, 1]; -1 where the images hold no person of that size.
+
+        Args:
+          ground_truth: a COCO dictionary with people's boxes, or the path of its JSON file.
+          image_ids: the images that were evaluated; all of the file if None. Their people count as missed where no box
+            was added for them.
+
+        Returns:
+          The `NUMBERS`: AP over IoU thresholds .5 to .95, at .5 and .75, and by size; AR with at most 1, 10 and 100
+          boxes an image, and by size.
+
+        Raises:
+          DataError: boxes of an image that is not evaluated, or unusable ground truth.
+        """
+        truth = load_truth(ground_truth)
+        ids = coco.evaluated_images(truth, image_ids, [block["image_id"] for block in self._blocks], "boxes")
+        results = self.results(truth["categories"][0]["id"])
+        logger.info("%d boxes; %d annotated people", len(results), len(truth["annotations"]))
+        evaluation = coco.open_evaluation(truth, results, "bbox", ids, self.sizes)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        precision = evaluation.eval["precision"][:, :, 0, :, -1]  # [threshold, recall, size], -1 where there is nobody
+        recall = evaluation.eval["recall"][:, 0]  # [threshold, size, boxes an image]
+        values = [precision[..., 0], precision[0, :, 0], precision[5, :, 0]]
+        values += [precision[..., size] for size in (1, 2, 3)]
+        values += [recall[:, 0, boxes] for boxes in range(3)]
+        values += [recall[:, size, -1] for size in (1, 2, 3)]
+        return {name: coco.mean_of_known(found) for name, found in zip(NUMBERS, values, strict=True)}
+
+
+def load_truth(ground_truth: coco.GroundTruth) -> dict:
+    """The part of a COCO file that an evaluation of boxes needs: images, and people's boxes.
+
+    Raises:
+      DataError: a file, list or field is missing, or there is no one category of people; the message says which.
+    """
+    content = coco.read_truth(ground_truth)
+    named = [c for c in content["categories"] if c.get("name") == "person"]
+    chosen = named or content["categories"]
+    if len(chosen) != 1:
+        raise DataError(
+            f"ground truth: field 'categories': expected a category 'person', or a single one; found "
+            f"{[c.get('name') for c in content['categories']]}"
+        )
+    people = [a for a in content["annotations"] if a.get("category_id") == chosen[0]["id"]]
+    for person in people:
+        if missing := [field for field in _OF_TRUTH if field not in person]:
+            raise DataError(
+                f"ground truth: annotation {person.get('id')}: lacks the fields {missing}, which COCO's evaluation of "
+                "boxes needs"
+            )
+    return {
+        "images": content["images"],
+        "categories": chosen,
+        "annotations": [{f: p[f] for f in _OF_TRUTH} | {"iscrowd": p.get("iscrowd", 0)} for p in people],
+    }

@@ -1,0 +1,293 @@
+"""COCO keypoint AP and AR: collect poses, suppress duplicates on device, match with the truth (hotcoco), ten numbers.
+
+    metric = CocoKeypoints()
+    for batch in batches:
+        metric.update(rows)
+    numbers = metric.compute("person_keypoints_val2017.json", skeleton.COCO)
+
+Rows are put in order of image id and index, so that the numbers do not depend on batches or processes.
+"""
+
+import dataclasses
+import json
+import logging
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxpose.errors import DataError
+from jaxpose.evaluation.metrics.rows import IMAGE_ID, INDEX, Collected, Column
+from jaxpose.evaluation.suppression import Suppression, suppress
+from jaxpose.skeleton import Skeleton
+
+NUMBERS = ("AP", "AP50", "AP75", "AP_M", "AP_L", "AR", "AR50", "AR75", "AR_M", "AR_L")
+ANY_SIZE = (0.0, 1e10)
+"""COCO's range of areas, in pixels^2, that leaves nobody out."""
+GroundTruth = Mapping[str, Any] | str | pathlib.Path
+
+logger = logging.getLogger(__name__)
+
+_OF_BOXES = {"box": Column(np.float64, (4,), optional=True), "box_score": Column(np.float64, optional=True)}
+
+
+@dataclasses.dataclass
+class CocoKeypoints(Collected):
+    """AP and AR of COCO keypoints, for any skeleton.
+
+    Its rows are poses: image_id [n]; index [n]; keypoints [n, K, 2] in pixels of the image; scores [n, K] of joints;
+    person_score [n], by which people are ranked; area [n] of the (enlarged) box that was cropped, in pixels^2, for OKS
+    in suppression; box [n, 4] (x, y, w, h) and box_score [n] of the detections, if suppression is "parametric".
+
+    Attributes:
+      suppression: of duplicates.
+      sizes: (a, b) areas in pixels^2: people up to a are small, those from b on large. They make the numbers "AP_S",
+        "AP_M", "AP_L", "AR_S", "AR_M", "AR_L". By default COCO's 32^2 and 96^2, without small people.
+    """
+
+    columns = {
+        "image_id": IMAGE_ID,
+        "index": INDEX,
+        "keypoints": Column(np.float64, ("K", 2)),
+        "scores": Column(np.float64, ("K",)),
+        "person_score": Column(np.float64),
+        "area": Column(np.float64),
+        **_OF_BOXES,
+    }
+
+    suppression: Suppression = Suppression()
+    sizes: tuple[float, float] | None = None
+
+    def results(self, skeleton: Skeleton, category_id: int = 1, boxes: bool = False) -> list[dict]:
+        """The poses that remain after suppression, in the format of the COCO server.
+
+        One dict a pose: image_id, category_id, keypoints (x, y, score of each joint), score. Images by id; within one,
+        poses by falling rank, or in the order of `rows` where nothing is suppressed.
+
+        Args:
+          skeleton: of the poses.
+          category_id: to write.
+          boxes: also write person_box (x, y, w, h) and box_score of the detection.
+
+        Raises:
+          DataError: the poses have another number of joints than `skeleton`, or lack the boxes that are asked for.
+        """
+        rows = self.rows()
+        if not len(rows["index"]):
+            return []
+        if rows["scores"].shape[1] != skeleton.num_joints:
+            found = rows["scores"].shape[1]
+            raise DataError(
+                f"the poses have {found} joints, skeleton {skeleton.name!r} has {skeleton.num_joints}; "
+                "evaluate with the skeleton that the method was trained for"
+            )
+        if boxes and (missing := [name for name in _OF_BOXES if name not in rows]):
+            raise DataError(f"poses are to be written with their boxes, but lack the fields {missing}")
+        rows = suppress(rows, skeleton.sigmas, self.suppression)
+        triples = np.concatenate([rows["keypoints"], rows["scores"][..., None]], axis=-1)
+        columns = {
+            "image_id": rows["image_id"],
+            "category_id": np.full(len(triples), category_id),
+            "keypoints": triples.reshape(len(triples), 3 * skeleton.num_joints),
+            "score": rows["person_score"],
+        }
+        if boxes:
+            columns |= {"person_box": rows["box"], "box_score": rows["box_score"]}
+        records = zip(*(values.tolist() for values in columns.values()), strict=True)
+        return [dict(zip(columns, record, strict=True)) for record in records]
+
+    def compute(
+        self, ground_truth: GroundTruth, skeleton: Skeleton, image_ids: Iterable[int] | None = None
+    ) -> dict[str, float]:
+        """Average precision and recall, in [0, 1]; -1 where the images hold no person of that size.
+
+        Args:
+          ground_truth: a COCO keypoint dictionary, or the path of its JSON file.
+          skeleton: whose joints and sigmas apply.
+          image_ids: the images that were evaluated; all of the file if None. Their people count as missed where no pose
+            was added for them.
+
+        Returns:
+          {"AP", "AP50", "AP75", "AP_M", "AP_L", "AR", "AR50", "AR75", "AR_M", "AR_L"}; with `sizes`, also "AP_S" and
+          "AR_S".
+
+        Raises:
+          DataError: poses of an image that is not evaluated, or unusable ground truth.
+        """
+        truth = load_truth(ground_truth, skeleton)
+        ids = evaluated_images(truth, image_ids, [block["image_id"] for block in self._blocks])
+        results = self.results(skeleton, truth["categories"][0]["id"])
+        found, people = sum(len(block["index"]) for block in self._blocks), len(truth["annotations"])
+        logger.info("%d poses, of which %d remain; %d annotated people", found, len(results), people)
+        return self._numbers(truth, results, skeleton, ids)
+
+    def _numbers(self, truth: dict, results: list[dict], skeleton: Skeleton, ids: list[int]) -> dict[str, float]:
+        evaluation = match(truth, results, skeleton.sigmas, ids, self.sizes)
+        if self.sizes is None:
+            return dict(zip(NUMBERS, map(float, evaluation.stats), strict=True))
+        return _numbers_by_size(evaluation)
+
+
+def evaluated_images(
+    truth: Mapping[str, Any], image_ids: Iterable[int] | None, predicted: list[np.ndarray], what: str = "poses"
+) -> list[int]:
+    """Sorted ids of the images to evaluate: `image_ids`, or all of the ground truth.
+
+    Args:
+      truth: with "images".
+      image_ids: or None.
+      predicted: arrays of the ids of images of which there are predictions.
+      what: is predicted, for messages.
+
+    Raises:
+      DataError: there is no image, or one is not in the ground truth or not evaluated.
+    """
+    known = {image["id"] for image in truth["images"]}
+    ids = sorted(known) if image_ids is None else sorted({int(i) for i in image_ids})
+    if not ids:
+        raise DataError("there is no image to evaluate")
+    if strangers := [i for i in ids if i not in known]:
+        raise DataError(f"image_ids names {len(strangers)} images that the ground truth lacks: {strangers[:5]}")
+    found = np.unique(np.concatenate(predicted or [np.zeros(0, np.int64)]))
+    if strangers := found[~np.isin(found, ids)].tolist():
+        raise DataError(
+            f"{what} were added for {len(strangers)} images that are not among the {len(ids)} evaluated ones: "
+            f"{strangers[:5]}; do predictions and ground truth belong to the same split?"
+        )
+    return ids
+
+
+def write_results(results: list[dict], path: str | pathlib.Path) -> None:
+    """Writes results as the JSON file that the COCO server takes; equal results give equal bytes."""
+    pathlib.Path(path).write_text(json.dumps(results, separators=(",", ":"), allow_nan=False) + "\n")
+
+
+def match(
+    truth: Mapping[str, Any],
+    results: list[dict],
+    sigmas: Iterable[float],
+    image_ids: list[int],
+    sizes: tuple[float, float] | None = None,
+) -> Any:
+    """The evaluation of `results` on some images: a `hotcoco.COCOeval` with stats, eval["precision"], ...
+
+    Args:
+      truth: from `load_truth`.
+      results: in the format of the COCO server; among equal scores, earlier ones rank higher.
+      sigmas: [K].
+      image_ids: the images to evaluate.
+      sizes: areas that divide small from medium and medium from large people; the four ranges of the evaluation are
+        then all, small, medium, large, and stats are left empty.
+    """
+    evaluation = open_evaluation(truth, results, "keypoints", image_ids, sizes)
+    evaluation.params.kpt_oks_sigmas = [float(s) for s in sigmas]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    if sizes is None:
+        evaluation.summary_lines()  # fills stats, without printing
+    return evaluation
+
+
+def open_evaluation(
+    truth: Mapping[str, Any],
+    results: list[dict],
+    kind: Literal["keypoints", "bbox"],
+    image_ids: list[int],
+    sizes: tuple[float, float] | None,
+) -> Any:
+    """A `hotcoco.COCOeval` of a kind that is ready to run; other arguments as for `match`."""
+    import hotcoco
+
+    truth_index = hotcoco.COCO(dict(truth))
+    evaluation = hotcoco.COCOeval(truth_index, truth_index.loadRes(results), kind)
+    evaluation.params.imgIds = image_ids
+    if sizes is not None:
+        small, large = (float(area) for area in sizes)
+        evaluation.params.areaRng = [ANY_SIZE, (0.0, small), (small, large), (large, ANY_SIZE[1])]
+        evaluation.params.areaRngLbl = ["all", "small", "medium", "large"]
+    return evaluation
+
+
+def _numbers_by_size(evaluation: Any) -> dict[str, float]:
+    """AP and AR over all thresholds for everybody and each size, and for everybody at thresholds .5 and .75."""
+    numbers = {}
+    for name, values in (("AP", evaluation.eval["precision"][:, :, 0]), ("AR", evaluation.eval["recall"][:, None, 0])):
+        values = values[..., 0]  # [threshold, recall, size], -1 where there is nobody
+        everybody = {name: values[..., 0], f"{name}50": values[0, :, 0], f"{name}75": values[5, :, 0]}
+        by_size = {f"{name}_{size}": values[..., s] for s, size in enumerate("SML", start=1)}
+        numbers |= {key: mean_of_known(found) for key, found in (everybody | by_size).items()}
+    return numbers
+
+
+def mean_of_known(values: np.ndarray) -> float:
+    """The mean of precisions or recalls, of which -1 means that there was nobody; -1 where there is no other."""
+    known = values[values > -1]
+    return float(known.mean()) if known.size else -1.0
+
+
+def load_truth(ground_truth: GroundTruth, skeleton: Skeleton) -> dict:
+    """The part of a COCO keypoint file that an evaluation needs: images, and people of the one keypoint category.
+
+    Raises:
+      DataError: a file, list or field is missing or does not fit `skeleton`; the message says which.
+    """
+    content = read_truth(ground_truth)
+    name = _name(ground_truth)
+    category = _keypoint_category(content["categories"], skeleton, name)
+    people = [a for a in content["annotations"] if a.get("category_id") == category["id"]]
+    return {
+        "images": content["images"],
+        "categories": [category],
+        "annotations": [_person(a, skeleton, name) for a in people],
+    }
+
+
+def read_truth(ground_truth: GroundTruth) -> Mapping[str, Any]:
+    """The content of a COCO annotation file, or a dictionary like it.
+
+    Raises:
+      DataError: no readable JSON, or a list is missing.
+    """
+    name, content = _name(ground_truth), ground_truth
+    if not isinstance(ground_truth, Mapping):
+        try:
+            content = json.loads(pathlib.Path(ground_truth).read_bytes())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{name}: not a readable JSON file ({error})") from error
+    for field in ("images", "annotations", "categories"):
+        if not isinstance(content, Mapping) or not isinstance(content.get(field), list):
+            raise DataError(f"{name}: field {field!r}: expected a list; is this a COCO keypoint annotation file?")
+    return content
+
+
+def _name(ground_truth: GroundTruth) -> str:
+    return "ground truth" if isinstance(ground_truth, Mapping) else str(ground_truth)
+
+
+def _keypoint_category(categories: list[dict], skeleton: Skeleton, name: str) -> dict:
+    fitting = [c for c in categories if len(c.get("keypoints") or ()) == skeleton.num_joints]
+    chosen = fitting if len(categories) > 1 else categories
+    if len(chosen) != 1:
+        listed = {c.get("name"): len(c.get("keypoints") or ()) for c in categories}
+        raise DataError(
+            f"{name}: field 'categories': expected one with {skeleton.num_joints} keypoints, found {listed}; "
+            f"the poses have the joints of {skeleton.name!r}"
+        )
+    return chosen[0]
+
+
+def _person(annotation: Mapping[str, Any], skeleton: Skeleton, name: str) -> dict:
+    where = f"{name}: annotation {annotation.get('id')}"
+    if missing := [f for f in ("id", "image_id", "keypoints", "bbox", "area") if f not in annotation]:
+        raise DataError(f"{where}: lacks the fields {missing}, which COCO's evaluation needs")
+    keypoints = annotation["keypoints"]
+    if len(keypoints) != 3 * skeleton.num_joints:
+        raise DataError(
+            f"{where}: field 'keypoints' has {len(keypoints)} numbers, expected {3 * skeleton.num_joints} "
+            f"(x, y, v for each joint of {skeleton.name!r})"
+        )
+    labelled = sum(v > 0 for v in keypoints[2::3])
+    kept = {f: annotation[f] for f in ("id", "image_id", "category_id", "keypoints", "bbox", "area")}
+    flags = {"iscrowd": annotation.get("iscrowd", 0), "num_keypoints": annotation.get("num_keypoints", labelled)}
+    return kept | flags

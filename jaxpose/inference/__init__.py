@@ -1,0 +1,1 @@
+"""What runs learned, used on images and videos."""

@@ -1,0 +1,340 @@
+"""People in videos: frames in, poses with track ids out, however long the video is.
+
+    predictor = jaxpose.load("runs/dcpose", detector="runs/detector")
+    for found in video.follow(predictor, "dance.mp4"):
+        found.frame.number, found.track_id, found.people.keypoints
+
+Frames are decoded one by one, go through the network in batches, and are forgotten when their people have been handed
+out: how many are held depends on the size of a batch, not on the length of the video. The command
+`jaxpose predict RUN dance.mp4 --output DIR` is built on it.
+"""
+
+import abc
+import collections
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from jaxpose.data import images
+from jaxpose.data.examples.clips import neighbours
+from jaxpose.errors import ImageError
+from jaxpose.evaluation.tracking import Tracker, TrackerOptions
+from jaxpose.inference.predictor import FindBoxes, People, Picture, Predictor
+from jaxpose.viz import animation
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+DEFAULT_RATE = 30.0
+"""Frames a second where a video does not tell."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame(Picture):
+    """A picture of a video.
+
+    Attributes:
+      number: of the frame in the video, rising; numbers are left out where frames are missing.
+    """
+
+    number: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackedFrame:
+    """A frame and who is in it.
+
+    Attributes:
+      frame: of the video.
+      time: in seconds.
+      people: by falling score; their keypoints are smoothed if the tracker does.
+      track_id: [N] of them, from 1, the same person over the frames of the video; -1 for those too doubtful to begin a
+        track.
+    """
+
+    frame: Frame
+    time: float
+    people: People
+    track_id: np.ndarray
+
+
+# --- reading ---
+
+
+class Footage(abc.ABC):
+    """A video that is read frame by frame, as often as it is iterated over.
+
+    Attributes:
+      name: for messages.
+      rate: frames a second.
+    """
+
+    name: str
+    rate: float
+
+    @abc.abstractmethod
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames in order of time.
+
+        Raises:
+          ImageError: there is none that can be decoded.
+        """
+
+    @property
+    @abc.abstractmethod
+    def length(self) -> int | None:
+        """The number of frames as the video states it; None if it does not."""
+
+
+class VideoFile(Footage):
+    """A video in one file. A frame's id is its number, from 0.
+
+    Args:
+      path: of a file that OpenCV can decode.
+
+    Raises:
+      ImageError: it cannot be opened.
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        import cv2
+
+        self.path, self.name = pathlib.Path(path), str(path)
+        with self._opened() as capture:
+            rate, length = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.rate = rate if np.isfinite(rate) and rate > 0 else DEFAULT_RATE
+        self._length = int(length) if np.isfinite(length) and length > 0 else None
+
+    @property
+    def length(self) -> int | None:
+        return self._length
+
+    def __iter__(self) -> Iterator[Frame]:
+        number = -1
+        with self._opened() as capture:
+            while (image := _next_image(capture)) is not None:
+                number += 1
+                yield Frame(f"{self.name} (frame {number})", image, id=number, number=number)
+        if number < 0:
+            raise ImageError(self.name, "none of its frames can be decoded; fetch it again, or write it as MP4")
+        if self.length and number + 1 < self.length:
+            logger.warning("%s: ends after %d of %d frames; is it cut off?", self.name, number + 1, self.length)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator:
+        import cv2
+
+        if not self.path.is_file():
+            raise ImageError(self.name, "there is no such file")
+        capture = cv2.VideoCapture(self.name)
+        try:
+            if not capture.isOpened():
+                raise ImageError(self.name, "is no video that can be decoded; fetch it again, or write it as MP4")
+            yield capture
+        finally:
+            capture.release()
+
+
+def _next_image(capture) -> np.ndarray | None:
+    good, image = capture.read()
+    return np.ascontiguousarray(image[..., ::-1]) if good else None
+
+
+class FrameFolder(Footage):
+    """A folder of pictures that are the frames of one video, numbered by the digits that their names end with.
+
+    Where names end without digits, or two with the same, frames are numbered from 0 in order of their names. A picture
+    that cannot be decoded is named in the log and left out.
+
+    Args:
+      path: of the folder.
+      rate: frames a second.
+      ids: {file: id of the image in an annotation or detection file}.
+
+    Raises:
+      ImageError: it holds no picture.
+    """
+
+    def __init__(
+        self,
+        path: str | pathlib.Path,
+        rate: float = DEFAULT_RATE,
+        ids: dict[pathlib.Path, int | None] | None = None,
+    ):
+        self.path, self.name, self.rate, self.ids = pathlib.Path(path), str(path), rate, ids or {}
+        self.files = numbered_files(self.path)
+        if not self.files:
+            raise ImageError(self.name, f"the folder holds no frame ({', '.join(images.SUFFIXES)})")
+
+    @property
+    def length(self) -> int:
+        return len(self.files)
+
+    def __iter__(self) -> Iterator[Frame]:
+        size, found = None, 0
+        for number, file in self.files:
+            try:
+                image = images.decode(images.read(file), str(file), upright=True)
+            except ImageError as error:
+                logger.warning("%s: the frame is left out: %s", file, error.why)
+                continue
+            size, found = size or image.shape, found + 1
+            if image.shape != size:
+                sizes = (f"{shape[1]} x {shape[0]}" for shape in (image.shape, size))
+                why = "is {} pixels, but the frames before it are {}; a folder holds one video"
+                raise ImageError(str(file), why.format(*sizes))
+            yield Frame(str(file), image, id=self.ids.get(file), number=number)
+        if not found:
+            raise ImageError(self.name, f"none of its {len(self.files)} frames can be decoded")
+
+
+def numbered_files(folder: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
+    """The pictures of a folder with their numbers as frames, see `FrameFolder`, in order."""
+    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in images.SUFFIXES and f.is_file())
+    digits = [re.search(r"\d+$", file.stem) for file in files]
+    numbers = [int(found[0]) if found else None for found in digits]
+    if None in numbers or len(set(numbers)) < len(numbers):
+        numbers = list(range(len(files)))
+    return sorted(zip(numbers, files, strict=True))
+
+
+def is_video(path: pathlib.Path) -> bool:
+    """Whether a file is named like a video."""
+    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+
+
+def open_footage(path: str | pathlib.Path, rate: float = DEFAULT_RATE) -> Footage:
+    """A video file, or a folder of frames, of which there are `rate` a second.
+
+    Raises:
+      ImageError: it cannot be opened, or holds no frame.
+    """
+    path = pathlib.Path(path)
+    return FrameFolder(path, rate) if path.is_dir() else VideoFile(path)
+
+
+# --- finding and following ---
+
+
+def with_neighbours(frames: Iterable[Frame], distance: tuple[int, int]) -> Iterator[Frame]:
+    """Frames with those before and after them that a method for clips looks at, by `data.examples.clips.neighbours`.
+
+    A frame comes when those after it are known; fewer than the sum of distances are held.
+
+    Args:
+      frames: of one video, in order.
+      distance: (previous, next), of the first frames that are too far.
+    """
+    held: collections.deque[Frame] = collections.deque()
+    done = 0  # so many of them have been handed out, and may still be looked at
+    for frame in frames:
+        held.append(frame)
+        while done < len(held) and frame.number >= held[done].number + distance[1] - 1:
+            yield _with_neighbours(held, done, distance)
+            done += 1
+            while done > distance[0] - 1:
+                held.popleft()
+                done -= 1
+    for row in range(done, len(held)):
+        yield _with_neighbours(held, row, distance)
+
+
+def _with_neighbours(held: Sequence[Frame], row: int, distance: tuple[int, int]) -> Frame:
+    by_number = {frame.number: frame.image for frame in held}
+    found = neighbours(held[row].number, np.array(list(by_number)), distance, None)
+    around = by_number[found.previous], by_number[found.next]
+    return dataclasses.replace(held[row], around=around, margin=tuple(found.margin.tolist()))
+
+
+def follow(
+    predictor: Predictor,
+    footage: Footage | Iterable[Frame] | str | pathlib.Path,
+    options: TrackerOptions = TrackerOptions(),  # noqa: B008
+    find_boxes: FindBoxes | None = None,
+) -> Iterator[TrackedFrame]:
+    """The people of a video's frames, in order, and who of them is who.
+
+    A method for clips sees each frame's neighbours. The people of a detector have boxes and no joints.
+
+    Args:
+      predictor: finds them.
+      footage: the video, a path of one, or any frames, of which there are then 30 a second.
+      options: how people are followed, and whether their poses are smoothed.
+      find_boxes: as for `Predictor.stream`.
+
+    Raises:
+      ImageError: no frame can be decoded, or one has another size.
+      DataError, NonFiniteError: as `Predictor.stream`.
+    """
+    if isinstance(footage, str | pathlib.Path):
+        footage = open_footage(footage)
+    rate = getattr(footage, "rate", DEFAULT_RATE)
+    if predictor.finds_boxes:
+        tracker = Tracker((), dataclasses.replace(options, oks=0.0), rate)
+    else:
+        tracker = Tracker(predictor.skeleton.sigmas, options, rate)
+    sees_clips = predictor.method.sees == "clip"
+    frames = with_neighbours(footage, predictor.distance) if sees_clips else footage
+    for frame, people in predictor.stream(frames, find_boxes, most=2 * predictor.batch_size):
+        fields = people.keypoints, people.scores, people.person_score, people.boxes
+        tracked = tracker.update(*fields, frame.number)
+        people = dataclasses.replace(people, keypoints=tracked.keypoints)
+        yield TrackedFrame(frame, frame.number / rate, people, tracked.track_id)
+
+
+# --- writing ---
+
+Draw = Callable[[TrackedFrame], np.ndarray]
+"""The picture [H, W, 3] uint8 RGB of a frame with what was found."""
+
+
+def record(found: Iterable[TrackedFrame], path: pathlib.Path, rate: float, draw: Draw) -> tuple[int, int]:
+    """Writes what was found in a video: PATH.mp4 with pictures, and PATH.json with one object a person and frame.
+
+    An object has `frame`, its number; `time` in seconds; `image_id`, if the frame has one; `track_id`, or null without
+    a track; and the fields of `People.to_coco`. Frames are in order, a frame's people by falling score. Either file
+    gets its name when it is complete.
+
+    Args:
+      found: from `follow`; taken one by one.
+      path: of both files, without suffix.
+      rate: frames a second.
+      draw: makes the pictures, all of one size.
+
+    Returns:
+      The number of frames, and that of people over all frames.
+
+    Raises:
+      DataError: the video cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames = people = 0
+    unfinished = [path.with_name(f"{path.name}.unfinished{suffix}") for suffix in (".mp4", ".json")]
+    try:
+        with animation.film(unfinished[0], rate) as film, unfinished[1].open("w") as text:
+            for each in found:
+                film(draw(each))
+                for entry in _entries(each):
+                    text.write((",\n" if people else "[\n") + json.dumps(entry, allow_nan=False))
+                    people += 1
+                frames += 1
+            text.write("\n]\n" if people else "[]\n")
+        for file in unfinished:
+            os.replace(file, path.with_name(path.name + file.suffix))
+    finally:
+        for file in unfinished:
+            file.unlink(missing_ok=True)
+    return frames, people
+
+
+def _entries(found: TrackedFrame) -> Iterator[dict]:
+    place = {"frame": found.frame.number, "time": round(found.time, 4), "image_id": found.frame.id}
+    for track_id, person in zip(found.track_id.tolist(), found.people.to_coco(), strict=True):
+        yield place | {"track_id": track_id if track_id >= 0 else None} | person

@@ -1,0 +1,26 @@
+"""Marionettes: procedural people with exact joints, for training without any download.
+
+    config = MarionettesConfig(scene="crowd", look="street", width=320, height=240, people=(2, 6))
+    folder = prepare(config, "~/data")          # TFDS records and columnar annotations, written once
+    example = picture(config, "train", 0)       # or one picture at a time
+
+`jaxpose marionettes --scene=crowd --output=sheet.png` draws a sheet of them.
+"""
+
+from typing import Any
+
+from jaxpose.marionettes.body import JOINTS
+from jaxpose.marionettes.config import GENERATOR_VERSION, MarionettesConfig
+from jaxpose.marionettes.picture import Picture
+from jaxpose.marionettes.scenes import picture
+from jaxpose.marionettes.sequences import Sequence, sequence
+
+__all__ = ["GENERATOR_VERSION", "JOINTS", "MarionettesConfig", "Picture", "Sequence", "picture", "prepare", "sequence"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "prepare":  # brings TFDS and OpenCV along
+        from jaxpose.marionettes.builder import prepare
+
+        return prepare
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

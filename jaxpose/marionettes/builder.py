@@ -1,0 +1,160 @@
+"""Writes marionettes as a TFDS data set, with a columnar copy of the annotations beside the records.
+
+Works without TensorFlow. The data set is written once: into a temporary folder that is renamed when complete, under a
+lock, so that a killed or a parallel run leaves nothing half-finished under the final name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import itertools
+import multiprocessing
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxpose.data.formats.storage import ordered_fields, write_columns
+from jaxpose.marionettes.config import GENERATOR_VERSION, SPLITS, MarionettesConfig
+from jaxpose.marionettes.examples import all_records, columns
+
+
+class Marionettes(tfds.core.GeneratorBasedBuilder):
+    """Procedural people; see `MarionettesConfig` for the choices and `prepare` for the way to write them."""
+
+    VERSION = tfds.core.Version(GENERATOR_VERSION)
+    url_infos = None  # nothing is downloaded; TFDS would look for checksums with a package that it does not require
+
+    def __init__(
+        self, *, marionettes: MarionettesConfig | None = None, workers: int = 1, progress: bool = True, **kwargs: Any
+    ) -> None:
+        self.marionettes = marionettes or MarionettesConfig()
+        self._workers = workers
+        self._progress = progress
+        kwargs.setdefault("file_format", "array_record")
+        config = tfds.core.BuilderConfig(name=self.marionettes.fingerprint(), version=GENERATOR_VERSION)
+        super().__init__(config=config, **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"Procedural people with exact joints: {self.marionettes}",
+            features=tfds.features.FeaturesDict(features(self.marionettes)),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        return {split: self._generate_examples(split) for split in SPLITS if self.marionettes.count(split)}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        rows: list[dict[str, Any]] = []
+        people = itertools.count(1)
+        for key, record in enumerate(all_records(self.marionettes, split, self._workers, self._progress)):
+            image = {}
+            if self.marionettes.scene != "sequence":
+                image = {"image": io.BytesIO(record.pop("image"))}
+                record["image_id"] = key + 1
+                record["person_id"] = np.array([next(people) for _ in record["area"]], np.int64)
+            rows.append(record)
+            yield key, image | record
+        write_columns(pathlib.Path(self.data_dir) / f"annotations-{split}.npz", columns(rows))
+
+
+def features(config: MarionettesConfig) -> dict[str, Any]:
+    """The features of one record: a picture, or a sequence."""
+
+    def floats(*shape: int | None) -> Any:
+        return tfds.features.Tensor(shape=shape, dtype=np.float32)
+
+    camera = {"intrinsics": floats(3, 3), "rotation": floats(3, 3), "translation": floats(3)}
+    if config.scene == "sequence":
+        return {
+            "sequence_id": np.int64,
+            "subject": np.int64,
+            "action": tfds.features.Text(),
+            "joints": floats(config.frames, 25, 3),
+            "detections": floats(config.frames, 25, 2),
+            "visibility_score": floats(config.frames, 25),
+            "joints_3d": floats(config.frames, 25, 3),
+            **camera,
+        }
+    return {
+        "image": tfds.features.Image(shape=(config.height, config.width, 3), encoding_format="jpeg"),
+        "file_name": tfds.features.Text(),
+        **dict.fromkeys(("image_id", "clip", "frame", "width", "height"), np.int64),
+        "person_id": tfds.features.Tensor(shape=(None,), dtype=np.int64),
+        "track_id": tfds.features.Tensor(shape=(None,), dtype=np.int64),
+        "box": floats(None, 4),
+        "area": floats(None),
+        "crowd": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
+        "joints": floats(None, 25, 3),
+        "joints_3d": floats(None, 25, 3),
+        **camera,
+    }
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    """Holds an advisory lock; the operating system drops it if the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def prepare(
+    config: MarionettesConfig,
+    data_dir: str | os.PathLike[str],
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+) -> pathlib.Path:
+    """Writes a data set once and returns its folder.
+
+    Args:
+      config: what to generate.
+      data_dir: root of prepared data sets.
+      workers: number of processes; None takes one a core. What is written does not depend on it.
+      progress: show a progress bar.
+
+    Returns:
+      `data_dir`/marionettes/`fingerprint`/`version`: TFDS records (splits `train` and `validation`; read them with
+      `tfds.builder_from_directory`) and `annotations-{split}.npz`. A second call returns at once.
+
+    Raises:
+      RuntimeError: worker processes could not start.
+    """
+    root = pathlib.Path(data_dir).expanduser().absolute()
+    folder = root / "marionettes" / config.fingerprint() / GENERATOR_VERSION
+    if _complete(folder):
+        return folder
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # would wait for its parent, and that for it
+        raise RuntimeError(
+            'marionettes: put the call of prepare() under `if __name__ == "__main__":`, or pass workers=1'
+        )
+    with _locked(folder.parent / ".lock"):
+        for stale in folder.parent.glob("incomplete.*"):
+            shutil.rmtree(stale)
+        if not _complete(folder):
+            builder = Marionettes(marionettes=config, workers=workers or _cores(), progress=progress, data_dir=root)
+            tfds.disable_progress_bar()
+            try:
+                with ordered_fields():
+                    builder.download_and_prepare(file_format="array_record")
+            finally:
+                tfds.enable_progress_bar()
+    return folder
+
+
+def _complete(folder: pathlib.Path) -> bool:
+    return (folder / "dataset_info.json").exists()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

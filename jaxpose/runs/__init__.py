@@ -1,0 +1,1 @@
+"""All that a run's folder is: checkpoints, digests, run log, lock, state, start-up and preemption."""

@@ -1,0 +1,328 @@
+"""Checkpoints that can be trusted: Orbax files beside a digest of every leaf and a checksum of every file.
+
+WORKDIR/checkpoints/STEP/ holds `state` (Orbax) and `digests` (JSON), both written together. WORKDIR/seals/STEP.json has
+the checksums of these files; it follows when they are complete, with the next save at the latest, so that a killed
+run's last checkpoint may have none. Restoring verifies all there is. A damaged checkpoint is named in the log, moved to
+WORKDIR/damaged/STEP for inspection, and the one before it is used.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.experimental.v1 import training as policies
+
+from jaxpose.errors import CheckpointError, ConfigError
+from jaxpose.runs import digest
+from jaxpose.runs.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "config.json"
+TRASH = "trash"
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      workdir: the run's folder.
+      keep: how many of the latest to keep.
+      best: metric of which the highest is kept too.
+      lowest: keep the lowest of it instead.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path, keep: int = 2, best: str = "", lowest: bool = False):
+        self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
+        self.damaged_folder = self.folder.parent / "damaged"
+        self.seal_folder = self.folder.parent / "seals"
+        self._keep, self._best, self._lowest = keep, best, lowest
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        keep = [policies.preservation_policies.LatestN(self._keep)]
+        if self._best:
+            best = policies.preservation_policies.BestN(
+                get_metric_fn=lambda metrics: metrics[self._best],
+                reverse=self._lowest,
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+            keep.append(best)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.preservation_policies.AnyPreservationPolicy(keep),
+            todelete_subdir=TRASH,
+            cleanup_tmp_directories=True,
+        )
+        return ocp.CheckpointManager(self.folder, options=options, item_names=("state", "digests"))
+
+    def steps(self) -> list[int]:
+        """Steps with a finished checkpoint, rising."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> dict[str, str]:
+        """Writes a checkpoint in the background; returns the digests of its leaves."""
+        step = int(state.step)
+        self._seal()
+        self._empty_trash()
+        content = _content(state)
+        parts = digest.digests(content)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(content), digests=ocp.args.JsonSave(parts))
+        self._manager.save(step, args=items, metrics=metrics, force=True)
+        return parts
+
+    def restore(self, template: TrainState, step: int | None = None) -> TrainState | None:
+        """The newest good state, or that of `step`; None if the run has no checkpoint at all.
+
+        Args:
+          template: shapes, dtypes and shardings to restore to (`jax.ShapeDtypeStruct` leaves).
+          step: this one and no other.
+
+        Raises:
+          CheckpointError: there are checkpoints but none is good, the one asked for is damaged or missing, or they
+            belong to another network.
+        """
+        steps = self.steps()
+        if step is not None and step not in steps:
+            raise CheckpointError(f"{self.folder}: no checkpoint of step {step}; there are {steps}")
+        for candidate in [step] if step is not None else reversed(steps):
+            content, problem = self._read(candidate, _content(template))
+            if _all_agree(problem is None):
+                return template.replace(**content)
+            if step is not None:
+                raise CheckpointError(f"{self.folder / str(candidate)}: {problem or 'damaged for another process'}")
+            self._set_aside(candidate, problem or "damaged for another process")
+        if steps:
+            raise CheckpointError(f"{self.folder}: all checkpoints ({steps}) are damaged; see {self.damaged_folder}")
+        return None
+
+    def _read(self, step: int, template: dict) -> tuple[Any, str | None]:
+        """(content, None), or (None, what is wrong with it)."""
+        if broken := self._broken_file(step):
+            return None, broken
+        try:
+            recorded = self._manager.restore(step, args=ocp.args.Composite(digests=ocp.args.JsonRestore()))["digests"]
+        except Exception as error:  # whatever a damaged file makes the readers raise
+            return None, f"its digests cannot be read ({_first_line(error)})"
+        _check_structure(self.folder / str(step), set(recorded), template)
+        try:
+            args = ocp.args.PyTreeRestore(
+                item=template,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(template),
+                partial_restore=True,
+            )
+            content = _restore_state(self.folder / str(step) / "state", args)
+        except ValueError as error:
+            if "shape" in str(error):
+                raise CheckpointError(
+                    f"{self.folder / str(step)}: {_first_line(error)}. It was written with another config.method; "
+                    "use the config of that run or another --workdir."
+                ) from error
+            return None, f"it cannot be read ({_first_line(error)})"
+        except Exception as error:
+            return None, f"it cannot be read ({_first_line(error)})"
+        found = digest.digests(content)
+        wrong = sorted(name for name in found if found[name] != recorded[name])
+        if wrong:
+            first = wrong[0]
+            return None, f"{len(wrong)} damaged leaves: {first} has {found[first]}, was saved as {recorded[first]}"
+        return content, None
+
+    def _set_aside(self, step: int, problem: str) -> None:
+        target = self.damaged_folder / str(step)
+        logger.error("checkpoint %d is damaged: %s; moved to %s, using the one before it", step, problem, target)
+        self._manager.close()
+        if jax.process_index() == 0:
+            self.damaged_folder.mkdir(exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                (self.folder / str(step)).rename(_free_name(target))
+            (self.seal_folder / f"{step}.json").unlink(missing_ok=True)
+        _all_agree(True)
+        self._manager = self._open()
+
+    def _seal(self) -> None:
+        """Writes down the checksums of all files of the checkpoints that are on disk by now."""
+        self._manager.wait_until_finished()
+        if jax.process_index() != 0:
+            return
+        self.seal_folder.mkdir(exist_ok=True)
+        seals = {step: self.seal_folder / f"{step}.json" for step in self.steps()}
+        for step, seal in seals.items():
+            if not seal.exists():
+                seal.write_text(json.dumps(checksums(self.folder / str(step)), indent=1))
+        for stale in set(self.seal_folder.iterdir()) - set(seals.values()):
+            stale.unlink()
+
+    def _broken_file(self, step: int) -> str | None:
+        """What differs from the checkpoint's seal, if it has one."""
+        seal = self.seal_folder / f"{step}.json"
+        if jax.process_index() != 0 or not seal.exists():
+            return None
+        try:
+            recorded = json.loads(seal.read_text())
+        except ValueError:
+            return f"its seal {seal} cannot be read"
+        found = checksums(self.folder / str(step))
+        wrong = sorted(name for name in found.keys() | recorded.keys() if found.get(name) != recorded.get(name))
+        return f"{len(wrong)} of its files are missing or changed, such as {wrong[0]}" if wrong else None
+
+    def _empty_trash(self) -> None:
+        """Removes the checkpoints that Orbax moved aside because newer or better ones came."""
+        if jax.process_index() == 0:
+            shutil.rmtree(self.folder / TRASH, ignore_errors=True)
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        self._seal()
+
+    def close(self) -> None:
+        self._seal()
+        self._manager.close()
+        self._empty_trash()
+
+
+def checksums(folder: pathlib.Path) -> dict[str, str]:
+    """{path within `folder`: SHA-256} of all files."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = {}
+    for path in files:
+        with path.open("rb") as file:
+            found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _restore_state(folder: pathlib.Path, args: Any) -> Any:
+    with ocp.PyTreeCheckpointer() as reader:
+        return reader.restore(folder, args=args)
+
+
+def _content(state: TrainState) -> dict[str, Any]:
+    fields = ("step", "params", "batch_stats", "opt_state", "ema")
+    return {f: getattr(state, f) for f in fields if getattr(state, f) is not None}
+
+
+def _check_structure(folder: pathlib.Path, recorded: set[str], template: dict) -> None:
+    wanted = {digest.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(template)}
+    if missing := sorted(wanted - recorded):
+        raise CheckpointError(
+            f"{folder}: lacks {len(missing)} leaves that the config asks for, such as {missing[0]!r}. It was written "
+            "with another config.method or config.optim; use the config of that run or another --workdir."
+        )
+
+
+def _all_agree(ok: bool) -> bool:
+    if jax.process_count() == 1:
+        return ok
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.array(ok))))
+
+
+def _free_name(path: pathlib.Path) -> pathlib.Path:
+    names: Iterator[pathlib.Path] = (path.with_name(f"{path.name}.{i}") for i in range(1, 1000))
+    return path if not path.exists() else next(n for n in names if not n.exists())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def load_for_inference(
+    workdir: str | pathlib.Path, step: int | None = None, changes: Mapping[str, Any] | None = None
+) -> tuple[Any, Any, Any]:
+    """What a run learned.
+
+    Args:
+      workdir: folder of a run.
+      step: of the checkpoint; the newest good one if None.
+      changes: {"method.scales": (0.5, 1.0, 2.0), ...}, fields of the run's config that are to differ now; the log names
+        those that do.
+
+    Returns:
+      (config, method, variables); the averaged parameters where the run keeps an average.
+
+    Raises:
+      CheckpointError: no run or no good checkpoint there.
+      ConfigError: a change of a field that there is not, or one that makes another network.
+    """
+    import ml_collections
+
+    from jaxpose import methods, sharding
+    from jaxpose.config import base
+
+    workdir = pathlib.Path(workdir)
+    try:
+        config = ml_collections.ConfigDict(json.loads((workdir / CONFIG).read_text()))
+    except OSError as error:
+        raise CheckpointError(f"{workdir}: {_why_no_run(workdir)}") from error
+    complete(config, base(config.name))
+    variables = _shapes(methods.create(config.method))
+    for field, value in (changes or {}).items():
+        _change(config, field, value)
+    method = methods.create(config.method)
+    if _shapes(method) != variables:
+        raise ConfigError(f"{workdir}: config.method now describes another network than the one that was trained there")
+    mesh = sharding.make_mesh(ml_collections.ConfigDict({"fsdp": 1}))
+    params = "ema" if config.train.ema_decay else "params"
+    template = TrainState(
+        step=jax.ShapeDtypeStruct((), np.int32),
+        params=variables["params"] if params == "params" else None,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=None,
+        ema=variables["params"] if params == "ema" else None,
+    )
+    copied = sharding.replicated(mesh)
+    template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=copied), template)
+    checkpoints = Checkpoints(workdir)
+    try:
+        state = checkpoints.restore(template, step)
+    finally:
+        checkpoints.close()
+    if state is None:
+        raise CheckpointError(f"{workdir}: has no checkpoint yet")
+    return config, method, state.inference_variables
+
+
+def _why_no_run(workdir: pathlib.Path) -> str:
+    if stages := sorted(path.parent for path in workdir.glob(f"*/{CONFIG}")):
+        return f"holds several runs, the stages of one experiment. Name one of them: {', '.join(map(str, stages))}"
+    return f"has no {CONFIG}, so it is no run's --workdir"
+
+
+def _shapes(method: Any) -> Any:
+    return jax.eval_shape(method.init, jax.random.key(0))
+
+
+def complete(config: Any, defaults: Any) -> None:
+    """Adds the fields that came into being after a run was started."""
+    for name, value in defaults.items():
+        if name not in config:
+            config[name] = value
+        elif isinstance(value, type(config)):
+            complete(config[name], value)
+
+
+def _change(config: Any, field: str, value: Any) -> None:
+    """Sets a field of a run's config, given as "section.name"; methods may have new fields that old runs lack."""
+    *sections, name = field.split(".")
+    section = functools.reduce(lambda inner, part: inner.get(part, {}), sections, config)
+    if name not in section and sections != ["method"]:
+        raise ConfigError(f"the run's config has no field {field!r}")
+    found, value = section.get(name), list(value) if isinstance(value, tuple) else value
+    if found == value:
+        return
+    logger.info("config.%s is %r now; the run was trained with %r", field, value, found)
+    try:
+        with config.unlocked():
+            section[name] = value
+    except TypeError as error:
+        raise ConfigError(f"config.{field} cannot be {value!r}: {error}") from error

@@ -1,0 +1,182 @@
+"""What a run leaves for people to see: numbers, event files, pictures, its config, and a progress bar.
+
+Only process 0 writes. In WORKDIR:
+  config.json      the whole config          versions.json   of everything that computed
+  metrics.jsonl    one object a line: {"step": 100, "split": "train", "loss": ...}
+  events/          the same for TensorBoard  pictures/       predictions over time
+"""
+
+import importlib.metadata
+import json
+import logging
+import pathlib
+import platform
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxpose.config import base
+from jaxpose.errors import ConfigError
+from jaxpose.runs.checkpoint import CONFIG, complete
+
+logger = logging.getLogger(__name__)
+
+VERSIONS_OF = ("jaxpose", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets",
+               "numpy", "opencv-python-headless", "hotcoco")  # fmt: skip
+
+
+class Journal:
+    """Writes what happens in a run.
+
+    Args:
+      workdir: the run's folder.
+      config: of the run.
+      step: finished steps; lines and events of later ones, left by a run that was cut off, are dropped.
+      total: steps of the whole run, for the bar.
+    """
+
+    def __init__(self, workdir: pathlib.Path, config: Any, *, step: int, total: int):
+        self.workdir = pathlib.Path(workdir)
+        self.active = jax.process_index() == 0
+        self._events, self._bar, self._lines = None, None, None
+        self._since = (step, time.monotonic())
+        if not self.active:
+            return
+        import tensorboardX
+        from tqdm import tqdm
+
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        write_json(self.workdir / CONFIG, config.to_dict())
+        write_json(self.workdir / "versions.json", versions())
+        path = self.workdir / "metrics.jsonl"
+        drop_lines_after(path, step)
+        self._lines = path.open("a")
+        self._events = tensorboardX.SummaryWriter(str(self.workdir / "events"), purge_step=step + 1, flush_secs=20)
+        self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty())
+
+    def scalars(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Records named numbers; `split` is "train", "validation", ..."""
+        if not self.active:
+            return
+        line = {"step": step, "split": split} | {k: float(v) for k, v in values.items()}
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", float(value), step)
+
+    def progress(self, step: int, loss: float, batch_size: int) -> dict[str, float]:
+        """Moves the bar and says how fast it goes; on a terminal as a bar, elsewhere as log lines."""
+        before, then = self._since
+        now = time.monotonic()
+        self._since = (step, now)
+        speed = (step - before) * batch_size / max(now - then, 1e-9)
+        if self.active:
+            self._bar.set_postfix(loss=f"{loss:.4f}", images_s=f"{speed:.0f}", refresh=False)
+            self._bar.update(step - self._bar.n)
+            if self._bar.disable:
+                total = self._bar.total
+                left = clock((total - step) * batch_size / max(speed, 1e-9))
+                logger.info("step %d/%d  loss %.4f  %.0f images/s  %s left", step, total, loss, speed, left)
+        return {"images_per_second": speed}
+
+    def rest(self) -> None:
+        """Takes the time since the last `progress` (evaluation, saving) out of the speed."""
+        self._since = (self._since[0], time.monotonic())
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Keeps an RGB picture [H, W, 3] uint8 as a JPEG file and a TensorBoard image."""
+        if not self.active:
+            return
+        import cv2
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
+        folder = self.workdir / "pictures"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}_{step:07d}.jpg").write_bytes(jpeg)
+        height, width, _ = image.shape
+        picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=jpeg)
+        self._events.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=picture)]), step)
+
+    def close(self) -> None:
+        if self.active:
+            self._bar.close()
+            self._lines.close()
+            self._events.close()
+
+
+def clock(seconds: float) -> str:
+    """1:02:03."""
+    minutes, s = divmod(int(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+def versions() -> dict[str, Any]:
+    """Of Python, this machine's devices, and the packages that compute."""
+    found = {"python": sys.version.split()[0], "platform": platform.platform()}
+    for name in VERSIONS_OF:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    devices = jax.devices()
+    return found | {"devices": f"{len(devices)} x {devices[0].device_kind}", "processes": jax.process_count()}
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes a readable JSON file in one go: a reader sees the old one or the new one."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    partial.replace(path)
+
+
+def drop_lines_after(path: pathlib.Path, step: int) -> None:
+    """Removes lines of steps beyond `step`, and a last line that was cut off, from a metrics file."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            logger.warning("%s: dropped an incomplete line: %.60s", path, line)
+    path.write_text("".join(kept))
+
+
+def check_same_run(workdir: pathlib.Path, config: Any) -> None:
+    """Before going on with a run: its config must be the one it began with, but for how long and how it is reported.
+
+    What it started from may have moved: of `init_from` the last part of the path counts. Fields that came into being
+    after the run began have their usual values.
+
+    Raises:
+      ConfigError: names every field that differs.
+    """
+    path = pathlib.Path(workdir) / CONFIG
+    if not path.exists():
+        return
+    begun = ConfigDict(json.loads(path.read_text()))
+    complete(begun, base(config.name))
+    old, new = (_flat(json.loads(json.dumps(c.to_dict()))) for c in (begun, config))
+    free = ("train.steps", "train.log_every", "train.checkpoint_every", "train.keep", "evaluate.", "data.workers",
+            "data.threads", "data.dir", "sharding.")  # fmt: skip
+    keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    moved = pathlib.PurePath(old["init_from"]).name == pathlib.PurePath(new["init_from"]).name
+    changed = [k for k in keys if not k.startswith(free) and not (moved and k == "init_from")]
+    if changed:
+        listed = "; ".join(f"{k}: {old.get(k)!r} then, {new.get(k)!r} now" for k in changed[:8])
+        raise ConfigError(f"{workdir} holds a run with another config ({listed}). Choose another --workdir.")
+    for key in keys:
+        logger.warning("config.%s was %r when this run began and is %r now", key, old.get(key), new.get(key))
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix[:-1]: tree}
+    return {k: v for name, child in tree.items() for k, v in _flat(child, f"{prefix}{name}.").items()}

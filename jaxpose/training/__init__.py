@@ -1,0 +1,1 @@
+"""The one training loop, optimizers over parameter groups, and runs in a row."""
