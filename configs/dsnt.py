@@ -14,7 +14,7 @@ The strategies that the paper compares are options of any variant:
     heatmap matching --config.method.regularizer=none --config.method.strategy=gauss
     fully connected  --config.method.regularizer=none --config.method.strategy=fc
 with --config.method.dilate=0 ... 3 for maps of 7, 14, 28 and 56 a side from 224. Regularizers, their weight, the width
-of the Gaussian and the rectifier are fields of config.method (see jaxpose/methods/dsnt.py).
+of the Gaussian and the rectifier are fields of config.method (see jaxpose/methods/dsnt/method.py).
 
 Measured on two cores of an AMD EPYC, one seed: the default reaches PCKh@0.5 80.4 on 400 unseen marionettes after 2,800
 steps, in 9:26 with rendering; lspet reaches PCK@0.2 26.2 on images 2,001 to 2,400 after as many steps.

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def munkres(cost: np.ndarray) -> list[int]:
-    """The column of each row of a float64 matrix; see `jaxpose.ops.munkres.munkres` for the order of the scan."""
+    """The column of each row of a float64 matrix; see `higherhrnet.munkres.munkres` for the order of the scan."""
     size = max(cost.shape)
     matrix = np.zeros((size, size))
     matrix[: cost.shape[0], : cost.shape[1]] = cost

@@ -17,7 +17,7 @@ import numpy as np
 from absl import app, flags
 from timing import milliseconds
 
-from jaxpose.ops.grouping import Grouping, group
+from jaxpose.methods.higherhrnet.grouping import Grouping, group
 from jaxpose.runs import startup
 from jaxpose.skeleton import COCO
 

@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 
-from jaxpose.attention import LayerViews, watch
 from jaxpose.cli import predict
 from jaxpose.errors import DataError
 from jaxpose.inference.predictor import Job, Predictor, stack
+from jaxpose.methods.prtr.layers import LayerViews, watch
 from jaxpose.viz.layers import draw_layers
 
 logger = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpose.convert.rules import HRNET, HRNET_CLASSIFICATION, RESNET, Rule, nest
 from jaxpose.errors import CheckpointError
 from jaxpose.methods.base import Method
+from jaxpose.methods.rmpe.se_resnet import SEResNet
 from jaxpose.nn.hrnet import HRNet
+from jaxpose.nn.names import HRNET, HRNET_CLASSIFICATION, RESNET, Rule, nest
 from jaxpose.nn.resnet import ResNet
-from jaxpose.nn.se_resnet import SEResNet
 from jaxpose.types import Variables
 
 StateDict = dict[str, np.ndarray]
@@ -51,7 +51,8 @@ def convert(state_dict: StateDict, method: Method) -> Variables:
     Raises:
       ConversionError: the method has no rules, or an entry is missing, unknown or misshapen.
     """
-    rules = f"jaxpose.convert.{type(method).__module__.rpartition('.')[2]}"
+    folder, _, name = type(method).__module__.rpartition(".")
+    rules = f"{folder}.names" if name == "method" else f"{folder}.{name}_names"
     try:
         module = importlib.import_module(rules)
     except ModuleNotFoundError as error:

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 
 from jaxpose import skeleton as skeletons
 from jaxpose.convert.conversion import StateDict, apply_rules
-from jaxpose.convert.rules import LINEAR, Rule
 from jaxpose.convert.torch_files import load_state_dict
 from jaxpose.errors import JaxposeError
 from jaxpose.evaluation import rescoring
+from jaxpose.nn.names import LINEAR, Rule
 from jaxpose.nn.rescoring import RescoringNet
 from jaxpose.ops.rescoring import PoseFeatures
 

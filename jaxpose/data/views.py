@@ -221,7 +221,7 @@ class Window:
 class DetectionAugmentation:
     """Random views of whole images for training a detector, those of DETR: mirror, resize, and often crop.
 
-    Lengths are multiples of the short side of an image in inference (`methods.detr.DETR.short_side`), 800 pixels in the
+    Lengths are multiples of the short side of an image in inference (`config.method.short_side`), 800 pixels in the
     paper, so that the same numbers suit any size of canvas.
 
     Attributes:

@@ -5,7 +5,7 @@ import jax
 import pytest
 from bright_boxes import BrightBoxes
 from bright_spot import VARIABLES, BrightSpot, picture
-from test_attention import DEFORMABLE, DENSE, SEQUENTIAL
+from methods.prtr.test_layers import DEFORMABLE, DENSE, SEQUENTIAL
 
 from jaxpose.cli import layers, predict
 from jaxpose.inference.predictor import Predictor

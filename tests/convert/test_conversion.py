@@ -8,7 +8,7 @@ from convert import originals
 from numpy.testing import assert_array_equal
 
 from jaxpose.convert import ConversionError, convert, convert_backbone
-from jaxpose.methods.prtr import PRTR
+from jaxpose.methods.prtr.method import PRTR
 
 METHOD = PRTR(
     backbone="resnet18",

@@ -16,7 +16,7 @@ from jaxpose.data.loader import PersonExamples, TrainStream
 from jaxpose.data.proposals import PoseGuidedProposals, inside
 from jaxpose.data.views import View
 from jaxpose.errors import ConfigError
-from jaxpose.methods.heatmap import Heatmap
+from jaxpose.methods.heatmap.method import Heatmap
 from jaxpose.skeleton import COCO
 
 PEOPLE = 12

@@ -18,7 +18,7 @@ from jaxpose.data.sources import Source
 from jaxpose.data.sources.posetrack import VideoAnnotations
 from jaxpose.data.views import Augmentation, PersonCrop
 from jaxpose.errors import ConfigError, DataError, ImageError
-from jaxpose.methods.dcpose import DCPose
+from jaxpose.methods.dcpose.method import DCPose
 from jaxpose.skeleton import COCO
 
 K = COCO.num_joints

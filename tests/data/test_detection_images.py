@@ -20,7 +20,7 @@ from jaxpose.data.loader import TrainStream
 from jaxpose.data.sources import Source, coco
 from jaxpose.data.views import CornerCanvas, DetectionAugmentation
 from jaxpose.errors import ConfigError, DataError, ImageError
-from jaxpose.methods.detr import DETR
+from jaxpose.methods.prtr.detr import DETR
 from jaxpose.ops import boxes as box_ops
 from jaxpose.ops import geometry
 from jaxpose.skeleton import COCO

@@ -10,10 +10,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from golden_checks import networks
 from jaxpose import convert
-from jaxpose.convert.anatomy3d import rules
 from jaxpose.data.sources import h36m
 from jaxpose.evaluation.metrics import mpjpe
-from jaxpose.methods.anatomy3d import Anatomy3D
+from jaxpose.methods.anatomy3d.method import Anatomy3D
+from jaxpose.methods.anatomy3d.names import rules
 from jaxpose.ops import bones, cameras
 from jaxpose.training import optim
 

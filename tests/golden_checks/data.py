@@ -11,9 +11,10 @@ from jaxpose import skeleton
 from jaxpose.data.sources import mpii
 from jaxpose.data.views import NO_AUGMENTATION, Augmentation, PersonCrop, View
 from jaxpose.methods import top_down
-from jaxpose.methods.dsnt import DSNT
-from jaxpose.methods.prtr import PRTR
-from jaxpose.ops import dsnt, geometry
+from jaxpose.methods.dsnt import coordinates as dsnt
+from jaxpose.methods.dsnt.method import DSNT
+from jaxpose.methods.prtr.method import PRTR
+from jaxpose.ops import geometry
 
 COCO = skeleton.COCO
 TIE = 0.02

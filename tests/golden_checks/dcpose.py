@@ -7,9 +7,9 @@ import numpy as np
 from numpy.testing import assert_allclose
 
 from golden_checks import networks
-from jaxpose.convert import dcpose as conversion
 from jaxpose.convert.conversion import apply_rules
-from jaxpose.methods.dcpose import DCPose, pose_residuals, weighted_maps
+from jaxpose.methods.dcpose import names as conversion
+from jaxpose.methods.dcpose.method import DCPose, pose_residuals, weighted_maps
 from jaxpose.ops import deform
 
 INTEGER = 1e-6

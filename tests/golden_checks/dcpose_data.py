@@ -20,8 +20,8 @@ from jaxpose.data.sources import Source, coco
 from jaxpose.data.views import NO_AUGMENTATION, Augmentation, PersonCrop
 from jaxpose.evaluation.metrics import pck
 from jaxpose.evaluation.metrics.posetrack import PoseTrackKeypoints
-from jaxpose.methods.dcpose import DCPose, within_crop
-from jaxpose.methods.heatmap import joint_weights
+from jaxpose.methods.dcpose.method import DCPose, within_crop
+from jaxpose.methods.heatmap.method import joint_weights
 from jaxpose.ops import geometry, heatmaps
 from jaxpose.skeleton import Skeleton
 

@@ -14,9 +14,10 @@ from jaxpose.convert.rescoring import convert
 from jaxpose.data.examples.images import lay_out
 from jaxpose.evaluation.metrics.best_oks import best_oks
 from jaxpose.evaluation.rescoring import expected_oks
-from jaxpose.methods.dekr import DEKR, merge_views
-from jaxpose.ops import candidates, geometry
-from jaxpose.ops.candidates import Candidates, Matching, People, Selection
+from jaxpose.methods.dekr import decode as candidates
+from jaxpose.methods.dekr.decode import Candidates, Matching, People, Selection
+from jaxpose.methods.dekr.method import DEKR, merge_views
+from jaxpose.ops import geometry
 from jaxpose.ops.peaks import local_maxima
 from jaxpose.ops.rescoring import PoseFeatures
 from jaxpose.types import image_field

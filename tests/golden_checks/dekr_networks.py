@@ -9,12 +9,12 @@ from einops import rearrange
 from numpy.testing import assert_allclose, assert_array_equal
 
 from golden_checks import networks
-from jaxpose.convert import dekr as names
 from jaxpose.convert.conversion import apply_rules
-from jaxpose.methods import dekr
-from jaxpose.methods.dekr import DEKR
-from jaxpose.nn.adaptive import AdaptiveBlock
-from jaxpose.ops import candidates
+from jaxpose.methods.dekr import decode as candidates
+from jaxpose.methods.dekr import method as dekr
+from jaxpose.methods.dekr import names
+from jaxpose.methods.dekr.adaptive import AdaptiveBlock
+from jaxpose.methods.dekr.method import DEKR
 from jaxpose.ops.deform import affine_offsets, deform_conv
 
 TARGETS = jax.jit(dekr.offset_targets, static_argnames=("size", "radius"))

@@ -12,10 +12,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from golden_checks import networks
 from jaxpose import config as configs
 from jaxpose import convert
-from jaxpose.convert.dsnt import rules
 from jaxpose.evaluation.metrics import pck
-from jaxpose.methods.dsnt import DSNT
-from jaxpose.ops import dsnt, geometry, heatmaps
+from jaxpose.methods.dsnt import coordinates as dsnt
+from jaxpose.methods.dsnt.method import DSNT
+from jaxpose.methods.dsnt.names import rules
+from jaxpose.ops import geometry, heatmaps
 from jaxpose.training import optim
 
 VALUE = {"rtol": 1e-5, "atol": 1e-6}

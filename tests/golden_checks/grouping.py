@@ -7,9 +7,10 @@ import jax
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose.ops import grouping, peaks
-from jaxpose.ops.grouping import Grouping
-from jaxpose.ops.munkres import munkres, to_digits
+from jaxpose.methods.higherhrnet import grouping
+from jaxpose.methods.higherhrnet.grouping import Grouping
+from jaxpose.methods.higherhrnet.munkres import munkres, to_digits
+from jaxpose.ops import peaks
 from jaxpose.skeleton import COCO, CROWDPOSE
 
 UNIT = 2.0**-40

@@ -10,9 +10,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from golden_checks import networks
 from jaxpose import skeleton
 from jaxpose.convert.conversion import apply_rules
-from jaxpose.convert.higherhrnet import rules
-from jaxpose.methods.higherhrnet import HigherHRNet
-from jaxpose.ops import associative, geometry, heatmaps
+from jaxpose.methods.higherhrnet import associative
+from jaxpose.methods.higherhrnet.method import HigherHRNet
+from jaxpose.methods.higherhrnet.names import rules
+from jaxpose.ops import geometry, heatmaps
 
 SKELETONS = {"coco": "coco", "crowd_pose": "crowdpose"}
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.testing import assert_allclose
 
-from jaxpose.convert.rules import Rule
+from jaxpose.nn.names import Rule
 
 FORWARD = 1e-4
 """Largest difference of a network's outputs."""

@@ -9,12 +9,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from golden_checks import networks
 from jaxpose import convert
-from jaxpose.convert.prtr import rules
-from jaxpose.methods.prtr import PRTR
-from jaxpose.nn.deformable import cell_centers, logit
-from jaxpose.nn.positional import LearnedEncoding, shrink_mask, sine_encoding
+from jaxpose.methods.prtr.assignment import assign, take_assigned
+from jaxpose.methods.prtr.deformable import cell_centers, logit
+from jaxpose.methods.prtr.method import PRTR
+from jaxpose.methods.prtr.names import rules
+from jaxpose.methods.prtr.positional import LearnedEncoding, shrink_mask, sine_encoding
 from jaxpose.ops import geometry
-from jaxpose.ops.assignment import assign, take_assigned
 
 SKELETONS = {16: "mpii", 17: "coco"}
 

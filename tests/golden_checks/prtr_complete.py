@@ -10,19 +10,19 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from golden_checks import networks
 from jaxpose import convert, skeleton
-from jaxpose.convert import detr as detr_names
-from jaxpose.convert import sequential_prtr as sequential_names
 from jaxpose.convert.conversion import apply_rules
-from jaxpose.convert.rules import LINEAR, Rule
-from jaxpose.methods.detr import DETR
-from jaxpose.methods.prtr import keypoint_cost
-from jaxpose.methods.sequential_prtr import CropTransformer, SequentialPRTR, crop_features, crop_grid
-from jaxpose.nn.deformable import DeformableAttention, ring
-from jaxpose.nn.positional import CropEncoding, shrink_mask, sine_encoding
-from jaxpose.nn.transformer import Decoder, Encoder
+from jaxpose.methods.prtr import detr_names
+from jaxpose.methods.prtr import sequential_prtr_names as sequential_names
+from jaxpose.methods.prtr.assignment import assign
+from jaxpose.methods.prtr.deform_attention import deformable_attention
+from jaxpose.methods.prtr.deformable import DeformableAttention, ring
+from jaxpose.methods.prtr.detr import DETR
+from jaxpose.methods.prtr.method import keypoint_cost
+from jaxpose.methods.prtr.positional import CropEncoding, shrink_mask, sine_encoding
+from jaxpose.methods.prtr.sequential_prtr import CropTransformer, SequentialPRTR, crop_features, crop_grid
+from jaxpose.methods.prtr.transformer import Decoder, Encoder
+from jaxpose.nn.names import LINEAR, Rule
 from jaxpose.ops import boxes as box_ops
-from jaxpose.ops.assignment import assign
-from jaxpose.ops.deform_attention import deformable_attention
 
 # --- what cases share ---
 

@@ -17,12 +17,12 @@ from jaxpose import config as configs
 from jaxpose import skeleton
 from jaxpose.convert import convert
 from jaxpose.convert.conversion import apply_rules
-from jaxpose.convert.regda import rules, upsampling
 from jaxpose.data.sources import square_boxes
 from jaxpose.evaluation.metrics import joint_groups, pck
-from jaxpose.methods.regda import RegDA, Upsampling, scale_gradient, warm_start
+from jaxpose.methods.regda.method import RegDA, Upsampling, scale_gradient, warm_start
+from jaxpose.methods.regda.names import rules, upsampling
+from jaxpose.methods.regda.pseudo_labels import pseudo_labels
 from jaxpose.ops import heatmaps
-from jaxpose.ops.pseudo_labels import pseudo_labels
 from jaxpose.runs.state import TrainState
 from jaxpose.training import loop, optim
 

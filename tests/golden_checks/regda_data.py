@@ -21,7 +21,7 @@ from jaxpose.data import images
 from jaxpose.data.examples import boxes as people
 from jaxpose.data.sources import Source, open_source, rhd, square_boxes
 from jaxpose.data.views import PersonCrop, View, random_part
-from jaxpose.methods.regda import RegDA
+from jaxpose.methods.regda.method import RegDA
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
 from jaxpose.ops import geometry, heatmaps, photometric
 

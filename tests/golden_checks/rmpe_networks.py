@@ -11,10 +11,10 @@ from numpy.testing import assert_allclose
 
 from golden_checks import networks
 from jaxpose.convert.conversion import apply_rules
-from jaxpose.convert.rmpe import rules
-from jaxpose.convert.rules import BATCH_NORM, CONV, LINEAR, Rule, nest
-from jaxpose.methods.rmpe import RMPE, RegionalPoseNetwork
-from jaxpose.nn.fastpose import pixel_shuffle
+from jaxpose.methods.rmpe.fastpose import pixel_shuffle
+from jaxpose.methods.rmpe.method import RMPE, RegionalPoseNetwork
+from jaxpose.methods.rmpe.names import rules
+from jaxpose.nn.names import BATCH_NORM, CONV, LINEAR, Rule, nest
 from jaxpose.ops import sampling
 
 # --- spatial transformers ---

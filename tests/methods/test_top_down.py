@@ -8,9 +8,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose.errors import ConfigError
-from jaxpose.methods.dcpose import DCPose
-from jaxpose.methods.heatmap import Heatmap
-from jaxpose.methods.regda import RegDA
+from jaxpose.methods.dcpose.method import DCPose
+from jaxpose.methods.heatmap.method import Heatmap
+from jaxpose.methods.regda.method import RegDA
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
 from jaxpose.ops import photometric
 from jaxpose.rng import example_keys

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxpose.convert.rules import deconv_kernel
 from jaxpose.nn import heads
 from jaxpose.nn.heads import Deconv, DeconvHead
+from jaxpose.nn.names import deconv_kernel
 
 
 def transposed(x: np.ndarray, weight: np.ndarray, padding: int, output_padding: int) -> np.ndarray:

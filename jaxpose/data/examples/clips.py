@@ -125,7 +125,7 @@ class Videos:
 
 @dataclasses.dataclass
 class ClipExamples(PersonExamples):
-    """People of videos as examples of `methods.dcpose.DCPose.spec`: crops of three frames, labels of the current one.
+    """People of videos as examples of a method for clips: crops of three frames, labels of the current one.
 
     All three frames are seen through the box of the current one, in the same view.
 

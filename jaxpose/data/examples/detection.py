@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class DetectionImages(ImageExamples):
-    """All images of a source for training; fields as in `methods.detr.DETR.spec`.
+    """All images of a source for training; fields as in `methods.prtr.detr.DETR.spec`.
 
     Images without people stay, to learn from that there is nobody, as in DETR. Crowd regions are nobody. A person of
     whom a random view shows nothing is left out, and where it shows too many, those whose boxes are largest in it stay.
@@ -25,7 +25,7 @@ class DetectionImages(ImageExamples):
       canvas: on which images are laid.
       augmentation: random views; without a generator, `load` shows the plain one.
       joints: add "keypoints" [N, K, 2] in pixels of the canvas and "visible" [N, K] in {0, 1}; a joint outside of the
-        view is not visible, and what is not visible is at 0. See `methods.sequential_prtr.SequentialPRTR.spec`.
+        view is not visible, and what is not visible is at 0. See `methods.prtr.sequential_prtr.SequentialPRTR.spec`.
 
     Raises:
       DataError: no image has annotated people.

@@ -1,0 +1,341 @@
+"""DSNT: numerical coordinate regression with convolutional networks (Nibali et al., arXiv 1801.07372).
+
+A fully convolutional network makes one map a joint. A softmax turns it into a distribution whose expected position is
+the joint's, so the network learns from distances between positions, while a regularizer keeps each distribution close
+to a small Gaussian. The two strategies that the paper compares with are options: heatmap matching and a fully connected
+layer on the maps.
+"""
+
+import dataclasses
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from jaxpose.methods.base import LossAux, Phase
+from jaxpose.methods.dsnt import coordinates
+from jaxpose.methods.top_down import TopDown
+from jaxpose.nn import initializers
+from jaxpose.nn.hourglass import STEM_BEARPAW, Hourglass
+from jaxpose.nn.resnet import resnet
+from jaxpose.ops import geometry, oks
+from jaxpose.types import Batch, Poses, Stream, Variables
+
+STRATEGIES = ("dsnt", "fc", "gauss")
+REGULARIZERS = ("none", "variance", "kl", "js", "mse")
+SCORE_RADIUS = 1.5
+"""Half a side of the window around a joint whose mass is the joint's score, in deviations of the target."""
+
+
+class MapNetwork(nn.Module):
+    """A backbone, a 1x1 convolution where the backbone makes features, and a linear layer for the "fc" strategy.
+
+    Attributes:
+      backbone: returns a list: maps of features of which the last is used, or with `features` 0 the maps of all stacks.
+      num_joints: K.
+      features: channels of the backbone's last map.
+      cells: h * w for the fully connected layer, which all joints share; 0 for none.
+      rectifier: of the maps before that layer, see `coordinates.RECTIFIERS`.
+    """
+
+    backbone: nn.Module
+    num_joints: int
+    features: int
+    cells: int = 0
+    rectifier: str = "softmax"
+
+    def setup(self):
+        if self.features:
+            self.head = nn.Conv(self.num_joints, (1, 1), use_bias=False, kernel_init=initializers.torch_kernel)
+        if self.cells:
+            self.regressor = nn.Dense(
+                2,
+                kernel_init=initializers.torch_kernel,
+                bias_init=initializers.torch_bias(self.cells),
+                precision=jax.lax.Precision.HIGHEST,
+            )
+
+    def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """Logits of every stack.
+
+        Args:
+          image: [B, H, W, 3] normalised.
+          train: whether batch statistics are active.
+
+        Returns:
+          "maps" [S, B, h, w, K], where S is 1 but for hourglasses, and with a fully connected layer "points"
+          [S, B, K, 2] normalized. Both float32.
+        """
+        maps = self.backbone(image, train)
+        if self.features:
+            maps = [self.head(maps[-1].astype(jnp.float32))]
+        maps = jnp.stack(maps)
+        return {"maps": maps, "points": self.regress(maps)} if self.cells else {"maps": maps}
+
+    def regress(self, maps: jax.Array) -> jax.Array:
+        """Normalized positions [..., K, 2] from logits [..., h, w, K] by the fully connected layer."""
+        heatmaps = coordinates.RECTIFIERS[self.rectifier](maps)
+        return self.regressor(rearrange(heatmaps, "... h w k -> ... k (h w)"))
+
+
+@dataclasses.dataclass(frozen=True)
+class DSNT(TopDown):
+    """The defaults are those of the MPII model with ResNet-50 and 28 x 28 maps, regularized by JS divergence.
+
+    Crops have half-pixel-centred coordinates: crop pixel p of n lies at (2 p + 1) / n - 1 of the box. Joints that are
+    not labelled, or lie outside the crop, do not count in training.
+
+    Attributes:
+      mean, std: the published ResNets see colours in [0, 1] as they are; hourglasses subtract
+        (0.440442830, 0.444026709, 0.432682842).
+      flip_shift: never needed here.
+      backbone: "resnet18", 34, 50, 101, 152, or "hourglass".
+      backbone_width: channels of a ResNet's stem (0 for the published 64) or of an hourglass (0 for 256).
+      backbone_stages: blocks per stage of a ResNet; empty for the published ones.
+      dilate: so many stages at the end of a ResNet keep their input's resolution: maps of 7, 14, 28 or 56 a side from
+        224 for 0 to 3.
+      truncate: so many stages at the end of a ResNet are left out.
+      stacks: hourglasses in a row, each with a loss; the last one predicts.
+      modules: residual modules at each place of an hourglass.
+      strategy: "dsnt" (expected position), "fc" (a linear layer, one for all joints, on the flattened map) or "gauss"
+        (maps are matched with Gaussians, positions are their maxima).
+      rectifier: how logits become maps with sum 1: "softmax", "thresholded_softmax", "abs", "relu" or "sigmoid".
+      coordinate_loss: "euclidean", "l1" or "mse", in normalized coordinates.
+      regularizer: "none", "variance", "kl", "js" or "mse".
+      reg_weight: of the regularizer; the coordinate loss has weight 1.
+      sigma: deviation of the wanted Gaussian in pixels of the map.
+      variance_units: "pixels", or "normalized" as in the paper's experiments, which took 100 for `reg_weight`.
+      mask_heatmaps: with "gauss", leave joints that are not labelled out of the loss. The original code wants empty
+        maps for them.
+    """
+
+    skeleton: str = "mpii"
+    input_size: tuple[int, int] = (224, 224)
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    color_jitter: float = 0.4
+    flip_shift: bool = False
+    backbone: str = "resnet50"
+    backbone_width: int = 0
+    backbone_stages: tuple[int, ...] = ()
+    dilate: int = 2
+    truncate: int = 0
+    stacks: int = 1
+    modules: int = 1
+    strategy: str = "dsnt"
+    rectifier: str = "softmax"
+    coordinate_loss: str = "euclidean"
+    regularizer: str = "js"
+    reg_weight: float = 1.0
+    sigma: float = 1.0
+    variance_units: str = "pixels"
+    mask_heatmaps: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._require_one_of("strategy", STRATEGIES)
+        self._require_one_of("rectifier", tuple(coordinates.RECTIFIERS))
+        self._require_one_of("coordinate_loss", tuple(coordinates.COORDINATE_LOSSES))
+        self._require_one_of("regularizer", REGULARIZERS)
+        self._require_one_of("variance_units", ("pixels", "normalized"))
+        self.require(self.sigma > 0, "sigma", "a positive deviation in pixels of the map")
+        self.require(not self.flip_shift, "flip_shift", "False: its maps are centred on cells")
+        if self.strategy == "gauss":
+            self.require(self.regularizer == "none", "regularizer", '"none" with strategy "gauss"')
+            self.require(self.rectifier == "softmax", "rectifier", '"softmax" with strategy "gauss", which uses none')
+        self._require_backbone()
+
+    def _require_one_of(self, field: str, values: tuple[str, ...]) -> None:
+        self.require(getattr(self, field) in values, field, f"one of {', '.join(values)}")
+
+    def _require_backbone(self) -> None:
+        self.require(
+            self._depth() is not None or self._is_hourglass(), "backbone", '"resnet50" or alike, or "hourglass"'
+        )
+        if self._is_hourglass():
+            self.require(self.strategy != "fc", "strategy", '"dsnt" or "gauss" with hourglasses')
+            self.require(self.dilate == 0, "dilate", "0 with hourglasses")
+            self.require(self.truncate == 0, "truncate", "0 with hourglasses")
+            self.require(self.stacks >= 1, "stacks", "at least 1")
+        else:
+            stages = len(self.backbone_stages) or 4
+            self.require(self.stacks == 1, "stacks", "1 with a ResNet")
+            self.require(0 <= self.dilate < stages, "dilate", f"0 to {stages - 1}")
+            self.require(0 <= self.truncate < stages, "truncate", f"0 to {stages - 1}")
+            self.require(not (self.dilate and self.truncate), "truncate", "0 where dilate is not 0")
+        multiple = 64 if self._is_hourglass() else self.stride
+        fits = all(side > 0 and side % multiple == 0 for side in self.input_size)
+        self.require(fits, "input_size", f"multiples of {multiple} with this backbone")
+
+    # --- network ---
+
+    def _depth(self) -> int | None:
+        match = re.fullmatch(r"resnet(18|34|50|101|152)", self.backbone)
+        return int(match[1]) if match else None
+
+    def _is_hourglass(self) -> bool:
+        return self.backbone == "hourglass"
+
+    @property
+    def stride(self) -> int:
+        """Crop pixels a cell of the maps."""
+        if self._is_hourglass():
+            return 4
+        return 2 ** (1 + (len(self.backbone_stages) or 4) - self.dilate - self.truncate)
+
+    @property
+    def map_shape(self) -> tuple[int, int]:
+        """(height, width) of the maps."""
+        return self.input_size[1] // self.stride, self.input_size[0] // self.stride
+
+    def module(self) -> MapNetwork:
+        joints, dtype = self.joints.num_joints, jnp.dtype(self.dtype)
+        if self._is_hourglass():
+            width = self.backbone_width or 256
+            backbone = Hourglass(joints, self.stacks, width, self.modules, stem=STEM_BEARPAW, dtype=dtype)
+            return MapNetwork(backbone, joints, features=0)
+        fields = {"stage_sizes": tuple(self.backbone_stages)} if self.backbone_stages else {}
+        backbone = resnet(self._depth(), width=self.backbone_width or 64, dilate=self.dilate, dtype=dtype, **fields)
+        stages = backbone.stage_sizes[: len(backbone.stage_sizes) - self.truncate]
+        height, width = self.map_shape
+        return MapNetwork(
+            backbone=backbone.clone(stage_sizes=stages),
+            num_joints=joints,
+            features=backbone.width * 2 ** (len(stages) - 1) * backbone.block.expansion,
+            cells=height * width if self.strategy == "fc" else 0,
+            rectifier=self.rectifier,
+        )
+
+    def init(self, key: jax.Array) -> Variables:
+        width, height = self.input_size
+        image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+        return initializers.initialize(self.module(), key, image)
+
+    # --- targets ---
+
+    def labels(self, stream: Stream) -> Stream:
+        """Normalized "points" [B, K, 2], "labelled" [B, K], and "mask" [B, K] of those that lie inside the crop."""
+        points = coordinates.pixel_to_normalized(stream["keypoints"], self.input_size)
+        labelled = (stream["visible"] > 0) & stream["valid"][:, None]
+        inside = jnp.all(jnp.abs(points) < 1, axis=-1)
+        return {
+            "points": jnp.where(labelled[..., None], points, 0),
+            "labelled": labelled,
+            "mask": labelled & inside,
+        }
+
+    # --- losses ---
+
+    def loss(self, variables: Variables, batch: Batch, step: jax.Array, key: jax.Array) -> tuple[jax.Array, LossAux]:
+        """Coordinate loss and regularizer, or distance of the maps from Gaussians, summed over stacks."""
+        stream = batch["source"]
+        outputs, mutated = self.module().apply(variables, stream["image"], train=True, mutable=["batch_stats"])
+        if self.strategy == "gauss":
+            losses = self.matching_losses(outputs["maps"], stream["points"], stream["labelled"])
+            found = coordinates.decode_heatmaps(outputs["maps"][-1])[0]
+        else:
+            losses = self.criterion(outputs, stream["points"], stream["mask"])
+            found = outputs["points"][-1] if "points" in outputs else self._expected(outputs["maps"][-1])[0]
+        total = losses["coord_loss"] + self.reg_weight * losses["reg_loss"]
+        metrics = {name: values[-1] for name, values in losses.items()} | {
+            "error_px": self.pixel_error(found, stream["points"], stream["mask"])
+        }
+        return total.sum(), LossAux(metrics=metrics, batch_stats=mutated.get("batch_stats", {}))
+
+    def criterion(self, outputs: dict[str, jax.Array], points: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+        """Losses of every stack, averaged over the joints that count in the whole batch.
+
+        Args:
+          outputs: "maps" [S, B, h, w, K] and, of a fully connected layer, "points" [S, B, K, 2].
+          points: [B, K, 2] normalized.
+          mask: [B, K].
+
+        Returns:
+          [S] each: "coord_loss" and "reg_loss" (unweighted).
+        """
+        expected, heatmaps = self._expected(outputs["maps"])
+        coordinate = coordinates.COORDINATE_LOSSES[self.coordinate_loss](outputs.get("points", expected), points)
+        average = jax.vmap(coordinates.average_loss, (0, None))
+        return {
+            "coord_loss": average(coordinate, mask),
+            "reg_loss": average(self.regularization(heatmaps, points), mask),
+        }
+
+    def _expected(self, maps: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return coordinates.logits_to_points(maps, rectifier=self.rectifier)
+
+    def regularization(self, heatmaps: jax.Array, points: jax.Array) -> jax.Array:
+        """Losses [S, B, K] of heatmaps [S, B, h, w, K] that do not look like Gaussians around points [B, K, 2]."""
+        if self.regularizer == "none":
+            return jnp.zeros((*heatmaps.shape[:-3], heatmaps.shape[-1]))
+        if self.regularizer == "variance":
+            return coordinates.variance_reg_losses(heatmaps, self.sigma, units=self.variance_units)
+        losses = {"kl": coordinates.kl_reg_losses, "js": coordinates.js_reg_losses, "mse": coordinates.mse_reg_losses}
+        return losses[self.regularizer](heatmaps, points, self.sigma)
+
+    def matching_losses(self, maps: jax.Array, points: jax.Array, labelled: jax.Array) -> dict[str, jax.Array]:
+        """Mean squared difference over all pixels and joints, [S], of logits [S, B, h, w, K] from Gaussians."""
+        weight = labelled[:, None, None, :].astype(jnp.float32)
+        targets = coordinates.encode_heatmaps(points, self.map_shape, self.sigma) * weight
+        squared = jnp.square(maps - targets)
+        if self.mask_heatmaps:
+            per_joint = squared.mean((-3, -2))
+            losses = jax.vmap(coordinates.average_loss, (0, None))(per_joint, labelled)
+        else:
+            losses = squared.mean((-4, -3, -2, -1))
+        return {"coord_loss": losses, "reg_loss": jnp.zeros_like(losses)}
+
+    def pixel_error(self, found: jax.Array, points: jax.Array, mask: jax.Array) -> jax.Array:
+        """Mean distance in crop pixels between normalized positions [B, K, 2] of the joints that count."""
+        found, points = (coordinates.normalized_to_pixel(p, self.input_size) for p in (found, points))
+        return coordinates.average_loss(coordinates.euclidean_losses(found, points), mask)
+
+    # --- phases ---
+
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("pose", self.loss),)
+
+    # --- inference ---
+
+    def maps(self, variables: Variables, image: jax.Array) -> jax.Array:
+        """Logits of the last stack; a flip test averages these."""
+        return self.module().apply(variables, image)["maps"][-1]
+
+    def forward(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        """{"maps": logits}, and with a fully connected layer "points" [B, K, 2], normalized, from these."""
+        outputs = super().forward(variables, batch)
+        if self.strategy != "fc":
+            return outputs
+        return outputs | {"points": self.module().apply(variables, outputs["maps"], method="regress")}
+
+    def read(self, maps: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Positions in pixels of the crop, and scores in [0, 1].
+
+        The score of an expected position is the mass of the map within 1.5 deviations of it (at least 1.5 cells): high
+        for one peak, low where the mass is spread or divided. That of a matched heatmap is its maximum. For the fully
+        connected layer, whose maps need not have their mass at the joint, it is the maximum of the distribution.
+        """
+        if self.strategy == "gauss":
+            points, peak = coordinates.decode_heatmaps(maps)
+            scores = jnp.clip(peak, 0, 1)
+        else:
+            points, heatmaps = self._expected(maps)
+            radius = SCORE_RADIUS * max(self.sigma, 1.0)
+            fc = self.strategy == "fc"
+            scores = coordinates.peak_confidence(heatmaps) if fc else coordinates.mass_confidence(heatmaps, radius)
+        return coordinates.normalized_to_pixel(points, self.input_size), scores
+
+    def person_score(self, scores: jax.Array, box_score: jax.Array) -> jax.Array:
+        """All joints count: the mass of a wide map is small, however right its position."""
+        return oks.person_score(scores, box_score, threshold=0.0)
+
+    def decode(self, outputs: dict[str, jax.Array], batch: Batch) -> Poses:
+        """One person a crop, where the fully connected layer puts it if there is one."""
+        poses = super().decode(outputs, batch)
+        if "points" not in outputs:
+            return poses
+        pixels = coordinates.normalized_to_pixel(outputs["points"], self.input_size)
+        keypoints = geometry.apply_affine(batch["source"]["to_image"], pixels)
+        return dataclasses.replace(poses, keypoints=keypoints[:, None])

@@ -1,0 +1,158 @@
+"""What each decoder layer of a network looks at to find a joint, and where it puts the joint (PRTR's figures of its
+keypoint queries).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from jaxpose.errors import ConfigError
+from jaxpose.methods.base import Method
+from jaxpose.methods.prtr.assignment import take_assigned
+from jaxpose.methods.prtr.method import PRTR
+from jaxpose.methods.prtr.sequential_prtr import SequentialPRTR, crop_grid
+from jaxpose.ops.sampling import to_pixels
+from jaxpose.types import Array, Batch, Stream, Variables
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LayerViews:
+    """How L decoder layers found the K joints of M people; pixels are those of the canvas.
+
+    A joint's query is the one that is chosen for it after the last layer.
+
+    Attributes:
+      keypoints: [L, M, K, 2] where each layer puts the joints; NaN for layers that are not asked.
+      scores: [M, K] of the joints.
+      person_score: [M]; 0 for padding.
+      places: [L or 1, M, K or 1, S, 2] that each joint's query reads.
+      weights: [L, M, K, S] of the places, means over the attention heads with the sum 1.
+      regions: [M, 4] (x, y, w, h) of the canvas that the person was looked for in, between borders of pixels.
+      grid: (rows, columns), if the places are the cells of a map, row by row.
+    """
+
+    keypoints: Array
+    scores: Array
+    person_score: Array
+    places: Array
+    weights: Array
+    regions: Array
+    grid: tuple[int, int] | None = dataclasses.field(metadata={"static": True})
+
+    def of(self, person: int) -> "LayerViews":
+        """One person's, without the axis M."""
+        axes = {"keypoints": 1, "scores": 0, "person_score": 0, "places": 1, "weights": 1, "regions": 0}
+        own = {name: getattr(self, name).take(person, axis) for name, axis in axes.items()}
+        return LayerViews(**own, grid=self.grid)
+
+
+def watch(method: Method, variables: Variables, batch: Batch) -> LayerViews:
+    """Finds the people of a batch and tells how; the mirrored image of a flip test is left out.
+
+    Args:
+      method: PRTR of any form.
+      variables: its parameters and statistics.
+      batch: as the host delivers it. A crop gives one person, a whole image as many as the method looks at.
+
+    Raises:
+      ConfigError: a method without decoder layers that find joints.
+    """
+    if not isinstance(method, PRTR | SequentialPRTR):
+        raise ConfigError(f"{type(method).__name__} has no decoder layers that look for joints; PRTR has, in any form")
+    stream = method.targets(batch, jax.random.key(0), train=False)["source"]
+    return (_watch_crops if isinstance(method, PRTR) else _watch_images)(method, variables, stream)
+
+
+def _watch_crops(method: PRTR, variables: Variables, stream: Stream) -> LayerViews:
+    outputs, found = method.module().apply(
+        variables,
+        stream["image"],
+        mutable=["intermediates"],
+        capture_intermediates=lambda module, _: module.name == "input_projection",
+    )
+    found, size = found["intermediates"], jnp.array(method.input_size, jnp.float32)
+    columns, scores = chosen(method, outputs["logits"][-1])
+    keypoints = jax.vmap(take_assigned, (0, None))(outputs["keypoints"], columns) * size
+    if method.deformable:
+        grid, (places, weights) = None, _places_read(found["decoder"], columns)
+        places = places * size - 0.5
+    else:
+        grid = found["input_projection"]["__call__"][0].shape[1:3]
+        places, weights = cell_centers(grid) * size - 0.5, _cells_read(found["decoder"], columns)
+        places = jnp.broadcast_to(places, (1, len(scores), 1, *places.shape))
+    region = jnp.array([-0.5, -0.5, *method.input_size])
+    return LayerViews(
+        keypoints=keypoints,
+        scores=scores,
+        person_score=jnp.where(stream["valid"], stream["person_score"], 0),
+        places=places,
+        weights=weights,
+        regions=jnp.broadcast_to(region, (len(scores), 4)),
+        grid=grid,
+    )
+
+
+def _watch_images(method: SequentialPRTR, variables: Variables, stream: Stream) -> LayerViews:
+    """Of this form only the last layer has heads."""
+    found = method.forward(variables, {"source": stream})
+    network = method.module()
+    _, maps = network.apply(variables, stream["image"], stream["inside"], method="detect")
+    _, inner = network.apply(
+        variables, maps, found["boxes"], stream["inside"], method="locate", mutable=["intermediates"]
+    )
+    columns, scores = chosen(method, rearrange(found["logits"], "b p q k -> (b p) q k"))
+    weights = _cells_read(inner["intermediates"]["pose"]["decoder"], columns)
+    keypoints = take_assigned(rearrange(found["keypoints"], "b p q c -> (b p) q c"), columns)
+    canvas = jnp.array(stream["image"].shape[2:0:-1], jnp.float32)
+    grid = crop_grid(found["boxes"], stream["size"] / canvas, method.crop_size, method.box_growth)
+    places = rearrange(to_pixels(grid, stream["image"].shape[2:0:-1], "centers"), "b p h w c -> (b p) (h w) c")
+    keypoints = keypoints * jnp.repeat(stream["size"], method.top_people, 0)[:, None]
+    untold = jnp.full((len(weights) - 1, *keypoints.shape), jnp.nan)
+    person_score = jnp.where(stream["valid"][:, None], found["person"], 0)
+    return LayerViews(
+        keypoints=jnp.concatenate([untold, keypoints[None]]),
+        scores=scores,
+        person_score=person_score.reshape(-1),
+        places=places[None, :, None],
+        weights=weights,
+        regions=jnp.concatenate([places[:, 0] - 0.5, places[:, -1] - places[:, 0] + 1], -1),
+        grid=tuple(method.crop_size[::-1]),
+    )
+
+
+def chosen(method: PRTR | SequentialPRTR, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Which query [M, K] the method chooses for each joint, and the joints' scores [M, K], for logits [M, Q, K + 1]."""
+    numbers = jnp.arange(logits.shape[1], dtype=jnp.float32)[:, None]
+    columns, scores = method.select(logits, jnp.broadcast_to(numbers, (*logits.shape[:2], 1)))
+    return columns[..., 0].astype(jnp.int32), scores
+
+
+def cell_centers(grid: tuple[int, int]) -> jax.Array:
+    """[rows * columns, 2] (x, y), fractions of the map."""
+    rows, columns = grid
+    x, y = jnp.meshgrid((jnp.arange(columns) + 0.5) / columns, (jnp.arange(rows) + 0.5) / rows)
+    return jnp.stack([x, y], -1).reshape(-1, 2)
+
+
+def _cross_attention(decoder: dict[str, Any], name: str) -> list[Any]:
+    """What every layer of a decoder said about its attention to the image."""
+    return [decoder[f"layer{index}"]["cross_attention"][name][0] for index in range(len(decoder))]
+
+
+def _cells_read(decoder: dict[str, Any], columns: jax.Array) -> jax.Array:
+    """[L, M, K, T] weights of the tokens in the joints' queries [M, K]."""
+    weights = jnp.stack([layer.mean(1) for layer in _cross_attention(decoder, "attention_weights")])
+    return jax.vmap(take_assigned, (0, None))(weights.astype(jnp.float32), columns)
+
+
+def _places_read(decoder: dict[str, Any], columns: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Places [L, M, K, S, 2], fractions of the crop, and their weights [L, M, K, S], of the joints' queries [M, K]."""
+    looks = _cross_attention(decoder, "attention")
+    places = jnp.stack([rearrange(places, "b q h l p c -> b q (h l p c)") for places, _ in looks])
+    weights = jnp.stack([rearrange(weights / weights.shape[2], "b q h l p -> b q (h l p)") for _, weights in looks])
+    places, weights = (jax.vmap(take_assigned, (0, None))(values, columns) for values in (places, weights))
+    return rearrange(places, "l b k (s c) -> l b k s c", c=2), weights

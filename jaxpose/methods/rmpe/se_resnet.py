@@ -1,0 +1,120 @@
+"""Residual networks as AlphaPose has them: squeeze and excitation, deformable convolutions, and no strided taps.
+
+They hold what torchvision's networks hold, under the same names, and a little more.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from jaxpose.methods.rmpe.fastpose import pixel_unshuffle
+from jaxpose.nn import initializers
+from jaxpose.nn.resnet import STAGES, Bottleneck, ResNet, conv
+from jaxpose.ops.deform import deform_conv
+
+
+class SqueezeExcitation(nn.Module):
+    """Channels scaled by a gate that their means decide (Hu et al., CVPR 2018), here without reduction.
+
+    Attributes:
+      dtype: compute precision of the scaling; the gate is computed in float32.
+    """
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> the same shape."""
+        channels = x.shape[-1]
+
+        def linear(name: str) -> nn.Dense:
+            bias = initializers.torch_bias(channels)
+            return nn.Dense(channels, kernel_init=initializers.torch_kernel, bias_init=bias, name=name)
+
+        gate = nn.relu(linear("linear1")(x.astype(jnp.float32).mean((1, 2))))
+        gate = nn.sigmoid(linear("linear2")(gate))
+        return x * gate[:, None, None].astype(self.dtype)
+
+
+class DeformConv(nn.Module):
+    """A 3x3 deformable convolution without bias, one offset group; see `ops.deform.deform_conv`.
+
+    Attributes:
+      features: output channels.
+      stride: of the regular grid of taps.
+      dtype: compute precision; positions are float32.
+    """
+
+    features: int
+    stride: int = 1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, offsets: jax.Array) -> jax.Array:
+        """[B, H, W, C] and offsets [B, h, w, 18], pixels -> [B, h, w, features]."""
+        kernel = self.param("kernel", initializers.torch_kernel, (3, 3, x.shape[-1], self.features))
+        return deform_conv(x.astype(self.dtype), offsets, kernel, stride=self.stride, padding=1)
+
+
+class SEBottleneck(Bottleneck):
+    """A bottleneck with options.
+
+    Attributes:
+      squeeze: scale the residual by `SqueezeExcitation`.
+      deformable: let the 3x3 convolution move its taps, without dilation.
+      shuffle: fold 2x2 pixels into channels where the 3x3 convolution would have a stride of 2.
+    """
+
+    squeeze: bool = False
+    deformable: bool = False
+    shuffle: bool = False
+
+    def spatial(self, x: jax.Array) -> jax.Array:
+        if self.deformable:
+            offsets = nn.Conv(
+                18,
+                (3, 3),
+                self.stride,
+                padding=1,
+                kernel_init=initializers.torch_kernel,
+                bias_init=initializers.torch_bias(9 * x.shape[-1]),
+                name="conv2_offset",
+            )(x.astype(jnp.float32))
+            return DeformConv(self.features, self.stride, self.dtype, name="conv2")(x, offsets)
+        if self.shuffle and self.stride == 2:
+            init = initializers.torch_kernel
+            return conv(self.features, 3, dtype=self.dtype, kernel_init=init, name="conv2")(pixel_unshuffle(x, 2))
+        return super().spatial(x)
+
+    def rescale(self, x: jax.Array) -> jax.Array:
+        return SqueezeExcitation(self.dtype, name="se")(x) if self.squeeze else x
+
+
+class SEResNet(ResNet):
+    """A residual network of bottlenecks, with squeeze and excitation in the first block of every stage.
+
+    Attributes:
+      deformable: for every stage, whether its 3x3 convolutions are deformable.
+      shuffle: see `SEBottleneck`.
+    """
+
+    block: type[nn.Module] = SEBottleneck
+    deformable: tuple[bool, ...] = (False, False, False, False)
+    shuffle: bool = False
+
+    def block_fields(self, stage: int, index: int) -> dict:
+        return {"squeeze": index == 0, "deformable": self.deformable[stage], "shuffle": self.shuffle}
+
+
+def se_resnet(depth: int, **fields) -> SEResNet:
+    """The network of a published depth: 50, 101 or 152.
+
+    Raises:
+      ValueError: another depth.
+    """
+    stage_sizes, block = STAGES.get(depth, ((), None))
+    if block is not Bottleneck:
+        known = [d for d, (_, b) in STAGES.items() if b is Bottleneck]
+        raise ValueError(f"there is no residual network of bottlenecks of depth {depth}; known depths: {known}")
+    return SEResNet(**({"stage_sizes": stage_sizes} | fields))
