@@ -1,8 +1,71 @@
-"""The fields that every config has, with values that suit a laptop. Config files start from `base()`."""
+"""The fields that every config has, with values that suit a laptop. Config files start from `base()`.
 
+What fields name (a method, a data set, a metric) is found by `find`: there are no tables to keep.
+"""
+
+import difflib
+import importlib
+import pkgutil
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from jaxpose.errors import ConfigError
+
+
+def names(package: str) -> list[str]:
+    """The public modules of a package, sorted: "jaxpose.data.sources" -> ["cmu_mocap", "coco", ...]."""
+    path = importlib.import_module(package).__path__
+    return sorted(info.name for info in pkgutil.iter_modules(path) if not info.name.startswith("_"))
+
+
+def find(name: str, package: str, field: str) -> Any:
+    """What a config field names: something of this library, or of anybody else's.
+
+    Args:
+      name: module of `package` ("coco"), or dotted path of anything that can be imported ("mylab.data.Birds").
+      package: full name of the package of this library ("jaxpose.data.sources").
+      field: full name of the config field, for messages ("config.data.source").
+
+    Returns:
+      The module for a plain name; for a dotted path "a.b.C" the attribute C of the module a.b, or the module a.b.C if
+      there is no such attribute.
+
+    Raises:
+      ConfigError: nothing has that name. Errors within what is imported are raised as they are.
+    """
+    if "." in name and all(part.isidentifier() for part in name.split(".")):
+        return _imported(name, field)
+    known = names(package)
+    if name in known:
+        return importlib.import_module(f"{package}.{name}")
+    close = difflib.get_close_matches(name, known, n=1)
+    raise ConfigError(
+        f"{field} is {name!r}; it can be {', '.join(known)}, or a dotted path such as "
+        f"mylab.{package.rpartition('.')[2]}.Mine" + (f". Did you mean {close[0]!r}?" if close else "")
+    )
+
+
+def _imported(path: str, field: str) -> Any:
+    module, _, attribute = path.rpartition(".")
+    found = _module(module)
+    if found is None:
+        raise ConfigError(f"{field} is {path!r}, but Python finds no module {module!r}; add its folder to PYTHONPATH")
+    if hasattr(found, attribute):
+        return getattr(found, attribute)
+    if (inner := _module(path)) is None:
+        raise ConfigError(f"{field} is {path!r}, but {found.__name__!r} has no {attribute!r}")
+    return inner
+
+
+def _module(path: str) -> Any:
+    """The module, or None if there is none; an import that fails within it is an error."""
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name and f"{path}.".startswith(f"{error.name}."):
+            return None
+        raise
 
 
 def base(name: str) -> ConfigDict:

@@ -12,12 +12,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from jaxpose import methods, skeleton
-from jaxpose.config import base
+from jaxpose.config import base, find, names
 from jaxpose.data.build import stream_data
 from jaxpose.data.examples import sequences
 from jaxpose.data.proposals import RULES
 from jaxpose.data.sources import SOURCES
 from jaxpose.data.views import Augmentation, CanvasAugmentation, DetectionAugmentation
+from jaxpose.errors import ConfigError
 from jaxpose.evaluation.metrics import boxes, coco, joint_groups, mpjpe, posetrack
 from jaxpose.evaluation.metrics.keypoint_pck import KeypointPck
 from jaxpose.evaluation.suppression import Suppression
@@ -205,3 +206,55 @@ def test_groups_of_prtr_hold_what_they_are_named_for(variant):
     assert owner == expected
     assert ("looks" in owner.values()) == ("deformable" in variant)
     assert {"input_projection", "project0_conv", "pose", "detector"} & {path.split("/")[0] for path in owner}
+
+
+class TestFind:
+    """Names in configs; "jaxpose.data.formats" stands for any package of the library."""
+
+    PACKAGE = "jaxpose.data.formats"
+
+    @pytest.fixture
+    def mylab(self, tmp_path, monkeypatch):
+        """A package outside the library."""
+        name = f"mylab_{tmp_path.name}"  # modules stay imported, so that every test has its own
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "__init__.py").touch()
+        (folder / "data.py").write_text("class Birds: pass\n")
+        (folder / "broken.py").write_text("import a_library_that_nobody_has\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        return name
+
+    def find(self, name):
+        return find(name, self.PACKAGE, "config.data.format")
+
+    def test_public_modules_have_names(self):
+        assert {"asf", "posetrack", "storage"} <= set(names(self.PACKAGE))
+        assert names(self.PACKAGE) == sorted(n for n in names(self.PACKAGE) if not n.startswith("_"))
+
+    def test_a_plain_name_is_a_module_of_the_package(self):
+        assert self.find("asf") is importlib.import_module(f"{self.PACKAGE}.asf")
+
+    def test_a_dotted_path_is_an_attribute_or_else_a_module(self, mylab):
+        assert self.find(f"{mylab}.data.Birds").__name__ == "Birds"
+        assert self.find(f"{mylab}.data") is importlib.import_module(f"{mylab}.data")
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("posetrak", r"config\.data\.format is 'posetrak'; it can be asf, .*mylab\.formats\.Mine\. "
+             r"Did you mean 'posetrack'\?"),
+            ("xyzzy", r"is 'xyzzy'; it can be asf, .*Mine$"),
+            ("", r"is ''; it can be asf"),
+            ("../asf.py", r"is '\.\./asf\.py'; it can be asf"),
+            ("nolab.data.Birds", r"is 'nolab\.data\.Birds', but Python finds no module 'nolab\.data'"),
+            ("jaxpose.data.Birds", r"'jaxpose\.data' has no 'Birds'"),
+        ],
+    )  # fmt: skip
+    def test_an_unknown_name_is_told(self, name, message):
+        with pytest.raises(ConfigError, match=message):
+            self.find(name)
+
+    def test_errors_of_what_is_imported_are_not_hidden(self, mylab):
+        with pytest.raises(ModuleNotFoundError, match="a_library_that_nobody_has"):
+            self.find(f"{mylab}.broken.Birds")
