@@ -25,7 +25,15 @@ from jaxpose.data.views import (
     PersonCrop,
 )
 from jaxpose.errors import ConfigError
-from jaxpose.methods.base import Method
+from jaxpose.methods.base import (
+    CanvasInput,
+    ClipInput,
+    CropInput,
+    DetectionInput,
+    ImageInput,
+    Method,
+    SequenceInput,
+)
 from jaxpose.types import Batch, Spec, Stream
 
 logger = logging.getLogger(__name__)
@@ -44,7 +52,7 @@ def train_examples(config: Any, method: Method) -> dict[str, Examples]:
     Raises:
       JaxposeError: about `config.data` or what it names, or a method for which there are no examples.
     """
-    _kind(method)
+    _opener(method)
     sources: dict[str, Source | SequenceSource] = {}
     examples = {}
     names = list(method.spec(1))
@@ -99,7 +107,7 @@ def evaluation_examples(config: Any, method: Method) -> Examples:
     Raises:
       JaxposeError: as `train_examples`; or the method has no such stream.
     """
-    _kind(method)
+    _opener(method)
     data, stream = config.data, config.evaluate.stream
     if stream:
         if stream not in (names := list(method.spec(1))):
@@ -109,78 +117,99 @@ def evaluation_examples(config: Any, method: Method) -> Examples:
 
 
 def _open(data: Any, method: Method, split: str) -> Source | SequenceSource:
-    """The split of the source that has what the method sees."""
-    opened = open_sequences if method.sees == "sequence" else open_source
+    """The split of the source that has the method's kind of input."""
+    opened = open_sequences if isinstance(method, SequenceInput) else open_source
     return opened(data, split, progress=jax.process_index() == 0)
 
 
 def open_examples(data: Any, method: Method, split: str, stream: str, source: Source | SequenceSource) -> Examples:
-    """The examples of a split of what the method sees."""
-    train = split == "train"
-    if train and getattr(method, "flip_test", False):
-        views = {"person": "augmentation", "clip": "augmentation", "image": "canvas"}.get(method.sees)
-        if views and not data[views].mirror:
+    """The examples of a split in the form that the method takes."""
+    if split == "train":
+        _warn_unmirrored(data, method)
+    return _opener(method)(data, method, split, stream, source)
+
+
+def _warn_unmirrored(data: Any, method: Method) -> None:
+    views = {CropInput: "augmentation", CanvasInput: "canvas"}
+    for kind, section in views.items():
+        if isinstance(method, kind) and method.flip_test and not data[section].mirror:
             logger.warning(
                 "config.method.flip_test averages with mirrored images, but config.data.%s.mirror is 0: "
                 "training shows none. Set one of them.",
-                views,
+                section,
             )
-    return _kind(method)(data, method, split, stream, source)
 
 
-def _kind(method: Method) -> Callable[..., Examples]:
-    """What opens the examples of what a method sees.
+def _opener(method: Method) -> Callable[..., Examples]:
+    """The function that opens the examples of a method's kind of input.
 
     Raises:
-      ConfigError: no examples show that.
+      ConfigError: the method is of no known kind.
     """
     kinds = {
-        "person": person_examples,
-        "clip": clip_examples,
-        "image": image_examples,
-        "sequence": sequence_examples,
+        ClipInput: clip_examples,
+        CropInput: person_examples,
+        DetectionInput: detection_examples,
+        CanvasInput: canvas_examples,
+        SequenceInput: sequence_examples,
     }
-    if method.sees not in kinds:
-        raise ConfigError(
-            f"config.method: {type(method).__name__} looks at a {method.sees}, but examples for training and "
-            f"evaluation show a {', a '.join(kinds)}. Its network, losses and metrics can be called from Python."
-        )
-    return kinds[method.sees]
+    for kind, opener in kinds.items():
+        if isinstance(method, kind):
+            return opener
+    raise ConfigError(
+        f"config.method: {type(method).__name__} takes a {method.input_kind or 'kind of input of its own'}; training "
+        f"and evaluation know methods of the kinds {', '.join(kind.__name__ for kind in kinds)} (jaxpose.methods.base)"
+    )
 
 
-def image_examples(data: Any, method: Method, split: str, stream: str, source: Source) -> ImageExamples:
-    """The images of a split, for a method that finds everybody in one at once.
+def canvas_examples(data: Any, method: CanvasInput, split: str, stream: str, source: Source) -> ImageExamples:
+    """The images of a split, for a method that is trained on square canvases.
 
-    Training looks at random views, for detectors of boxes as `data.detection` asks for them and else on square canvases
-    as `data.canvas` does, and skips unreadable images. Evaluation looks at whole images, and an unreadable one is an
-    error.
+    Training looks at random views as `data.canvas` asks for them, and skips unreadable images. Evaluation looks at
+    whole images, and an unreadable one is an error.
     """
     if split != "train":
-        examples = EvaluationImages(source, max_people=method.max_people, layout=method.layout, scales=method.scales)
-    elif "boxes" in (fields := method.spec(1)[stream]):
-        examples = DetectionImages(
-            source,
-            max_people=method.max_people,
-            canvas=CornerCanvas(tuple(method.input_size), method.short_side, method.long_side),
-            augmentation=DetectionAugmentation(**data.detection),
-            joints="keypoints" in fields,
-            skip_bad_images=True,
-        )
-    else:
-        examples = TrainingImages(
-            source,
-            max_people=method.max_people,
-            size=method.input_size,
-            mask_strides=method.mask_strides,
-            augmentation=CanvasAugmentation(**data.canvas),
-            skip_bad_images=True,
-        )
+        return _whole_images(method, source)
+    examples = TrainingImages(
+        source,
+        max_people=method.max_people,
+        size=method.input_size,
+        mask_strides=method.mask_strides,
+        augmentation=CanvasAugmentation(**data.canvas),
+        skip_bad_images=True,
+    )
+    return _counted(examples)
+
+
+def detection_examples(data: Any, method: DetectionInput, split: str, stream: str, source: Source) -> ImageExamples:
+    """The images of a split, for a method that learns boxes; as `canvas_examples`, with views by `data.detection`."""
+    if split != "train":
+        return _whole_images(method, source)
+    examples = DetectionImages(
+        source,
+        max_people=method.max_people,
+        canvas=CornerCanvas(tuple(method.input_size), method.short_side, method.long_side),
+        augmentation=DetectionAugmentation(**data.detection),
+        joints="keypoints" in method.spec(1)[stream],
+        skip_bad_images=True,
+    )
+    return _counted(examples)
+
+
+def _whole_images(method: ImageInput, source: Source) -> EvaluationImages:
+    found = EvaluationImages(source, max_people=method.max_people, layout=method.layout, scales=method.scales)
+    return _counted(found)
+
+
+def _counted(examples: Any) -> Any:
+    """The examples, whose number the log now has."""
+    source = examples.source
     logger.info("%s: %d images with %d people", source.name, len(examples), source.annotations.num_people)
     return examples
 
 
 def sequence_examples(
-    data: Any, method: Method, split: str, stream: str, source: SequenceSource
+    data: Any, method: SequenceInput, split: str, stream: str, source: SequenceSource
 ) -> SequenceExamples | WholeSequences:
     """The videos of a split, for a method that lifts 2D joints: windows to train on, whole videos to evaluate.
 
@@ -199,7 +228,7 @@ def sequence_examples(
     return SequenceExamples(source, field, drawn=method.spec(1)[stream]["drawn"].shape[1], causal=causal)
 
 
-def person_examples(data: Any, method: Method, split: str, stream: str, source: Source) -> PersonExamples:
+def person_examples(data: Any, method: CropInput, split: str, stream: str, source: Source) -> PersonExamples:
     """The people of a split as `config.data` asks for them.
 
     Training looks at true boxes with augmentation, or at random ones, and skips unreadable images. Evaluation looks at
@@ -211,7 +240,7 @@ def person_examples(data: Any, method: Method, split: str, stream: str, source: 
     return PersonExamples(**_person_fields(data, method, split, stream, source))
 
 
-def clip_examples(data: Any, method: Method, split: str, stream: str, source: Source) -> ClipExamples:
+def clip_examples(data: Any, method: ClipInput, split: str, stream: str, source: Source) -> ClipExamples:
     """The people of the frames of videos, each with the frames before and after it that `data.examples.clips` asks for.
 
     Which images are a video's frames is said by the data set (`data.sources.posetrack`), or by their folders and

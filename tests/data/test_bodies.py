@@ -12,8 +12,8 @@ from jaxpose import methods
 from jaxpose.data import build
 from jaxpose.data.examples import boxes as people
 from jaxpose.data.loader import PersonExamples, TrainStream
+from jaxpose.data.single_people import drawn_rows, part_rows
 from jaxpose.data.sources import h36m_frames, open_source
-from jaxpose.data.sources.single_people import drawn_rows, part_rows
 from jaxpose.data.views import Augmentation, PersonCrop
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.ops import geometry

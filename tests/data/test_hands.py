@@ -12,9 +12,9 @@ from jaxpose import config as configs
 from jaxpose.data.examples.boxes import annotated
 from jaxpose.data.formats import records
 from jaxpose.data.loader import PersonExamples
+from jaxpose.data.single_people import part_rows
 from jaxpose.data.sources import freihand, open_source, rhd
 from jaxpose.data.sources.records import open_records
-from jaxpose.data.sources.single_people import part_rows
 from jaxpose.data.views import Augmentation, PersonCrop
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.ops import geometry

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
+from jaxpose.data import single_people
 from jaxpose.data.examples import boxes as people
-from jaxpose.data.sources import single_people
-from jaxpose.data.sources.single_people import SinglePeople
+from jaxpose.data.single_people import SinglePeople
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.skeleton import HAND, LSP, MPII, from_coco_category
 

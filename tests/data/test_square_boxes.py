@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose.data.sources import square_boxes
+from jaxpose.data import square_boxes
 
 corners = st.tuples(*[st.floats(-20, 340)] * 4).map(
     lambda c: np.array([min(c[0], c[2]), min(c[1], c[3]), max(c[0], c[2]), max(c[1], c[3])])

@@ -17,7 +17,7 @@ from jaxpose import config as configs
 from jaxpose import skeleton
 from jaxpose.convert import convert
 from jaxpose.convert.conversion import apply_rules
-from jaxpose.data.sources import square_boxes
+from jaxpose.data import square_boxes
 from jaxpose.evaluation.metrics import joint_groups, pck
 from jaxpose.methods.regda.method import RegDA, Upsampling, scale_gradient, warm_start
 from jaxpose.methods.regda.names import rules, upsampling

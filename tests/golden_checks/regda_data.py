@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import config as configs
-from jaxpose.data import images
+from jaxpose.data import images, square_boxes
 from jaxpose.data.examples import boxes as people
-from jaxpose.data.sources import Source, open_source, rhd, square_boxes
+from jaxpose.data.sources import Source, open_source, rhd
 from jaxpose.data.views import PersonCrop, View, random_part
 from jaxpose.methods.regda.method import RegDA
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxpose.data.sources import Source, square_boxes
+from jaxpose.data import square_boxes
+from jaxpose.data.single_people import SinglePeople, choice, locate, part_of, part_rows, stack
+from jaxpose.data.sources import Source
 from jaxpose.data.sources.coco import read_json
-from jaxpose.data.sources.single_people import SinglePeople, choice, locate, part_of, part_rows, stack
 from jaxpose.errors import DataError
 from jaxpose.skeleton import HAND
 

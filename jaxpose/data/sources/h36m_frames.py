@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxpose.data.sources import Source, square_boxes
+from jaxpose.data import square_boxes
+from jaxpose.data.single_people import SinglePeople, drawn_rows, locate, part_of, read_list, stack
+from jaxpose.data.sources import Source
 from jaxpose.data.sources.coco import read_json
-from jaxpose.data.sources.single_people import SinglePeople, drawn_rows, locate, part_of, read_list, stack
 from jaxpose.errors import DataError
 from jaxpose.skeleton import MPII
 

@@ -13,8 +13,8 @@ among them: "without_object" (the default, as in the paper), "with_object" or "a
 
 from typing import Any
 
+from jaxpose.data.single_people import SinglePeople, choice, locate, part_of, part_rows, read_list, stack
 from jaxpose.data.sources import Source
-from jaxpose.data.sources.single_people import SinglePeople, choice, locate, part_of, part_rows, read_list, stack
 from jaxpose.skeleton import HAND
 
 HANDS = {"without_object": (1,), "with_object": (0,), "all": (0, 1)}

@@ -24,11 +24,11 @@ import numpy as np
 
 from jaxpose.data import images
 from jaxpose.data.annotations import Annotations, Skipped, tight_boxes
+from jaxpose.data.single_people import choice
 from jaxpose.data.sources import Source, require_folder
 from jaxpose.data.sources.coco import CROWDPOSE_AREA_OF_BOX
 from jaxpose.data.sources.folder import picture_sizes
 from jaxpose.data.sources.mpii import HEAD_SIZE_OF_LENGTH, load_matlab
-from jaxpose.data.sources.single_people import choice
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.skeleton import LSP, MPII
 

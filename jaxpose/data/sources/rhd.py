@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxpose.data import square_boxes
 from jaxpose.data.formats import pickles
-from jaxpose.data.sources import Source, square_boxes
-from jaxpose.data.sources.single_people import SinglePeople, locate, log_not_finite, stack
+from jaxpose.data.single_people import SinglePeople, locate, log_not_finite, stack
+from jaxpose.data.sources import Source
 from jaxpose.errors import DataError
 from jaxpose.skeleton import HAND
 

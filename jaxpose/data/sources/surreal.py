@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxpose.data.single_people import SinglePeople, locate, part_of, part_rows, read_list, stack
 from jaxpose.data.sources import Source
-from jaxpose.data.sources.single_people import SinglePeople, locate, part_of, part_rows, read_list, stack
 from jaxpose.skeleton import MPII
 
 RUNS = ("run0", "run1", "run2")

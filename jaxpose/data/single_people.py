@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxpose.data import images
+from jaxpose.data import images, square_boxes
 from jaxpose.data.annotations import Annotations, Skipped, tight_boxes
-from jaxpose.data.sources import Source, require_folder, square_boxes
+from jaxpose.data.sources import Source, require_folder
 from jaxpose.data.sources.coco import CROWDPOSE_AREA_OF_BOX, read_json
 from jaxpose.data.sources.folder import picture_sizes
 from jaxpose.errors import ConfigError, DataError
