@@ -118,7 +118,7 @@ def data() -> ConfigDict:
     """Marionettes by default; a "coco" source reads `dir`, `train` and `validation`."""
     return ConfigDict(
         {
-            "source": "marionettes",  # any of jaxpose.data.sources.SOURCES, whose files say what else they read here
+            "source": "marionettes",  # module of jaxpose.data.sources, which says what else it reads; or a dotted path
             "dir": "",  # where the data set is; marionettes are written to ~/.cache/jaxpose/data unless it is set
             "skeleton": "coco",
             "train": {"annotations": "", "images": ""} | videos(),

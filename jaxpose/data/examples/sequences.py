@@ -7,20 +7,17 @@ frames have z up. Everything is in memory; windows are cut when they are asked f
 """
 
 import dataclasses
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from jaxpose.data.sources import opener
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.ops import bones, cameras
 from jaxpose.skeleton import Skeleton
 from jaxpose.types import Poses
-
-SOURCES = {"marionettes": "marionette_sequences", "h36m": "h36m", "cmu_mocap": "cmu_mocap"}
-"""Values of `config.data.source`: modules of `jaxpose.data.sources`."""
 
 MILLIMETRES = 1000.0
 """In a metre."""
@@ -149,21 +146,24 @@ class SequenceSource:
 
 
 def open_sequences(data: Any, split: str, *, progress: bool = True) -> SequenceSource:
-    """The videos that `config.data` describes.
+    """The videos of the data set that `config.data.source` names; see `jaxpose.data.sources`.
 
     Args:
-      data: `config.data`; `data.source` is one of `SOURCES`.
+      data: `config.data`.
       split: "train" or "validation".
-      progress: show a bar where data has to be made first.
+      progress: whether a bar is shown where data have to be made first.
 
     Raises:
-      ConfigError: a source without sequences, or a field that it needs is missing.
-      DataError: what is on disk does not fit.
+      ConfigError: unknown source, one without sequences, or a field that it needs is missing.
+      DataError: a file of the data set is not what it should be.
     """
-    if data.source not in SOURCES:
-        raise ConfigError(f"config.data.source is {data.source!r}; the sources of sequences are {', '.join(SOURCES)}")
-    module = importlib.import_module(f"jaxpose.data.sources.{SOURCES[data.source]}")
-    return module.open_split(data, split, progress=progress)
+    found = opener(data.source, "open_sequences")(data, split, progress=progress)
+    if not isinstance(found, SequenceSource):
+        raise ConfigError(
+            f"config.data.source is {data.source!r}, which opens a {type(found).__name__}; expected a "
+            "jaxpose.data.examples.sequences.SequenceSource"
+        )
+    return found
 
 
 # --- what examples are made of ---

@@ -96,7 +96,7 @@ class Options:
                 raise ConfigError(f"config.data.cmu_mocap.{field} is {getattr(self, field)!r}; expected {expected}")
 
 
-def open_split(data: Any, split: str, *, progress: bool = True) -> SequenceSource:
+def open_sequences(data: Any, split: str, *, progress: bool = True) -> SequenceSource:
     """The split that `config.data` describes; see the top of this file.
 
     Raises:

@@ -126,7 +126,7 @@ class Options:
     scores: str = "score.pkl"
 
 
-def open_split(data: Any, split: str, *, progress: bool = True) -> SequenceSource:
+def open_sequences(data: Any, split: str, *, progress: bool = True) -> SequenceSource:
     """The split that `config.data` describes; see the top of this file.
 
     Raises:
