@@ -18,8 +18,8 @@ class ImageError(DataError):
         self.why = why
 
 
-class ConfigError(JaxposeError):
-    """A config field has a value that cannot work."""
+class ConfigError(JaxposeError, ValueError):
+    """A config field, or an option of a command, has a value that cannot work."""
 
 
 class CheckpointError(JaxposeError):
@@ -28,3 +28,7 @@ class CheckpointError(JaxposeError):
 
 class NonFiniteError(JaxposeError):
     """A loss, gradient or update is NaN or infinite. Nothing was saved after it."""
+
+
+class ContractError(JaxposeError):
+    """A method breaks the contract of `methods.base`: a field has a shape or dtype that was not promised."""
