@@ -37,6 +37,7 @@ Joints that another program or jaxpose.cli.predict found become 3D with jaxpose 
 from ml_collections import ConfigDict
 
 from jaxpose.config import base
+from jaxpose.errors import ConfigError
 
 H36M_FRAMES = 1_559_808
 """Of the training subjects, each seen by four cameras, as public training logs count them."""
@@ -46,7 +47,7 @@ VARIANTS = ("direct", "causal", "cmu", "cmu_direct", "h36m", "h36m_gt", "h36m_ca
 
 def get_config(variant: str = "") -> ConfigDict:
     if variant and variant not in VARIANTS:
-        raise ValueError(f"configs/anatomy3d.py has no variant {variant!r}; there are {', '.join(VARIANTS)}")
+        raise ConfigError(f"configs/anatomy3d.py has no variant {variant!r}; there are {', '.join(VARIANTS)}")
     config = base("anatomy3d")
     config.method = ConfigDict({"name": "anatomy3d", "skeleton": "h36m", "dtype": config.get_ref("dtype")})
     config.data.skeleton = "h36m"

@@ -58,6 +58,7 @@ import functools
 from ml_collections import ConfigDict
 
 from jaxpose.config import augmentation, base
+from jaxpose.errors import ConfigError
 
 POSES = {"posetrack17": 80_144, "posetrack18": 153_615}
 """Annotated poses as the paper counts them, of training and validation together."""
@@ -78,7 +79,9 @@ def get_config(variant: str = "") -> ConfigDict:
         "posetrack18": functools.partial(recipe, learning_rate=1e-4, factor=0.99, poses=POSES["posetrack18"]),
     }
     if variant not in variants:
-        raise ValueError(f"configs/dcpose.py has no variant {variant!r}; there are {', '.join(filter(None, variants))}")
+        raise ConfigError(
+            f"configs/dcpose.py has no variant {variant!r}; there are {', '.join(filter(None, variants))}"
+        )
     config = base("dcpose")
     config.method = ConfigDict({"name": "dcpose", "skeleton": "posetrack", "dtype": config.get_ref("dtype")})
     config.data.skeleton = "posetrack"

@@ -33,6 +33,7 @@ makes up for it; without one, set --config.method.aligned_mirror=True for a netw
 from ml_collections import ConfigDict
 
 from jaxpose.config import base, coco_folders, crowdpose_folders
+from jaxpose.errors import ConfigError
 
 COCO_IMAGES = 64_115  # of train2017 with people
 CROWDPOSE_IMAGES = 12_000  # of train and validation
@@ -56,7 +57,7 @@ def get_config(variant: str = "") -> ConfigDict:
         recipe(config, *RECIPES[variant], crowdpose=variant.startswith("crowdpose"))
         config.name = f"dekr_{variant}"
     else:
-        raise ValueError(f"configs/dekr.py has no variant {variant!r}; there are {', '.join(RECIPES)}")
+        raise ConfigError(f"configs/dekr.py has no variant {variant!r}; there are {', '.join(RECIPES)}")
     return config
 
 

@@ -32,6 +32,7 @@ and images/ of Leeds Sports Pose Extended.
 from ml_collections import ConfigDict
 
 from jaxpose.config import augmentation, base, mpii_folders
+from jaxpose.errors import ConfigError
 
 MPII_PEOPLE = 25_925  # training examples
 MPII_MEAN = (0.440442830, 0.444026709, 0.432682842)
@@ -57,7 +58,7 @@ def get_config(variant: str = "") -> ConfigDict:
     elif variant in RECIPES:
         recipe(config, *RECIPES[variant])
     else:
-        raise ValueError(f"configs/dsnt.py has no variant {variant!r}; there are {', '.join(['lspet', *RECIPES])}")
+        raise ConfigError(f"configs/dsnt.py has no variant {variant!r}; there are {', '.join(['lspet', *RECIPES])}")
     if variant == "lspet":
         lspet(config)
     if variant:

@@ -34,6 +34,7 @@ boxes: --config.data.validation.boxes=COCO_val2017_detections_AP_H_56_person.jso
 from ml_collections import ConfigDict
 
 from jaxpose.config import augmentation, base, coco_folders, mpii_folders
+from jaxpose.errors import ConfigError
 
 COCO_PEOPLE = 149_813  # training examples of COCO 2017
 MPII_PEOPLE = 22_246  # training examples of Newell's split in the JSON form
@@ -64,7 +65,7 @@ def get_config(variant: str = "") -> ConfigDict:
     elif variant in RECIPES:
         recipe(config, *RECIPES[variant], coco=variant.startswith("coco"))
     else:
-        raise ValueError(f"configs/heatmap.py has no variant {variant!r}; there are {', '.join(['lspet', *RECIPES])}")
+        raise ConfigError(f"configs/heatmap.py has no variant {variant!r}; there are {', '.join(['lspet', *RECIPES])}")
     if variant == "lspet":
         lspet(config)
     if variant:

@@ -30,6 +30,7 @@ command without --backbone. Several test scales: --config.method.scales="(0.5, 1
 from ml_collections import ConfigDict
 
 from jaxpose.config import base, coco_folders, crowdpose_folders
+from jaxpose.errors import ConfigError
 
 COCO_IMAGES = 64_115  # of train2017 with people
 CROWDPOSE_IMAGES = 12_000  # of train and validation
@@ -54,7 +55,7 @@ def get_config(variant: str = "") -> ConfigDict:
         recipe(config, *RECIPES[variant], crowdpose=variant.startswith("crowdpose"))
     else:
         known = ", ".join(["one_resolution", *RECIPES])
-        raise ValueError(f"configs/higherhrnet.py has no variant {variant!r}; there are {known}")
+        raise ConfigError(f"configs/higherhrnet.py has no variant {variant!r}; there are {known}")
     if variant:
         config.name = f"higherhrnet_{variant}"
     return config

@@ -52,6 +52,7 @@ import functools
 from ml_collections import ConfigDict
 
 from jaxpose.config import augmentation, base, coco_folders
+from jaxpose.errors import ConfigError
 
 COCO_PEOPLE = 149_813  # training examples of COCO 2017
 COCO_IMAGES = 118_287  # with or without people
@@ -87,7 +88,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "sequential_coco": sequential_recipe,
     }
     if variant not in variants:
-        raise ValueError(f"configs/prtr.py has no variant {variant!r}; there are {', '.join(filter(None, variants))}")
+        raise ConfigError(f"configs/prtr.py has no variant {variant!r}; there are {', '.join(filter(None, variants))}")
     config = base("prtr")
     name = METHODS.get(variant, "prtr")
     config.method = ConfigDict({"name": name, "skeleton": "coco", "dtype": config.get_ref("dtype")})

@@ -60,6 +60,7 @@ from jaxpose.config import (
     rhd_folders,
     surreal_folders,
 )
+from jaxpose.errors import ConfigError
 
 FEATURES = {"name": "features", "match": "^(backbone|upsampling)/", "multiplier": 0.1}
 HEAD = {"name": "head", "match": "^head/"}
@@ -89,7 +90,7 @@ def get_config(variant: str = "") -> ConfigDict:
     variants = {"": laptop, "marionettes_lspet": lspet}
     variants |= {name: functools.partial(recipe, *fields) for name, fields in RECIPES.items()}
     if variant not in variants:
-        raise ValueError(f"configs/regda.py has no variant {variant!r}; there are {', '.join(filter(None, variants))}")
+        raise ConfigError(f"configs/regda.py has no variant {variant!r}; there are {', '.join(filter(None, variants))}")
     config = base("regda")
     config.method = ConfigDict({"name": "regda", "skeleton": "mpii", "dtype": config.get_ref("dtype")})
     config.method.update({"adaptation": "regda", "head_layers": 2, "sigma": 2.0, "margin": 4.0, "trade_off": 1.0})

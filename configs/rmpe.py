@@ -41,6 +41,7 @@ pose network and the frozen parallel branch (of its first four stacks).
 from ml_collections import ConfigDict
 
 from jaxpose.config import augmentation, base, coco_folders, mpii_folders
+from jaxpose.errors import ConfigError
 
 COCO_PEOPLE = 149_813  # training examples of COCO 2017
 MPII_EPOCH = 8000  # steps that the 2017 code calls an epoch
@@ -71,7 +72,7 @@ def get_config(variant: str = "") -> ConfigDict:
         hourglasses(config, transformer=variant == "mpii")
     else:
         known = ", ".join([*RECIPES, "mpii", "mpii_sppe"])
-        raise ValueError(f"configs/rmpe.py has no variant {variant!r}; there are {known}")
+        raise ConfigError(f"configs/rmpe.py has no variant {variant!r}; there are {known}")
     if variant:
         config.name = f"rmpe_{variant}"
     return config
