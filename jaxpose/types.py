@@ -62,6 +62,38 @@ class Poses:
     detections: Detections | None = None
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LayerViews:
+    """Views of L decoder layers on the K joints of M people, in pixels of the canvas.
+
+    The query of a joint is the one that is chosen for it after the last layer.
+
+    Attributes:
+      keypoints: [L, M, K, 2] joints after each layer; NaN for layers without a head.
+      scores: [M, K] scores of the joints.
+      person_score: [M] scores of the people; 0 for padding.
+      places: [L or 1, M, K or 1, S, 2] positions that each joint's query reads.
+      weights: [L, M, K, S] attention to the places, means over the heads with the sum 1.
+      regions: [M, 4] (x, y, w, h) parts of the canvas in which the people were looked for, between borders of pixels.
+      grid: (rows, columns) of the map whose cells the places are, row by row; None for free places.
+    """
+
+    keypoints: Array
+    scores: Array
+    person_score: Array
+    places: Array
+    weights: Array
+    regions: Array
+    grid: tuple[int, int] | None = dataclasses.field(metadata={"static": True})
+
+    def of(self, person: int) -> "LayerViews":
+        """The views of one person, without the axis M."""
+        axes = {"keypoints": 1, "scores": 0, "person_score": 0, "places": 1, "weights": 1, "regions": 0}
+        own = {name: getattr(self, name).take(person, axis) for name, axis in axes.items()}
+        return LayerViews(**own, grid=self.grid)
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """How an image of some size is laid on canvases for inference, one for each test scale.

@@ -13,7 +13,7 @@ from jaxpose.types import Detections
 class BrightBoxes(BrightSpots):
     """Its boxes are those of `bright_spot.around`, and as likely as the pixel is bright."""
 
-    finds: ClassVar[tuple[str, ...]] = ("boxes",)
+    outputs: ClassVar[tuple[str, ...]] = ("boxes",)
 
     def predict(self, variables, batch):
         poses = super().predict(variables, batch)
@@ -31,7 +31,7 @@ class BrightBoxes(BrightSpots):
 class BoxedSpots(BrightBoxes):
     """Poses with the boxes in which they were found."""
 
-    finds: ClassVar[tuple[str, ...]] = ("poses", "boxes")
+    outputs: ClassVar[tuple[str, ...]] = ("poses", "boxes")
 
     def predict(self, variables, batch):
         boxes = super().predict(variables, batch)

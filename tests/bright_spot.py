@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpose.methods.base import Method, person_spec
+from jaxpose.methods.base import CropInput, person_spec
 from jaxpose.methods.bottom_up import BottomUp
 from jaxpose.ops import geometry
 from jaxpose.types import Layout, Poses
@@ -14,7 +14,7 @@ SIZE = (48, 64)
 
 
 @dataclasses.dataclass(frozen=True)
-class BrightSpot(Method):
+class BrightSpot(CropInput):
     """Puts all joints on the brightest pixel of the crop; a black crop holds nobody."""
 
     skeleton: str = "crowdpose"

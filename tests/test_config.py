@@ -14,14 +14,14 @@ from ml_collections import ConfigDict
 from jaxpose import methods, skeleton
 from jaxpose.config import base, find, names
 from jaxpose.data.build import stream_data
-from jaxpose.data.examples import sequences
 from jaxpose.data.proposals import RULES
-from jaxpose.data.sources import SOURCES
+from jaxpose.data.sources import opener
 from jaxpose.data.views import Augmentation, CanvasAugmentation, DetectionAugmentation
 from jaxpose.errors import ConfigError
 from jaxpose.evaluation.metrics import boxes, coco, joint_groups, mpjpe, posetrack
 from jaxpose.evaluation.metrics.keypoint_pck import KeypointPck
 from jaxpose.evaluation.suppression import Suppression
+from jaxpose.methods.base import ClipInput, ImageInput, SequenceInput
 from jaxpose.training import optim, stages
 
 FILES = sorted(path.stem for path in (pathlib.Path(__file__).parents[1] / "configs").glob("[a-z]*.py"))
@@ -85,22 +85,22 @@ class TestVariant:
         method = methods.create(config.method)
         size, joints = config.train.batch_size, skeleton.get(config.data.skeleton).num_joints
         assert method.skeleton == config.data.skeleton
-        if method.sees == "sequence":
+        if isinstance(method, SequenceInput):
             windows = (size, method.receptive_field, joints, 3)
             assert {method.spec(size)["source"][field].shape for field in ("window", "joints_3d")} == {windows}
             return
-        people = (method.max_people,) if method.sees == "image" else ()
+        people = (method.max_people,) if isinstance(method, ImageInput) else ()
         side = config.method.input_size
         width, height = (side, side) if isinstance(side, int) else side
         spec = method.spec(size)
         assert set(config.data.streams) <= set(spec)
         for label, stream in spec.items():
-            frames = (3,) if method.sees == "clip" else ()
+            frames = (3,) if isinstance(method, ClipInput) else ()
             assert stream["image"].shape == (size, *frames, height, width, 3)
             assert stream["image"].dtype == np.uint8
             if label == "target":
                 assert not {"keypoints", "visible"} & set(stream)
-            elif "poses" in method.finds:
+            elif method.finds_poses:
                 assert stream["keypoints"].shape == (size, *people, joints, 2)
             else:
                 assert stream["boxes"].shape == (size, *people, 4)
@@ -148,7 +148,7 @@ class TestVariant:
     def test_data_settings_exist(self, name, variant):
         config = get_config(name, variant)
         method = methods.create(config.method)
-        assert config.data.source in (sequences.SOURCES if method.sees == "sequence" else SOURCES)
+        opener(config.data.source, "open_sequences" if isinstance(method, SequenceInput) else "open_split")
         for stream in method.spec(1):
             data = stream_data(config.data, stream)
             assert set(data.augmentation) == {field.name for field in dataclasses.fields(Augmentation)}

@@ -22,7 +22,7 @@ import numpy as np
 from jaxpose.cli import predict
 from jaxpose.errors import DataError
 from jaxpose.inference.predictor import Job, Predictor, stack
-from jaxpose.methods.prtr.layers import LayerViews, watch
+from jaxpose.types import LayerViews
 from jaxpose.viz.layers import draw_layers
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def _run(options: argparse.Namespace) -> int:
         show = functools.partial(draw_layers, skeleton=predictor.skeleton, joints=options.joints)
         overlays = {str(f.path): options.output / f.overlay for f in inputs.files}
         pictures = predictor.jobs(inputs.pictures(), inputs.find_boxes)
-        watched = jax.jit(functools.partial(watch, predictor.method))
+        watched = jax.jit(predictor.method.layer_views)
         for job in pictures:
             people = views(predictor, watched, job, options.people, options.box_threshold)
             for number, (canvas, view) in enumerate(people, start=1):
@@ -73,7 +73,7 @@ def views(
 
     Args:
       predictor: of the run.
-      watched: `watch` for its method, compiled.
+      watched: `layer_views` of its method, compiled.
       job: a picture and, for a method that takes them, boxes.
       people: at most so many.
       threshold: people that the method itself finds with less probability are left out.

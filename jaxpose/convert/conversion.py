@@ -1,7 +1,6 @@
 """Turns a state dict into variables by rules, and refuses to leave anything unexplained."""
 
 import dataclasses
-import importlib
 import re
 from collections.abc import Sequence
 
@@ -13,7 +12,6 @@ import numpy as np
 
 from jaxpose.errors import CheckpointError
 from jaxpose.methods.base import Method
-from jaxpose.methods.rmpe.se_resnet import SEResNet
 from jaxpose.nn.hrnet import HRNet
 from jaxpose.nn.names import HRNET, HRNET_CLASSIFICATION, RESNET, Rule, nest
 from jaxpose.nn.resnet import ResNet
@@ -51,18 +49,12 @@ def convert(state_dict: StateDict, method: Method) -> Variables:
     Raises:
       ConversionError: the method has no rules, or an entry is missing, unknown or misshapen.
     """
-    folder, _, name = type(method).__module__.rpartition(".")
-    rules = f"{folder}.names" if name == "method" else f"{folder}.{name}_names"
-    try:
-        module = importlib.import_module(rules)
-    except ModuleNotFoundError as error:
-        if error.name != rules:
-            raise
-        raise ConversionError(f"there are no conversion rules for {type(method).__name__}") from error
+    names = method.original_names()
+    if names is None:
+        raise ConversionError(f"{type(method).__name__} knows no names of original checkpoints (`original_names`)")
     template = jax.eval_shape(method.init, jax.random.key(0))
-    prepare = getattr(module, "prepare", None)
-    entries = prepare(state_dict) if prepare else state_dict
-    return apply_rules(entries, module.rules(method), template).variables
+    entries = names.prepare(state_dict) if names.prepare else state_dict
+    return apply_rules(entries, names.rules, template).variables
 
 
 def convert_backbone(state_dict: StateDict, method: Method) -> Conversion:
@@ -106,17 +98,10 @@ def _find_backbone(module: nn.Module, prefix: str = "") -> tuple[str, nn.Module 
 def _resnet_backbone(backbone: ResNet) -> tuple[tuple[Rule, ...], tuple[str, ...], tuple[str, ...]]:
     """Rules, names to ignore and paths that may be absent, for a torchvision file.
 
-    A truncated network ignores the last stages. What AlphaPose's variants add starts fresh, as do convolutions that
-    replace strided ones.
+    A truncated network ignores the last stages. What a variant adds starts fresh.
     """
-    ignored = [r"fc\.(weight|bias)", rf"layer[{len(backbone.stage_sizes) + 1}-9]\..*"]
-    absent: tuple[str, ...] = ()
-    if isinstance(backbone, SEResNet):
-        absent = (r"layer\d_0/se/.*", r"layer\d_\d+/conv2_offset/.*")
-    if getattr(backbone, "shuffle", False):
-        ignored.append(r"layer[2-4]\.0\.conv2\.weight")
-        absent += (r"layer[2-4]_0/conv2/kernel",)
-    return RESNET, tuple(ignored), absent
+    ignored = (r"fc\.(weight|bias)", rf"layer[{len(backbone.stage_sizes) + 1}-9]\..*")
+    return RESNET, ignored + backbone.unused_entries(), backbone.fresh_parts()
 
 
 def _hrnet_backbone(

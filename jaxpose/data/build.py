@@ -178,7 +178,8 @@ def canvas_examples(data: Any, method: CanvasInput, split: str, stream: str, sou
         augmentation=CanvasAugmentation(**data.canvas),
         skip_bad_images=True,
     )
-    return _counted(examples)
+    _log_counts(examples)
+    return examples
 
 
 def detection_examples(data: Any, method: DetectionInput, split: str, stream: str, source: Source) -> ImageExamples:
@@ -193,19 +194,19 @@ def detection_examples(data: Any, method: DetectionInput, split: str, stream: st
         joints="keypoints" in method.spec(1)[stream],
         skip_bad_images=True,
     )
-    return _counted(examples)
+    _log_counts(examples)
+    return examples
 
 
 def _whole_images(method: ImageInput, source: Source) -> EvaluationImages:
-    found = EvaluationImages(source, max_people=method.max_people, layout=method.layout, scales=method.scales)
-    return _counted(found)
+    examples = EvaluationImages(source, max_people=method.max_people, layout=method.layout, scales=method.scales)
+    _log_counts(examples)
+    return examples
 
 
-def _counted(examples: Any) -> Any:
-    """The examples, whose number the log now has."""
+def _log_counts(examples: ImageExamples) -> None:
     source = examples.source
     logger.info("%s: %d images with %d people", source.name, len(examples), source.annotations.num_people)
-    return examples
 
 
 def sequence_examples(

@@ -26,7 +26,7 @@ from jaxpose.evaluation.metrics.joint_groups import JointGroups
 from jaxpose.evaluation.metrics.rows import Rows
 from jaxpose.evaluation.suppression import Suppression, suppress
 from jaxpose.evaluation.tracking import assign_tracks
-from jaxpose.methods.base import Method
+from jaxpose.methods.base import ClipInput, Method, SequenceInput
 from jaxpose.ops import cameras, geometry
 from jaxpose.runs.checkpoint import load_for_inference
 from jaxpose.runs.journal import Journal, write_json
@@ -64,14 +64,14 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     evaluator = Evaluator(config, method, sharding.make_mesh(config.sharding))
     rows = evaluator.predict(method, variables)
     scores = evaluator.score(rows)
-    controls = evaluator.controls(variables)
+    ablations = evaluator.ablations(variables)
     if jax.process_index() == 0:
         folder = pathlib.Path(workdir) / "evaluation"
         folder.mkdir(exist_ok=True)
         evaluator.write(rows, folder)
-        write_json(folder / "scores.json", scores | controls)
-        logger.info("%s\n%s", folder, table(scores, controls, config.evaluate.best))
-    return scores | controls
+        write_json(folder / "scores.json", scores | ablations)
+        logger.info("%s\n%s", folder, table(scores, ablations, config.evaluate.best))
+    return scores | ablations
 
 
 class Evaluator:
@@ -109,19 +109,19 @@ class Evaluator:
         best = self.config.evaluate.best
         if best and best not in scores:
             raise ConfigError(f"config.evaluate.best is {best!r}, but config.evaluate.metrics gives {list(scores)}")
-        controls = self.controls(variables)
-        journal.scalars(step, "validation", scores | controls)
+        ablations = self.ablations(variables)
+        journal.scalars(step, "validation", scores | ablations)
         if journal.active:
             journal.picture(step, "validation", overlay.panel(shown[:8], columns=4))
-            logger.info("step %d\n%s", step, table(scores, controls, best))
-        return scores | controls
+            logger.info("step %d\n%s", step, table(scores, ablations, best))
+        return scores | ablations
 
-    def controls(self, variables: Variables) -> dict[str, float]:
-        """Scores of the method's controls, as "name/metric"."""
+    def ablations(self, variables: Variables) -> dict[str, float]:
+        """Scores of the method's ablations, as "name/metric"."""
         scores = {}
-        for name, control in self.method.controls().items():
-            suppression = dataclasses.replace(self.suppression, kind=control.suppression or self.suppression.kind)
-            found = self.score(self.predict(control.method, variables), suppression)
+        for name, ablation in self.method.ablations().items():
+            suppression = dataclasses.replace(self.suppression, kind=ablation.suppression or self.suppression.kind)
+            found = self.score(self.predict(ablation.method, variables), suppression)
             scores |= {f"{name}/{metric}": value for metric, value in found.items()}
         return scores
 
@@ -186,7 +186,7 @@ class Evaluator:
         if name != "groups":
             return keypoint_pck.KeypointPck.create(name, self.method.joints)
         _, height, width, _ = self.method.spec(1)["source"]["image"].shape
-        return JointGroups(self.method.joints, (width, height), getattr(self.method, "map_size", None))
+        return JointGroups(self.method.joints, (width, height), self.method.map_size)
 
     def tracked(self, rows: Rows, suppression: Suppression | None = None) -> posetrack.PoseTrackKeypoints:
         """The poses that remain after suppression, and who is who in each video, for PoseTrack's numbers.
@@ -207,7 +207,7 @@ class Evaluator:
 
     def write(self, rows: Rows, folder: pathlib.Path) -> None:
         """What was found, and the truth, into files of `folder`; see `evaluate`."""
-        if self.method.sees == "sequence":
+        if isinstance(self.method, SequenceInput):
             np.savez_compressed(folder / "poses_3d.npz", **rows)
             return
         for name, results in self.results(rows).items():
@@ -220,14 +220,14 @@ class Evaluator:
     def results(self, rows: Rows) -> dict[str, list[dict]]:
         """{file name: what was found, in the format of the COCO server}; see `evaluate`."""
         files = {}
-        if "poses" in self.method.finds:
+        if self.method.finds_poses:
             poses = CocoKeypoints(self.suppression)
             poses.update(rows)
             files["results.json"] = poses.results(self.method.joints)
             if self.suppression.kind == "parametric":
                 poses.suppression = Suppression("none")
                 files["raw_poses.json"] = poses.results(self.method.joints, boxes=True)
-        if "boxes" in self.method.finds:
+        if self.method.finds_boxes:
             boxes = CocoBoxes()
             boxes.update(rows)
             files["boxes.json" if files else "results.json"] = boxes.results()
@@ -242,7 +242,7 @@ class Evaluator:
         detections = self.config.data.validation.get("boxes", "")
         if detections == "image":
             detections = ""  # true boxes, all of the picture
-        finds = self.method.finds
+        finds = self.method.outputs
         for name in self.config.evaluate.metrics:
             wanted = "boxes" if name == "boxes" else "poses"
             if wanted not in finds:
@@ -251,10 +251,10 @@ class Evaluator:
                     f"{type(self.method).__name__} finds {' and '.join(finds)}. Use "
                     + ('"boxes".' if wanted == "poses" else '"coco".')
                 )
-            if (name == "mpjpe") != (self.method.sees == "sequence"):
+            if (name == "mpjpe") != (isinstance(self.method, SequenceInput)):
                 raise ConfigError(
                     f"config.evaluate.metrics asks for {name!r}, but {type(self.method).__name__} finds poses in a "
-                    f"{self.method.sees}: 'mpjpe' is for 3D poses of a sequence, and nothing else is."
+                    f"{self.method.input_kind}: 'mpjpe' is for 3D poses of a sequence, and nothing else is."
                 )
             if name in ("boxes", "coco", "crowdpose", "mpjpe", "posetrack"):
                 continue
@@ -273,7 +273,7 @@ class Evaluator:
     def pictures(self, crops: Stream, found: Poses | Detections) -> list[np.ndarray]:
         """Crops with the true poses, or boxes, and, after each, the same with the predicted ones."""
         draw = self._picture_boxes if isinstance(found, Detections) else self._picture_poses
-        if self.method.sees == "sequence":
+        if isinstance(self.method, SequenceInput):
             draw = self._picture_sequence
         return [picture for i in np.flatnonzero(crops["valid"]) for picture in draw(crops, found, i)]
 
@@ -285,7 +285,7 @@ class Evaluator:
             boxes = move_boxes(to_crop, poses.detections.boxes[i][shown])
         true = crops["keypoints"][i].reshape(-1, joints.num_joints, 2)
         found = geometry.apply_affine(to_crop, poses.keypoints[i][shown])
-        image = crops["image"][i] if self.method.sees != "clip" else crops["image"][i, 0]
+        image = crops["image"][i] if not isinstance(self.method, ClipInput) else crops["image"][i, 0]
         draw = functools.partial(overlay.draw_poses, image, skeleton=joints, threshold=0.0)
         seen = crops["visible"][i].reshape(-1, joints.num_joints)
         return [draw(true, seen), draw(found, poses.scores[i][shown], boxes=boxes)]
@@ -308,10 +308,10 @@ class Evaluator:
         return [overlay.draw_boxes(image, true), overlay.draw_boxes(image, found, boxes.scores[i][shown])]
 
 
-def table(scores: dict[str, float], controls: dict[str, float], best: str) -> str:
+def table(scores: dict[str, float], ablations: dict[str, float], best: str) -> str:
     """Scores as two aligned lines, in percent, or errors by action in millimetres; "-" where there was nothing to find.
 
-    Below them, one line a control: its score in the metric `best`, and by how much the method's own is above it.
+    Below them, one line a ablation: its score in the metric `best`, and by how much the method's own is above it.
     """
     videos = {name: value for name, value in scores.items() if posetrack.is_number(name)}
     others = {name: value for name, value in scores.items() if name not in videos}
@@ -319,8 +319,8 @@ def table(scores: dict[str, float], controls: dict[str, float], best: str) -> st
     if others:
         lines.append((mpjpe if mpjpe.NUMBERS[0] in others else keypoint_pck).table(others))
     unit = 1 if mpjpe.is_error(best) else 100
-    for name, value in controls.items():
-        control, _, metric = name.partition("/")
+    for name, value in ablations.items():
+        ablation, _, metric = name.partition("/")
         if metric == best:
-            lines.append(f"{metric} of {control}: {unit * value:.1f}; margin {unit * (scores[best] - value):+.1f}")
+            lines.append(f"{metric} of {ablation}: {unit * value:.1f}; margin {unit * (scores[best] - value):+.1f}")
     return "\n".join(lines)

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxpose.data.examples import sequences
 from jaxpose.errors import DataError, NonFiniteError
-from jaxpose.methods.base import Method
+from jaxpose.methods.base import SequenceInput
 from jaxpose.ops import cameras
 from jaxpose.skeleton import Skeleton
 from jaxpose.types import Variables
@@ -48,8 +48,8 @@ def load(workdir: str | pathlib.Path, step: int | None = None, changes: Mapping[
     from jaxpose.runs.checkpoint import load_for_inference
 
     config, method, variables = load_for_inference(workdir, step, changes)
-    if method.sees != "sequence":
-        raise DataError(f"{workdir} looks at a {method.sees}, not at sequences of 2D joints; jaxpose predict reads it")
+    if not isinstance(method, SequenceInput):
+        raise DataError(f"{workdir} takes a {method.input_kind}, no sequence of 2D joints; use jaxpose predict")
     return Lifter(config, method, variables)
 
 
@@ -62,7 +62,7 @@ class Lifter:
       variables: of its network.
     """
 
-    def __init__(self, config: Any, method: Method, variables: Variables):
+    def __init__(self, config: Any, method: SequenceInput, variables: Variables):
         self.config, self.method, self.variables = config, method, variables
         self._predict = jax.jit(method.predict)
         self._measure = jax.jit(lambda variables, stream: method.measure(variables, stream["window"], stream["frames"]))
@@ -97,10 +97,10 @@ class Lifter:
     def measure(self, keypoints: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """The lengths [N] in metres of the bones `ops.bones.Tree.bones`, read from the frames of a video.
 
-        Arguments and errors are those of the call; a run without bones (`config.method.direct`) is a DataError.
+        Arguments and errors are those of the call; a method that knows no bones is a DataError.
         """
-        if self.method.direct:
-            raise DataError("config.method.direct: the run knows no bones, so that it cannot measure them")
+        if not self.method.measures_bones:
+            raise DataError("the run's method knows no bones, so it cannot measure them")
         lengths = jax.device_get(self._measure(self.variables, self._stream(keypoints, size)))
         return lengths[0, min(len(keypoints), lengths.shape[1]) - 1]
 

@@ -27,7 +27,7 @@ from jaxpose.data.examples import images
 from jaxpose.data.views import PersonCrop
 from jaxpose.errors import DataError, NonFiniteError
 from jaxpose.evaluation.suppression import Suppression, suppress
-from jaxpose.methods.base import Method
+from jaxpose.methods.base import Method, SequenceInput
 from jaxpose.types import Detections, Poses, Variables
 
 FindBoxes = Callable[["Picture"], tuple[np.ndarray, np.ndarray]]
@@ -119,7 +119,7 @@ def load(
     from jaxpose.runs.checkpoint import load_for_inference
 
     config, method, variables = load_for_inference(workdir, step, changes)
-    if method.sees == "sequence":
+    if isinstance(method, SequenceInput):
         raise DataError(f"{workdir} lifts 2D joints to 3D and looks at no pictures; jaxpose lift reads it")
     predictor = Predictor(
         method,
@@ -180,7 +180,7 @@ class Predictor:
         self.method, self.variables = method, variables
         self.skeleton = method.joints
         self.takes_boxes, self.distance = method.takes_boxes, distance
-        self.finds_boxes = "poses" not in method.finds
+        self.finds_boxes = not method.finds_poses
         self.detector: Predictor | None = None
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self.looks = CropLooks(method, crop) if method.takes_boxes else ImageLooks(method)

@@ -27,6 +27,7 @@ from jaxpose.data.examples.clips import neighbours
 from jaxpose.errors import ImageError
 from jaxpose.evaluation.tracking import Tracker, TrackerOptions
 from jaxpose.inference.predictor import FindBoxes, People, Picture, Predictor
+from jaxpose.methods.base import ClipInput
 from jaxpose.viz import animation
 
 logger = logging.getLogger(__name__)
@@ -280,7 +281,7 @@ def follow(
         tracker = Tracker((), dataclasses.replace(options, oks=0.0), rate)
     else:
         tracker = Tracker(predictor.skeleton.sigmas, options, rate)
-    sees_clips = predictor.method.sees == "clip"
+    sees_clips = isinstance(predictor.method, ClipInput)
     frames = with_neighbours(footage, predictor.distance) if sees_clips else footage
     for frame, people in predictor.stream(frames, find_boxes, most=2 * predictor.batch_size):
         fields = people.keypoints, people.scores, people.person_score, people.boxes

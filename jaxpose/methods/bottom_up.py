@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpose.methods.base import Method
+from jaxpose.methods.base import CanvasInput
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
 from jaxpose.nn import backbones, initializers
 from jaxpose.nn.hrnet import HRNet
@@ -17,17 +17,14 @@ from jaxpose.types import Batch, Layout, Spec, Stream, Variables
 
 
 @dataclasses.dataclass(frozen=True)
-class BottomUp(Method):
+class BottomUp(CanvasInput):
     """A whole image goes in, the poses of everybody in it come out.
 
-    Training looks at square canvases with random views. Inference fits the whole image: the short side to the canvas,
+    Training looks at square canvases with random views. Inference fits the whole image: the short side to `input_size`,
     the long side as it comes, padded; images whose canvases have the same size share a compiled program.
 
     Attributes:
-      input_size: side S of a training canvas, and length of the short side in inference at scale 1, in pixels.
-      max_people: rows N for the people of a training image.
       mean, std: subtracted from, and divided by, each colour in [0, 1].
-      flip_test: average with what is found in the mirrored image.
       scales: of the image in inference; 1 is among them.
       bucket: long sides are rounded up to multiples of so many pixels; 64 in the papers, more for fewer programs.
       backbone: "hrnet_wC" with C channels in the finest branch (32, 48).
@@ -39,8 +36,6 @@ class BottomUp(Method):
         models then took weights from ImageNet; 0 for He's initial values, better for training from nothing.
     """
 
-    input_size: int = 512
-    max_people: int = 30
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     flip_test: bool = True
@@ -53,7 +48,6 @@ class BottomUp(Method):
     stem_blocks: int = 4
     kernel_deviation: float = 0.001
 
-    sees: ClassVar[str] = "image"
     mask_strides: ClassVar[tuple[int, ...]] = (2, 4)
     """Strides of the maps for which the loss wants a mask."""
     own_start: ClassVar[str] = ""

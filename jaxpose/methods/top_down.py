@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from jaxpose.methods.base import Method, person_spec
+from jaxpose.methods.base import CropInput, person_spec
 from jaxpose.ops import geometry, heatmaps, oks, photometric
 from jaxpose.rng import example_keys
 from jaxpose.types import Batch, Poses, Spec, Stream, Variables
@@ -17,19 +17,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
-class CropMethod(Method):
+class CropMethod(CropInput):
     """A method that looks at one person's crop at a time.
 
     Attributes:
-      input_size: (width, height) of the crop.
       channels: order in which the network sees colours, "rgb" or "bgr" (mean and deviation are not reordered).
       mean, std: subtracted from, and divided by, each channel in [0, 1].
       color_jitter: in training each channel is multiplied by U(1 - c, 1 + c) and clamped to [0, 1].
       brightness, contrast, saturation, blur: of the random changes of `ops.photometric` in training; 0 for none.
-      flip_test: average with what is found in the mirrored crop.
     """
 
-    input_size: tuple[int, int] = (192, 256)
     channels: str = "rgb"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD

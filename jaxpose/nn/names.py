@@ -115,6 +115,20 @@ class Rule:
         return [(f"{path}/{leaf}" if leaf else path, transform) for leaf, transform in self.kind[entry]]
 
 
+@dataclasses.dataclass(frozen=True)
+class OriginalNames:
+    """Names of all entries in the checkpoints of an original implementation.
+
+    Attributes:
+      rules: rules for every entry.
+      prepare: function from the entries of a file to those that the rules speak of; it raises CheckpointError for files
+        of another kind. None to take the entries as they are.
+    """
+
+    rules: tuple[Rule, ...]
+    prepare: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None
+
+
 def nest(rules: Iterable[Rule], module: str, path: str) -> tuple[Rule, ...]:
     """Rules of a network for the same network nested in another; see `Rule.under`."""
     return tuple(rule.under(module, path) for rule in rules)

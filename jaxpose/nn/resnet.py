@@ -163,6 +163,14 @@ class ResNet(nn.Module):
             maps.append(x)
         return maps
 
+    def fresh_parts(self) -> tuple[str, ...]:
+        """Regular expressions for the paths of variables that torchvision's network of this depth has not."""
+        return ()
+
+    def unused_entries(self) -> tuple[str, ...]:
+        """Regular expressions for the entries of torchvision's network of this depth that have no place here."""
+        return ()
+
     def _stage(self, stage: int, x: jax.Array, train: bool) -> jax.Array:
         dilated = stage - (len(self.stage_sizes) - self.dilate)
         dilation = 2 ** (dilated + 1) if dilated >= 0 else 1

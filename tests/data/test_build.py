@@ -16,7 +16,7 @@ from jaxpose.data.loader import PersonExamples, TrainStream
 from jaxpose.data.proposals import PoseGuidedProposals, inside
 from jaxpose.data.views import View
 from jaxpose.errors import ConfigError
-from jaxpose.methods.heatmap.method import Heatmap
+from jaxpose.methods.base import Method
 from jaxpose.skeleton import COCO
 
 PEOPLE = 12
@@ -166,13 +166,14 @@ class TestSettingsOfStreams:
 def test_methods_that_look_at_something_else_have_no_examples(config):
     """That is told before any data are opened."""
 
-    class Cloud(Heatmap):
-        sees = "cloud"
+    class Cloud(Method):
+        input_kind = "cloud of points"
+        spec = module = targets = init = phases = forward = decode = None
 
     config = config.copy_and_resolve_references()
     config.data.dir = "nowhere"
     for examples in (build.train_examples, build.evaluation_examples):
-        with pytest.raises(ConfigError, match="Cloud looks at a cloud, but examples .* a person, a clip, a"):
+        with pytest.raises(ConfigError, match="Cloud takes a cloud of points; .* ClipInput, CropInput"):
             examples(config, Cloud())
 
 

@@ -1,4 +1,4 @@
-"""Evaluation: every box once, metrics by name, duplicates and controls, and what fitting pose NMS needs."""
+"""Evaluation: every box once, metrics by name, duplicates and ablations, and what fitting pose NMS needs."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from jaxpose.data.formats import posetrack as forms
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.evaluation import evaluator as evaluation
 from jaxpose.evaluation.metrics.posetrack import PoseTrackKeypoints
-from jaxpose.methods.base import Control, Method, person_spec
+from jaxpose.methods.base import Ablation, CropInput, DetectionInput, Method, person_spec
 from jaxpose.ops import geometry
 from jaxpose.runs.journal import Journal
 from jaxpose.skeleton import COCO, POSETRACK
@@ -31,16 +31,16 @@ SHAPE = np.random.default_rng(0).uniform([-24, -40], [24, 40], (17, 2)).astype(n
 
 
 @dataclasses.dataclass(frozen=True)
-class Light(Method):
+class Light(CropInput):
     """Finds the light in a crop, and puts the one pose that people have around it.
 
     Attributes:
       noise: pixels by which joints are off, differently from box to box.
-      control: as a control, evaluate the same with so much noise.
+      ablation: as an ablation, evaluate the same with so much noise.
     """
 
     noise: float = 0.0
-    control: float = 0.0
+    ablation: float = 0.0
 
     def spec(self, batch_size):
         return {"source": person_spec(batch_size, SIZE, 17)}
@@ -60,15 +60,15 @@ class Light(Method):
             valid=crops["valid"][:, None],
         )
 
-    def controls(self):
-        worse = dataclasses.replace(self, noise=self.control, control=0.0)
-        return {"worse": Control(worse, "none")} if self.control else {}
+    def ablations(self):
+        worse = dataclasses.replace(self, noise=self.ablation, ablation=0.0)
+        return {"worse": Ablation(worse, "none")} if self.ablation else {}
 
     module = targets = init = phases = forward = decode = None
 
 
 @dataclasses.dataclass(frozen=True)
-class LightBoxes(Method):
+class LightBoxes(DetectionInput):
     """Finds the light in each half of a whole image, and puts the box that people have around it.
 
     Attributes:
@@ -78,8 +78,7 @@ class LightBoxes(Method):
     displaced: float = 0.0
     max_people: int = 4
 
-    sees = "image"
-    finds = ("boxes",)
+    outputs = ("boxes",)
     scales = (1.0,)
 
     def layout(self, width, height):
@@ -327,8 +326,8 @@ class TestVideos:
         lines = evaluation.table({"mAP": 0.5, "mAP/head": 0.75, "AP": 0.25, "AR": 0.5}, {}, "mAP").splitlines()
         assert [line.split()[:2] for line in lines] == [["Head", "Shoulder"], ["mAP", "75.0"], ["AP", "AR"],
                                                         ["25.0", "50.0"]]  # fmt: skip
-        controls = {"single frame/mAP": 0.4}
-        assert evaluation.table({"mAP": 0.5}, controls, "mAP").endswith("mAP of single frame: 40.0; margin +10.0")
+        ablations = {"single frame/mAP": 0.4}
+        assert evaluation.table({"mAP": 0.5}, ablations, "mAP").endswith("mAP of single frame: 40.0; margin +10.0")
 
     def test_pictures_of_clips_show_the_current_frame(self, tmp_path):
         config = tiny.config(tiny.write_coco(tmp_path, images=3), "dcpose")
@@ -338,7 +337,7 @@ class TestVideos:
         evaluator.predict(method, method.init(jax.random.key(0)), shown)
         assert len(shown) == 2 * 3
         assert all(picture.shape == (480, 480, 3) for picture in shown)
-        assert set(evaluator.controls(method.init(jax.random.key(0)))) >= {"single frame/AP"}
+        assert set(evaluator.ablations(method.init(jax.random.key(0)))) >= {"single frame/AP"}
 
 
 class TestDetectors:
@@ -411,25 +410,25 @@ class TestDetectors:
         assert len(shown) == 2 * 3
 
 
-class TestControls:
+class TestAblations:
     def test_they_are_scored_in_their_own_way(self, lights):
         """Like the method on the same boxes, but with their own suppression."""
         config = make_config(lights, copies=3, suppression="parametric")
-        evaluator = make_evaluator(config, Light(control=6.0))
-        controls = evaluator.controls({})
+        evaluator = make_evaluator(config, Light(ablation=6.0))
+        ablations = evaluator.ablations({})
         config.evaluate.suppression = "none"
         alone = make_evaluator(config, Light(noise=6.0))
         expected = alone.score(alone.predict(alone.method, {}))
-        assert controls == {f"worse/{name}": value for name, value in expected.items()}
-        assert controls["worse/AP"] < 0.9
+        assert ablations == {f"worse/{name}": value for name, value in expected.items()}
+        assert ablations["worse/AP"] < 0.9
 
     def test_without_a_suppression_they_take_the_configs(self, lights):
         class Same(Light):
-            def controls(self):
-                return {"same": Control(self)}
+            def ablations(self):
+                return {"same": Ablation(self)}
 
         evaluator = make_evaluator(make_config(lights, copies=3, suppression="parametric"), Same())
-        assert evaluator.controls({})["same/AP"] == pytest.approx(1)
+        assert evaluator.ablations({})["same/AP"] == pytest.approx(1)
 
     def test_table(self):
         scores = {"AP": 0.5, "AR": 0.625, "AP_M": -1.0}

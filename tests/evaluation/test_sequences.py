@@ -12,7 +12,7 @@ from jaxpose import sharding
 from jaxpose.errors import ConfigError
 from jaxpose.evaluation import evaluator
 from jaxpose.evaluation.metrics import mpjpe
-from jaxpose.methods.base import Method
+from jaxpose.methods.base import CropInput, Method, SequenceInput
 from jaxpose.runs.checkpoint import Checkpoints
 from jaxpose.runs.journal import Journal
 from jaxpose.runs.state import TrainState
@@ -21,15 +21,13 @@ from jaxpose.types import Poses
 
 
 @dataclasses.dataclass(frozen=True)
-class Still(Method):
+class Still(SequenceInput):
     """Says that all joints are so many millimetres to the right of the root."""
 
     skeleton: str = "h36m"
     offset: float = 0.0
 
-    sees = "sequence"
     receptive_field = 3
-    causal = False
 
     def predict(self, variables, batch):
         frames = batch["source"]["frames"] & batch["source"]["valid"][:, None]
@@ -40,10 +38,13 @@ class Still(Method):
     spec = module = targets = init = phases = forward = decode = None
 
 
-class StillPerson(Still):
+@dataclasses.dataclass(frozen=True)
+class StillPerson(CropInput):
     """The same of a person in a picture."""
 
-    sees = "person"
+    skeleton: str = "h36m"
+    predict = Still.predict
+    spec = module = targets = init = phases = forward = decode = None
 
 
 @pytest.fixture(scope="module")

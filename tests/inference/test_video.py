@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import weakref
-from typing import ClassVar
 
 import cv2
 import hypothesis
@@ -22,15 +21,14 @@ from jaxpose.evaluation.tracking import OneEuro, TrackerOptions
 from jaxpose.inference import video
 from jaxpose.inference.predictor import Predictor
 from jaxpose.inference.video import Frame, follow, with_neighbours
+from jaxpose.methods.base import ClipInput
 from jaxpose.runs import startup
 from jaxpose.viz import draw_boxes
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipSpot(BrightSpot):
+class ClipSpot(BrightSpot, ClipInput):
     """Puts joints 0, 1, 2 on the brightest pixel of the current, previous and next frame, and joint 3 at the margin."""
-
-    sees: ClassVar[str] = "clip"
 
     def spec(self, batch_size):
         stream = super().spec(batch_size)["source"]

@@ -9,7 +9,6 @@ less from the first layer on.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -20,8 +19,9 @@ from flax.typing import Dtype
 from jaxpose.errors import ConfigError
 from jaxpose.methods.anatomy3d import temporal
 from jaxpose.methods.anatomy3d.temporal import Contexts, FrameNetwork, GatedTrunk, Propagation, attend, head
-from jaxpose.methods.base import LossAux, Method, Phase
+from jaxpose.methods.base import LossAux, Phase, SequenceInput
 from jaxpose.nn import initializers
+from jaxpose.nn.names import OriginalNames
 from jaxpose.ops import bones, cameras
 from jaxpose.ops.bones import Tree
 from jaxpose.types import Batch, Poses, Spec, Stream, Variables
@@ -194,7 +194,7 @@ class DirectNetwork(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Anatomy3D(Method):
+class Anatomy3D(SequenceInput):
     """The defaults are those of the Human3.6M model that sees 243 frames.
 
     A batch of inference holds whole sequences: "window" [B, T + F - 1, K, 3] (u, v, score) in normalised screen
@@ -238,7 +238,6 @@ class Anatomy3D(Method):
     widths: tuple[int, ...] = (3, 3, 3, 3, 3)
     channels: int = 1024
     dropout: float = 0.25
-    causal: bool = False
     middle_label: bool = False
     num_drawn: int = 50
     length_frames: int = 0
@@ -259,8 +258,6 @@ class Anatomy3D(Method):
     direct: bool = False
     flip_test: bool = True
     chunk: int = 64
-
-    sees: ClassVar[str] = "sequence"
 
     def __post_init__(self):
         """Raises `ConfigError` for values that cannot work together."""
@@ -457,6 +454,11 @@ class Anatomy3D(Method):
 
     # --- phases ---
 
+    def original_names(self) -> OriginalNames:
+        from jaxpose.methods.anatomy3d import names
+
+        return OriginalNames(names.rules(self))
+
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("pose", self.loss),)
 
@@ -525,6 +527,10 @@ class Anatomy3D(Method):
             return module.apply(variables, top[:, frame], near, method="directions")
 
         return jnp.swapaxes(jax.lax.map(at, jnp.arange(top.shape[1]), batch_size=self.chunk), 0, 1)
+
+    @property
+    def measures_bones(self) -> bool:
+        return not self.direct
 
     def measure(self, variables: Variables, window: jax.Array, frames: jax.Array) -> jax.Array:
         """Bone lengths of whole sequences, read from their frames without those that were padded.

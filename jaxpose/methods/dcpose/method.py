@@ -11,7 +11,7 @@ Axes of frames are in the order current, previous, next.
 
 import dataclasses
 import functools
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,10 +22,11 @@ from flax import traverse_util
 from flax.typing import Dtype
 
 from jaxpose.errors import ConfigError
-from jaxpose.methods.base import Control, LossAux, Phase
+from jaxpose.methods.base import Ablation, ClipInput, LossAux, Phase
 from jaxpose.methods.dcpose.rsn import SMALL_NORMAL, ResidualStepsChain
 from jaxpose.methods.heatmap.method import Heatmap, HeatmapNetwork
 from jaxpose.nn import initializers
+from jaxpose.nn.names import OriginalNames
 from jaxpose.nn.resnet import conv
 from jaxpose.ops import heatmaps
 from jaxpose.ops.deform import dilated_deform_convs
@@ -257,7 +258,7 @@ class DCPoseNetwork(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class DCPose(Heatmap):
+class DCPose(Heatmap, ClipInput):
     """The defaults are those of the released networks: HRNet-W48 at 384 x 288, frozen after training on COCO.
 
     A frozen backbone comes from `config.init_from`: a run of the method "heatmap", or a file that was converted with a
@@ -297,8 +298,6 @@ class DCPose(Heatmap):
     freeze_backbone: bool = True
     freeze_statistics: bool = False
     effective_joints: int = 0
-
-    sees: ClassVar[str] = "clip"
 
     def __post_init__(self):
         super().__post_init__()
@@ -366,11 +365,11 @@ class DCPose(Heatmap):
             )
         return loaded
 
-    def controls(self) -> dict[str, Control]:
+    def ablations(self) -> dict[str, Ablation]:
         """Where both learn together, what three frames gain over one: the poses in the rough maps."""
         if self.single_frame or self.freeze_backbone:
             return {}
-        return {"single frame": Control(dataclasses.replace(self, single_frame=True))}
+        return {"single frame": Ablation(dataclasses.replace(self, single_frame=True))}
 
     # --- targets and losses ---
 
@@ -402,6 +401,11 @@ class DCPose(Heatmap):
             metrics["rough_accuracy"] = heatmaps.accuracy(outputs["rough"], target)
             loss = rough_loss + loss
         return loss, LossAux(metrics, mutated["batch_stats"])
+
+    def original_names(self) -> OriginalNames:
+        from jaxpose.methods.dcpose import names
+
+        return OriginalNames(names.rules(self), names.prepare)
 
     def phases(self) -> tuple[Phase, ...]:
         """One update, of the parameter group "refinement" alone where the backbone is frozen."""

@@ -23,6 +23,7 @@ from jaxpose.methods.dekr import decode
 from jaxpose.methods.dekr.adaptive import AdaptiveBlock, BranchConv
 from jaxpose.nn.heads import SMALL_NORMAL, heatmap_conv
 from jaxpose.nn.hrnet import ConvNorm
+from jaxpose.nn.names import OriginalNames
 from jaxpose.nn.resnet import BasicBlock
 from jaxpose.ops import geometry
 from jaxpose.types import Array, Batch, Layout, Poses, Stream, Variables, image_field
@@ -424,6 +425,11 @@ class DEKR(BottomUp):
         outputs, mutated = self.module().apply(variables, stream["image"], train=True, mutable=["batch_stats"])
         losses = self.criterion(outputs, stream)
         return sum(losses.values()), LossAux(losses, mutated["batch_stats"])
+
+    def original_names(self) -> OriginalNames:
+        from jaxpose.methods.dekr import names
+
+        return OriginalNames(names.rules(self), names.prepare)
 
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("pose", self.loss),)

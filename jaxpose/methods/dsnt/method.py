@@ -19,6 +19,7 @@ from jaxpose.methods.dsnt import coordinates
 from jaxpose.methods.top_down import TopDown
 from jaxpose.nn import initializers
 from jaxpose.nn.hourglass import STEM_BEARPAW, Hourglass
+from jaxpose.nn.names import OriginalNames
 from jaxpose.nn.resnet import resnet
 from jaxpose.ops import geometry, oks
 from jaxpose.types import Batch, Poses, Stream, Variables
@@ -293,6 +294,11 @@ class DSNT(TopDown):
         return coordinates.average_loss(coordinates.euclidean_losses(found, points), mask)
 
     # --- phases ---
+
+    def original_names(self) -> OriginalNames:
+        from jaxpose.methods.dsnt import names
+
+        return OriginalNames(names.rules(self))
 
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("pose", self.loss),)

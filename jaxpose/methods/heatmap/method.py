@@ -15,6 +15,7 @@ from jaxpose.methods.base import LossAux, Phase
 from jaxpose.methods.top_down import TopDown
 from jaxpose.nn import backbones, initializers
 from jaxpose.nn.heads import DECONV_PADDING, DeconvHead
+from jaxpose.nn.names import OriginalNames
 from jaxpose.ops import heatmaps, oks
 from jaxpose.skeleton import Skeleton
 from jaxpose.types import Batch, Stream, Variables
@@ -164,6 +165,11 @@ class Heatmap(TopDown):
         maps, target = outputs["maps"], stream["target"]
         metrics = {"accuracy": heatmaps.accuracy(maps, target)}
         return self.criterion(maps, target, stream["weight"]), LossAux(metrics, mutated["batch_stats"])
+
+    def original_names(self) -> OriginalNames:
+        from jaxpose.methods.heatmap import names
+
+        return OriginalNames(names.rules(self))
 
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("pose", self.heatmap_loss),)

@@ -20,6 +20,7 @@ from jaxpose.methods.base import LossAux, Phase
 from jaxpose.methods.bottom_up import BottomUp, joints_on_map
 from jaxpose.methods.higherhrnet import associative, grouping
 from jaxpose.nn.heads import DECONV_PADDING, Deconv, heatmap_conv
+from jaxpose.nn.names import OriginalNames
 from jaxpose.nn.normalization import BatchNorm
 from jaxpose.nn.resnet import BasicBlock
 from jaxpose.ops import geometry, heatmaps
@@ -292,6 +293,11 @@ class HigherHRNet(BottomUp):
         counts = stream["valid"].astype(jnp.float32)
         losses = {name: jnp.mean(loss * counts) for name, loss in self.criterion(maps, stream).items()}
         return sum(losses.values()), LossAux(losses, mutated["batch_stats"])
+
+    def original_names(self) -> OriginalNames:
+        from jaxpose.methods.higherhrnet import names
+
+        return OriginalNames(names.rules(self))
 
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("pose", self.loss),)

@@ -16,13 +16,14 @@ import numpy as np
 from einops import rearrange
 from flax.typing import Dtype
 
-from jaxpose.methods.base import LossAux, Phase
+from jaxpose.methods.base import DetectionInput, LossAux, Phase
 from jaxpose.methods.prtr.assignment import assign, assigned_classes, take_assigned, weighted_cross_entropy
 from jaxpose.methods.prtr.positional import shrink_mask, sine_encoding
 from jaxpose.methods.prtr.set_prediction import SetPrediction
 from jaxpose.methods.prtr.transformer import MLP, Decoder, Encoder, linear, pointwise
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
 from jaxpose.nn import backbones, initializers
+from jaxpose.nn.names import OriginalNames
 from jaxpose.ops import boxes as box_ops
 from jaxpose.ops import geometry
 from jaxpose.types import Batch, Detections, PaddedLayout, Spec, Stream, Variables
@@ -99,13 +100,10 @@ class DetectionNetwork(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class DETR(SetPrediction):
+class DETR(SetPrediction, DetectionInput):
     """The defaults are those of DETR with ResNet-50 on COCO, but for people alone.
 
     Attributes:
-      input_size: (width, height) of a training canvas, on which the image lies at the top left.
-      short_side, long_side: in inference the short side of an image gets that length, or less where the long side would
-        be longer than that.
       bucket: sides of canvases in inference are rounded up to multiples of so many pixels; images on canvases of equal
         size share a compiled program.
       max_people: rows N for the people of a training image, not more than queries.
@@ -117,9 +115,6 @@ class DETR(SetPrediction):
       aux_loss: train the proposals of all decoder layers, not only of the last.
     """
 
-    input_size: tuple[int, int] = (1344, 1344)
-    short_side: int = 800
-    long_side: int = 1333
     bucket: int = 64
     max_people: int = 50
     num_classes: int = 1
@@ -133,8 +128,7 @@ class DETR(SetPrediction):
     cost_giou: float = 2.0
     aux_loss: bool = True
 
-    sees: ClassVar[str] = "image"
-    finds: ClassVar[tuple[str, ...]] = ("boxes",)
+    outputs: ClassVar[tuple[str, ...]] = ("boxes",)
 
     def __post_init__(self):
         """Raises `ConfigError` for values that cannot work together."""
@@ -324,6 +318,11 @@ class DETR(SetPrediction):
         }
 
     # --- phases ---
+
+    def original_names(self) -> OriginalNames:
+        from jaxpose.methods.prtr import detr_names
+
+        return OriginalNames(detr_names.rules(self))
 
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("detection", self.loss),)

@@ -2,72 +2,22 @@
 keypoint queries).
 """
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from jaxpose.errors import ConfigError
-from jaxpose.methods.base import Method
 from jaxpose.methods.prtr.assignment import take_assigned
 from jaxpose.methods.prtr.method import PRTR
 from jaxpose.methods.prtr.sequential_prtr import SequentialPRTR, crop_grid
 from jaxpose.ops.sampling import to_pixels
-from jaxpose.types import Array, Batch, Stream, Variables
+from jaxpose.types import Batch, LayerViews, Variables
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class LayerViews:
-    """How L decoder layers found the K joints of M people; pixels are those of the canvas.
-
-    A joint's query is the one that is chosen for it after the last layer.
-
-    Attributes:
-      keypoints: [L, M, K, 2] where each layer puts the joints; NaN for layers that are not asked.
-      scores: [M, K] of the joints.
-      person_score: [M]; 0 for padding.
-      places: [L or 1, M, K or 1, S, 2] that each joint's query reads.
-      weights: [L, M, K, S] of the places, means over the attention heads with the sum 1.
-      regions: [M, 4] (x, y, w, h) of the canvas that the person was looked for in, between borders of pixels.
-      grid: (rows, columns), if the places are the cells of a map, row by row.
-    """
-
-    keypoints: Array
-    scores: Array
-    person_score: Array
-    places: Array
-    weights: Array
-    regions: Array
-    grid: tuple[int, int] | None = dataclasses.field(metadata={"static": True})
-
-    def of(self, person: int) -> "LayerViews":
-        """One person's, without the axis M."""
-        axes = {"keypoints": 1, "scores": 0, "person_score": 0, "places": 1, "weights": 1, "regions": 0}
-        own = {name: getattr(self, name).take(person, axis) for name, axis in axes.items()}
-        return LayerViews(**own, grid=self.grid)
-
-
-def watch(method: Method, variables: Variables, batch: Batch) -> LayerViews:
-    """Finds the people of a batch and tells how; the mirrored image of a flip test is left out.
-
-    Args:
-      method: PRTR of any form.
-      variables: its parameters and statistics.
-      batch: as the host delivers it. A crop gives one person, a whole image as many as the method looks at.
-
-    Raises:
-      ConfigError: a method without decoder layers that find joints.
-    """
-    if not isinstance(method, PRTR | SequentialPRTR):
-        raise ConfigError(f"{type(method).__name__} has no decoder layers that look for joints; PRTR has, in any form")
+def watch_crops(method: PRTR, variables: Variables, batch: Batch) -> LayerViews:
+    """The layers of a form that looks at crops, one person each; the mirrored crop of a flip test is left out."""
     stream = method.targets(batch, jax.random.key(0), train=False)["source"]
-    return (_watch_crops if isinstance(method, PRTR) else _watch_images)(method, variables, stream)
-
-
-def _watch_crops(method: PRTR, variables: Variables, stream: Stream) -> LayerViews:
     outputs, found = method.module().apply(
         variables,
         stream["image"],
@@ -96,8 +46,9 @@ def _watch_crops(method: PRTR, variables: Variables, stream: Stream) -> LayerVie
     )
 
 
-def _watch_images(method: SequentialPRTR, variables: Variables, stream: Stream) -> LayerViews:
-    """Of this form only the last layer has heads."""
+def watch_images(method: SequentialPRTR, variables: Variables, batch: Batch) -> LayerViews:
+    """The layers of the form that looks at whole images and at the people in them; only the last layer has heads."""
+    stream = method.targets(batch, jax.random.key(0), train=False)["source"]
     found = method.forward(variables, {"source": stream})
     network = method.module()
     _, maps = network.apply(variables, stream["image"], stream["inside"], method="detect")

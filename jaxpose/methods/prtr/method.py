@@ -31,9 +31,10 @@ from jaxpose.methods.prtr.set_prediction import SetPrediction
 from jaxpose.methods.prtr.transformer import MLP, Decoder, Encoder, linear, pointwise
 from jaxpose.methods.top_down import CropMethod
 from jaxpose.nn import backbones, initializers
+from jaxpose.nn.names import OriginalNames
 from jaxpose.nn.resnet import conv
 from jaxpose.ops import geometry, oks
-from jaxpose.types import Batch, Poses, Stream, Variables
+from jaxpose.types import Batch, LayerViews, Poses, Stream, Variables
 
 # --- networks ---
 
@@ -379,6 +380,16 @@ class PRTR(SetPrediction, CropMethod):
         return keypoint_losses(logits, keypoints, targets, visible, columns, self.eos_coef)
 
     # --- phases ---
+
+    def layer_views(self, variables: Variables, batch: Batch) -> LayerViews:
+        from jaxpose.methods.prtr import layers
+
+        return layers.watch_crops(self, variables, batch)
+
+    def original_names(self) -> OriginalNames:
+        from jaxpose.methods.prtr import names
+
+        return OriginalNames(names.rules(self))
 
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("pose", self.loss),)

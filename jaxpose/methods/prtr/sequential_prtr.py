@@ -24,9 +24,10 @@ from jaxpose.methods.prtr.method import keypoint_cost, keypoint_losses
 from jaxpose.methods.prtr.positional import CropEncoding
 from jaxpose.methods.prtr.transformer import MLP, Decoder, Encoder, linear, pointwise
 from jaxpose.nn import initializers
+from jaxpose.nn.names import OriginalNames
 from jaxpose.ops import geometry
 from jaxpose.ops.sampling import fractions, sample, to_pixels
-from jaxpose.types import Array, Batch, Detections, Poses, Spec, Stream, Variables
+from jaxpose.types import Array, Batch, Detections, LayerViews, Poses, Spec, Stream, Variables
 
 # --- the crop between the transformers ---
 
@@ -215,7 +216,7 @@ class SequentialPRTR(DETR):
     cost_coord: float = 5.0
     aux_loss: bool = False
 
-    finds: ClassVar[tuple[str, ...]] = ("poses", "boxes")
+    outputs: ClassVar[tuple[str, ...]] = ("poses", "boxes")
 
     def __post_init__(self):
         """Raises `ConfigError` for values that cannot work together."""
@@ -326,6 +327,16 @@ class SequentialPRTR(DETR):
         return keypoint_losses(logits, keypoints, targets, visible, assign(cost), self.eos_coef, people)
 
     # --- phases ---
+
+    def layer_views(self, variables: Variables, batch: Batch) -> LayerViews:
+        from jaxpose.methods.prtr import layers
+
+        return layers.watch_images(self, variables, batch)
+
+    def original_names(self) -> OriginalNames:
+        from jaxpose.methods.prtr import sequential_prtr_names
+
+        return OriginalNames(sequential_prtr_names.rules(self))
 
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("pose", self.loss),)

@@ -19,6 +19,7 @@ from jaxpose.methods.regda.pseudo_labels import WINDOWS, pseudo_labels
 from jaxpose.methods.top_down import TopDown
 from jaxpose.nn import backbones, initializers
 from jaxpose.nn.heads import DECONV_PADDING, SMALL_NORMAL, Deconv, heatmap_conv
+from jaxpose.nn.names import OriginalNames
 from jaxpose.nn.normalization import BatchNorm
 from jaxpose.nn.resnet import conv
 from jaxpose.ops import heatmaps, oks
@@ -367,6 +368,11 @@ class RegDA(TopDown):
         outputs, statistics = self._apply(variables, stream["image"], step)
         disparity = self.disparity(outputs["maps"], outputs["adversarial_maps"], stream["weight"], "truth")
         return self.trade_off * disparity, LossAux({}, statistics)
+
+    def original_names(self) -> OriginalNames:
+        from jaxpose.methods.regda import names
+
+        return OriginalNames(names.rules(self))
 
     def phases(self) -> tuple[Phase, ...]:
         """Steps A, B and C. Each is a forward pass of the network as the step before left it, statistics included."""

@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from flax.typing import Dtype
 
 from jaxpose.errors import ConfigError
-from jaxpose.methods.base import Control, LossAux, Phase
+from jaxpose.methods.base import Ablation, LossAux, Phase
 from jaxpose.methods.rmpe.fastpose import FastPoseDUCHead, FastPoseHead
 from jaxpose.methods.rmpe.se_resnet import se_resnet
 from jaxpose.methods.top_down import TopDown
@@ -26,6 +26,7 @@ from jaxpose.nn import initializers
 from jaxpose.nn.heads import DeconvHead
 from jaxpose.nn.hourglass import Hourglass
 from jaxpose.nn.hrnet import HRNet
+from jaxpose.nn.names import OriginalNames
 from jaxpose.nn.normalization import BatchNorm
 from jaxpose.nn.resnet import STAGES, max_pool, resnet
 from jaxpose.ops import heatmaps, oks, sampling
@@ -352,14 +353,14 @@ class RMPE(TopDown):
         """
         return dataclasses.replace(self, read_branch="parallel")
 
-    def controls(self) -> dict[str, Control]:
+    def ablations(self) -> dict[str, Ablation]:
         """With a trained parallel branch: what transformer and random boxes gain, and what suppression does."""
         if self.parallel != "trained":
             return {}
         return {
-            "plain": Control(self.control(), "none"),
-            "plain with pose NMS": Control(self.control()),
-            "without pose NMS": Control(self, "none"),
+            "plain": Ablation(self.control(), "none"),
+            "plain with pose NMS": Ablation(self.control()),
+            "without pose NMS": Ablation(self, "none"),
         }
 
     # --- targets ---
@@ -462,6 +463,11 @@ class RMPE(TopDown):
         return metrics
 
     # --- phases ---
+
+    def original_names(self) -> OriginalNames:
+        from jaxpose.methods.rmpe import names
+
+        return OriginalNames(names.rules(self))
 
     def phases(self) -> tuple[Phase, ...]:
         """One phase, which with a parallel branch moves the group "pose"; if that branch trains, its phase is first."""

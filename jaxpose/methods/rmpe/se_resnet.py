@@ -103,6 +103,14 @@ class SEResNet(ResNet):
     deformable: tuple[bool, ...] = (False, False, False, False)
     shuffle: bool = False
 
+    def fresh_parts(self) -> tuple[str, ...]:
+        unshuffled = (r"layer[2-4]_0/conv2/kernel",) if self.shuffle else ()
+        return (r"layer\d_0/se/.*", r"layer\d_\d+/conv2_offset/.*", *unshuffled)
+
+    def unused_entries(self) -> tuple[str, ...]:
+        """The strided convolutions, which unshuffled pixels replace."""
+        return (r"layer[2-4]\.0\.conv2\.weight",) if self.shuffle else ()
+
     def block_fields(self, stage: int, index: int) -> dict:
         return {"squeeze": index == 0, "deformable": self.deformable[stage], "shuffle": self.shuffle}
 

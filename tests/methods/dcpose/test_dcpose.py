@@ -271,10 +271,10 @@ def test_a_frozen_backbone_has_to_be_given(variables):
 
 
 def test_three_frames_are_compared_with_one_where_both_learn():
-    (control,) = METHOD.controls().values()
-    assert control.method == dataclasses.replace(METHOD, single_frame=True)
-    assert control.method.controls() == {}
-    assert FROZEN.controls() == {}
+    (ablation,) = METHOD.ablations().values()
+    assert ablation.method == dataclasses.replace(METHOD, single_frame=True)
+    assert ablation.method.ablations() == {}
+    assert FROZEN.ablations() == {}
 
 
 def test_predictions_are_in_pixels_of_the_image(variables):

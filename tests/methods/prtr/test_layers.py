@@ -12,7 +12,6 @@ import tiny
 from jaxpose.errors import ConfigError
 from jaxpose.methods.prtr.deformable import ring
 from jaxpose.methods.prtr.detr import DETR
-from jaxpose.methods.prtr.layers import watch
 from jaxpose.methods.prtr.method import PRTR
 from jaxpose.methods.prtr.sequential_prtr import SequentialPRTR
 from jaxpose.training import optim
@@ -53,7 +52,7 @@ def run(method):
     batch["source"]["to_image"] = np.tile(np.eye(2, 3, dtype=np.float32), (2, 1, 1))
     if "size" in batch["source"]:
         batch["source"]["size"] = np.array([[96, 64], [70, 50]], np.float32)
-    views, poses = jax.jit(lambda v, b: (watch(method, v, b), method.predict(v, b)))(variables, batch)
+    views, poses = jax.jit(lambda v, b: (method.layer_views(v, b), method.predict(v, b)))(variables, batch)
     return views, poses, batch
 
 
@@ -136,4 +135,4 @@ def test_nothing_is_kept_where_nobody_asks():
 
 def test_methods_without_joints_in_layers_are_refused():
     with pytest.raises(ConfigError, match="DETR has no decoder layers that look for joints"):
-        watch(DETR(), {}, {})
+        DETR().layer_views({}, {})

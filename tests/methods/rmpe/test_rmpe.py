@@ -330,13 +330,13 @@ def test_the_control_reads_the_parallel_branch_alone(variables):
     plain = {name: {"pose": tree["parallel"]} for name, tree in variables.items()}
     assert_allclose(outputs["maps"], jax.jit(TINY.forward)(plain, batch)["maps"], atol=1e-6)
     assert not np.allclose(outputs["maps"], jax.jit(SSTN.forward)(variables, batch)["maps"], atol=1e-4)
-    found = {name: (c.method, c.suppression) for name, c in SSTN.controls().items()}
+    found = {name: (c.method, c.suppression) for name, c in SSTN.ablations().items()}
     assert found == {
         "plain": (control, "none"),
         "plain with pose NMS": (control, ""),
         "without pose NMS": (SSTN, "none"),
     }
-    assert TINY.controls() == FROZEN.controls() == {}
+    assert TINY.ablations() == FROZEN.ablations() == {}
 
 
 def stream_of(size: int = 2) -> dict:
