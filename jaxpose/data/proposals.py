@@ -1,38 +1,32 @@
-"""Boxes as a detector would give them: pose-guided proposals (RMPE section 3.5), fitted and drawn; a stand-in detector.
+"""Random boxes for training top-down methods: what draws them (`BoxSampler`), and pose-guided proposals, which do.
 
-A pose network that only ever sees true boxes fails on a detector's. The difference depends on the pose: poses are
-aligned by their torso and clustered into atomic poses, and each atomic pose has its own distribution of the four
-offsets between detected and true sides, in units of the box. Training then draws boxes from it.
-
-    jaxpose fit-proposals --annotations=person_keypoints_train2017.json --boxes=detections.json \\
-        --output=pgpg.json
-
-The annotations are in COCO format, the boxes a COCO detection file (see `sources.coco.read_detections`).
+A network that only ever sees true boxes fails on a detector's. The difference depends on the pose (Fang et al., "RMPE",
+ICCV 2017, section 3.5): poses are aligned by their torso and clustered into atomic poses, and each atomic pose has its
+own distribution of the four offsets between detected and true sides, in units of the box. Training then draws boxes
+from it. `jaxpose fit-proposals` fits the distributions to a detector's boxes.
 """
 
-import argparse
 import dataclasses
 import json
-import logging
 import pathlib
-import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
 from jaxpose.data.annotations import Annotations
 from jaxpose.data.views import Rng
-from jaxpose.errors import DataError, JaxposeError
+from jaxpose.errors import DataError
+from jaxpose.ops.boxes import box_iou, box_to_corner
 from jaxpose.skeleton import Skeleton
 
-logger = logging.getLogger(__name__)
-
-RULES = ("alphapose", "rmpe2017")
+Rule = Literal["alphapose", "rmpe2017"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+"""Generations of the original code, which draw boxes by different rules; see `PoseGuidedProposals`."""
 MATCH_IOU = 0.5
-"""Overlap from which on a detection is one of a true box."""
+"""Least overlap of a detection with the true box that it belongs to."""
 
-_COMMAND = "jaxpose.data.proposals"
+_COMMAND = "jaxpose fit-proposals"
 _NO_CENTERS = np.zeros((0, 0, 2))
 _SIDES = ("left", "right")
 _PATCH_THRESHOLD = {"alphapose": 0.85, "rmpe2017": 0.7}
@@ -49,10 +43,10 @@ class Proposal:
     """A box to train on.
 
     Attributes:
-      box: [4] (x, y, w, h) pixels, what the network sees.
-      centered: [4] the box in whose frame a centred copy of the person lies, for the parallel branch: the true box as
-        the rule grows it; or `box` itself where that is a patch, as a patch is not to be undone.
-      centered_region: [4] the true box as the rule grows it; the parallel branch is asked for the joints within.
+      box: [4] (x, y, w, h) pixels of the image, the box that the network sees.
+      centered: [4] box in whose frame a centred copy of the person lies, for methods that learn to undo the draw: the
+        true box as the sampler grows it; `box` itself (the same object) where the draw is not to be undone.
+      centered_region: [4] true box as the sampler grows it; labels of the centred copy are the joints within.
     """
 
     box: np.ndarray
@@ -60,9 +54,37 @@ class Proposal:
     centered_region: np.ndarray
 
 
+class BoxSampler(Protocol):
+    """What draws boxes for training (`PersonExamples.proposals`): deterministic in its generator, and picklable."""
+
+    @property
+    def growth(self) -> float:
+        """Share of its width and height by which the sampler grows a box on every side; crops are padded less by it."""
+        ...
+
+    def draw(
+        self,
+        box: np.ndarray,
+        keypoints: np.ndarray,
+        visible: np.ndarray,
+        image_size: tuple[float, float],
+        rng: Rng,
+    ) -> Proposal:
+        """A random box for a person.
+
+        Args:
+          box: [4] true box (x, y, w, h) in pixels of the image.
+          keypoints: [K, 2] joints in pixels of the image.
+          visible: [K] labels, positive where a joint is labelled.
+          image_size: (width, height) in pixels.
+          rng: generator of the draws.
+        """
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PoseGuidedProposals:
-    """Draws boxes for training. Deterministic in the generator that it is given, and picklable.
+    """A `BoxSampler` whose boxes depend on the person's pose.
 
     One of two things happens: with some probability a patch of the box at a uniform position; otherwise each side moves
     by a normal draw, in units of the box's width or height.
@@ -73,14 +95,15 @@ class PoseGuidedProposals:
         the sides of that grown box move, in units of the box as it was, within the image and at least 5 pixels apart.
 
     Attributes:
-      rule: which generation of the original code.
-      mean, std: [A + 1, 4] of the offsets of x_min, y_min, x_max, y_max, one row an atomic pose; the last row serves
-        poses whose torso is not labelled, and is all there is if there are no atomic poses.
-      centers: [A, K, 2] the atomic poses: joints relative to the middle of the hips, in torso lengths.
+      rule: "alphapose" or "rmpe2017".
+      mean: [A + 1, 4] mean offsets of x_min, y_min, x_max, y_max in units of the box, one row an atomic pose; the last
+        row serves poses whose torso is not labelled, and is the only one if there are no atomic poses.
+      std: [A + 1, 4] standard deviations of the same.
+      centers: [A, K, 2] atomic poses: joints relative to the middle of the hips, in torso lengths.
       joints: [K] names of the joints of `centers`; empty if there are none.
     """
 
-    rule: Literal["alphapose", "rmpe2017"]
+    rule: Rule
     mean: np.ndarray
     std: np.ndarray
     centers: np.ndarray
@@ -98,7 +121,7 @@ class PoseGuidedProposals:
 
     @property
     def patch_threshold(self) -> float:
-        """A uniform number above it gives a patch."""
+        """Uniform number above which a patch is drawn."""
         return _PATCH_THRESHOLD[self.rule]
 
     @property
@@ -109,24 +132,13 @@ class PoseGuidedProposals:
     @classmethod
     def single(
         cls,
-        rule: str = "alphapose",
+        rule: Rule = "alphapose",
         mean: Sequence[float] = _PUBLISHED_MEAN,
         std: Sequence[float] = _PUBLISHED_STD,
     ) -> "PoseGuidedProposals":
         """One distribution for all poses; by default the numbers that AlphaPose trains with."""
-        rows = (np.asarray(values, np.float64)[None] for values in (mean, std))
-        return cls(rule, *rows, centers=_NO_CENTERS)
-
-    def __call__(
-        self,
-        box: np.ndarray,
-        keypoints: np.ndarray,
-        visible: np.ndarray,
-        image_size: tuple[float, float],
-        rng: Rng,
-    ) -> np.ndarray:
-        """The box [4] of `draw`."""
-        return self.draw(box, keypoints, visible, image_size, rng).box
+        first, second = (np.asarray(values, np.float64)[None] for values in (mean, std))
+        return cls(rule, first, second, centers=_NO_CENTERS)
 
     def draw(
         self,
@@ -136,15 +148,10 @@ class PoseGuidedProposals:
         image_size: tuple[float, float],
         rng: Rng,
     ) -> Proposal:
-        """A random box for a person.
+        """A random box for a person; see `BoxSampler`.
 
-        Args:
-          box: [4] the true box (x, y, w, h) in pixels of the image.
-          keypoints: [K, 2] pixels.
-          visible: [K], positive where a joint is labelled.
-          image_size: (width, height).
-          rng: asked for one uniform number, then for two more (a patch's x and y) or for four normal ones (x_min,
-            y_min, x_max, y_max).
+        The generator is asked for one uniform number, then for two more (a patch's x and y) or for four normal ones
+        (x_min, y_min, x_max, y_max).
         """
         box = np.asarray(box, np.float64)
         size, limit = box[2:], np.asarray(image_size, np.float64)
@@ -168,7 +175,7 @@ class PoseGuidedProposals:
         return Proposal(np.concatenate([low, high - low]), base, base)
 
     def base(self, box: np.ndarray, image_size: tuple[float, float]) -> np.ndarray:
-        """The box [4] whose sides are moved: the true one, in the 2017 rule grown by 15 % and clipped to the image."""
+        """The true box [4], whose sides are moved; by the rule of 2017 grown by 15 % and clipped to the image."""
         box = np.asarray(box, np.float64)
         if not self.growth:
             return box
@@ -184,7 +191,7 @@ class PoseGuidedProposals:
         return int(nearest(pose, labelled, self.centers)[0])
 
     def for_skeleton(self, skeleton: Skeleton) -> "PoseGuidedProposals":
-        """These proposals with the atomic poses' joints in the order of `skeleton`.
+        """The same proposals, with the atomic poses' joints in the order of `skeleton`.
 
         Raises:
           DataError: a joint of `skeleton` is missing.
@@ -213,19 +220,19 @@ class PoseGuidedProposals:
         content = read_json(path)
         expected = {"rule", "joints", "mean", "std", "centers"}
         if not isinstance(content, dict) or not expected <= content.keys():
-            raise DataError(f"{path}: expected the fields {sorted(expected)}; write it by python -m {_COMMAND}")
+            raise DataError(f"{path}: expected the fields {sorted(expected)}; write it by `{_COMMAND}`")
         joints = tuple(content["joints"])
         try:
             mean, std = (np.array(content[name], np.float64).reshape(-1, 4) for name in ("mean", "std"))
             centers = np.array(content["centers"], np.float64).reshape(-1, len(joints), 2) if joints else _NO_CENTERS
             return cls(content["rule"], mean, std, centers, joints)
         except ValueError as error:
-            raise DataError(f"{path}: {error}; write it anew by python -m {_COMMAND}") from error
+            raise DataError(f"{path}: {error}; write it anew by `{_COMMAND}`") from error
 
 
 def inside(box: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
-    """[K] bool: which of the keypoints [K, 2] lie in a box [4] or on its border."""
-    return ((keypoints >= box[:2]) & (keypoints <= box[:2] + box[2:])).all(-1)
+    """[K] bool, True for keypoints [K, 2] that lie in a box [4] (x, y, w, h) or on its border."""
+    return np.all((keypoints >= box[:2]) & (keypoints <= box[:2] + box[2:]), axis=-1)
 
 
 # --- atomic poses ---
@@ -237,13 +244,13 @@ def align(keypoints: np.ndarray, visible: np.ndarray, joints: Sequence[str]) -> 
     Where one shoulder or hip is labelled it stands for both.
 
     Args:
-      keypoints: [P, K, 2].
-      visible: [P, K], positive where labelled.
-      joints: [K] names.
+      keypoints: [P, K, 2] joints in pixels.
+      visible: [P, K] labels, positive where a joint is labelled.
+      joints: [K] names of the joints.
 
     Returns:
-      Aligned poses [P, K, 2], 0 where not labelled; and [P, K] bool labelled joints, all False for poses without a
-      labelled shoulder, a labelled hip, or with a torso of length 0.
+      Aligned poses [P, K, 2], 0 where not labelled; and [P, K] bool, True for labelled joints. All are False of a pose
+      without a labelled shoulder or hip, or with a torso of length 0.
 
     Raises:
       DataError: the skeleton has no shoulders and hips.
@@ -267,7 +274,7 @@ def align(keypoints: np.ndarray, visible: np.ndarray, joints: Sequence[str]) -> 
 
 
 def nearest(poses: np.ndarray, labelled: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """[P] index of the center [A, K, 2] that is nearest to each aligned pose [P, K, 2] over its labelled joints [P, K].
+    """[P] indices of the centers [A, K, 2] nearest to aligned poses [P, K, 2] over their labelled joints [P, K].
 
     -1 for poses without a labelled joint.
     """
@@ -286,10 +293,10 @@ def cluster(poses: np.ndarray, labelled: np.ndarray, count: int, seed: int = 0) 
     Joints that are not labelled take the mean of that joint over all poses.
 
     Args:
-      poses: [P, K, 2] from `align`; those without a labelled joint are left out.
-      labelled: [P, K].
+      poses: [P, K, 2] aligned poses; those without a labelled joint are left out.
+      labelled: [P, K] bool, as `align` gives it.
       count: number of clusters.
-      seed: of the start.
+      seed: seed of the start.
 
     Raises:
       DataError: fewer poses than clusters.
@@ -314,23 +321,24 @@ def fit(
     annotations: Annotations,
     detections: dict[str, np.ndarray],
     clusters: int = 20,
-    rule: str = "alphapose",
+    rule: Rule = "alphapose",
     seed: int = 0,
     fewest: int = 20,
 ) -> PoseGuidedProposals:
     """Proposals that vary boxes as a detector does.
 
     Each detection belongs to the true box of its image that it overlaps most, if IoU >= .5. Crowd regions and people
-    without a labelled joint do not take part. Mean and standard deviation are taken an atomic pose, and over all of
-    them for the last row.
+    without a labelled joint do not take part. Every atomic pose has its mean and standard deviation; the last row has
+    those of all poses together.
 
     Args:
-      annotations: the truth.
+      annotations: labels with the true boxes.
       detections: {"image": [D] rows, "box": [D, 4], ...} as `sources.coco.read_detections` gives them.
-      clusters: atomic poses; 0 for one distribution only.
-      rule: see `PoseGuidedProposals`.
-      seed: of the clustering.
-      fewest: matched detections that an atomic pose needs for numbers of its own; with less it takes everybody's.
+      clusters: number of atomic poses; 0 for a single distribution.
+      rule: rule of the proposals; see `PoseGuidedProposals`.
+      seed: seed of the clustering.
+      fewest: least number of matched detections by which an atomic pose has numbers of its own; with fewer it takes
+        those of all poses.
 
     Raises:
       DataError: too few poses or matches.
@@ -345,7 +353,7 @@ def fit(
         )
     mean, std = [offsets.mean(0)], [offsets.std(0)]
     if not clusters:
-        return PoseGuidedProposals.single(rule, mean[0], std[0])
+        return PoseGuidedProposals.single(rule, tuple(mean[0]), tuple(std[0]))
     poses, labelled = align(a.keypoints[people], a.visibility[people], a.skeleton.joints)
     centers = cluster(poses, labelled, clusters, seed)
     atoms = nearest(poses, labelled, centers)[matched]
@@ -360,137 +368,16 @@ def fit(
 def _offsets(
     true_image: np.ndarray, true_box: np.ndarray, image: np.ndarray, box: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(index of the matched true box [M], offsets [M, 4] of x_min, y_min, x_max, y_max in units of the true box)."""
+    """Indices [M] of the matched true boxes, and offsets [M, 4] of x_min, y_min, x_max, y_max in units of those."""
     matched, offsets = [np.zeros(0, np.int64)], [np.zeros((0, 4))]
     for row in np.unique(image):
         truth, found = np.flatnonzero(true_image == row), box[image == row].astype(np.float64)
         if not len(truth):
             continue
-        overlap = iou(found, true_box[truth])
+        overlap = box_iou(found[:, None], true_box[truth])
         best = truth[overlap.argmax(1)]
         good = overlap.max(1) >= MATCH_IOU
-        moved = corners(found[good]) - corners(true_box[best[good]])
+        moved = box_to_corner(found[good]) - box_to_corner(true_box[best[good]])
         matched.append(best[good])
         offsets.append(moved / np.tile(true_box[best[good], 2:], 2))
     return np.concatenate(matched), np.concatenate(offsets)
-
-
-def corners(boxes: np.ndarray) -> np.ndarray:
-    """[..., 4] (x, y, w, h) -> (x_min, y_min, x_max, y_max)."""
-    return np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], -1)
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes (x, y, w, h): [N, 4], [M, 4] -> [N, M]."""
-    first, second = corners(a)[:, None], corners(b)[None]
-    overlap = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
-    intersection = np.maximum(overlap, 0).prod(-1)
-    union = a[:, None, 2:].prod(-1) + b[None, :, 2:].prod(-1) - intersection
-    return intersection / np.where(union > 0, union, 1)
-
-
-# --- a detector's stand-in ---
-
-
-def simulate_detections(
-    annotations: Annotations,
-    seed: int,
-    copies: int = 3,
-    jitter: float = 0.1,
-    misses: float = 0.0,
-    false_positives: float = 0.0,
-) -> dict[str, np.ndarray]:
-    """Boxes as a poor detector would find them: displaced, several a person, some of nobody, some people without.
-
-    A person's boxes depend on `seed` and the person's id alone, an image's false ones on `seed` and the image's id. All
-    lie within the image. A true detection scores about its overlap with the true box, a false one less than .5.
-
-    Args:
-      annotations: the truth; crowd regions and people without a box get none.
-      seed: of all draws.
-      copies: boxes a person.
-      jitter: standard deviation of each side's displacement, in units of the true width or height.
-      misses: probability that a person is not found at all.
-      false_positives: expected number of false boxes an image.
-
-    Returns:
-      {"image": [D] int32 rows, "box": [D, 4] float32 (x, y, w, h), "score": [D] float32}, by image, as
-      `sources.coco.read_detections` gives them.
-    """
-    a = annotations
-    limits = np.stack([a.width, a.height], -1).astype(np.float64)
-    rows, boxes, scores = [], [], []
-    for person in np.flatnonzero(~a.crowd & (a.box[:, 2:] > 0).all(-1)):
-        row = int(a.person_image[person])
-        rng = np.random.default_rng([seed, 0, int(a.person_id[person])])
-        if rng.random() < misses:
-            continue
-        box = a.box[person].astype(np.float64)
-        moved = corners(box) + jitter * rng.standard_normal((copies, 4)) * np.tile(box[2:], 2)
-        found = _inside(moved, limits[row])
-        rows += [row] * copies
-        boxes.append(found)
-        scores.append(iou(found, box[None])[:, 0] * rng.uniform(0.9, 1, copies))
-    for row in range(a.num_images) if false_positives else ():
-        rng = np.random.default_rng([seed, 1, int(a.image_id[row])])
-        count = rng.poisson(false_positives)
-        low, size = rng.random((2, count, 2)) * limits[row]
-        rows += [row] * count
-        boxes.append(_inside(np.concatenate([low, low + 0.5 * size], -1), limits[row]))
-        scores.append(0.5 * rng.random(count))
-    order = np.argsort(np.array(rows, np.int64), kind="stable")
-    return {
-        "image": np.array(rows, np.int32)[order],
-        "box": np.concatenate([np.zeros((0, 4)), *boxes]).astype(np.float32)[order],
-        "score": np.concatenate([np.zeros(0), *scores]).astype(np.float32)[order],
-    }
-
-
-def _inside(corner_boxes: np.ndarray, limit: np.ndarray) -> np.ndarray:
-    """(x_min, y_min, x_max, y_max) -> (x, y, w, h) within an image of size `limit`, sides of 2 pixels or more."""
-    low = np.clip(corner_boxes[..., :2], 0, np.maximum(limit - 2, 0))
-    high = np.minimum(np.maximum(corner_boxes[..., 2:], low + 2), limit)
-    return np.concatenate([low, high - low], -1)
-
-
-# --- the command ---
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog=f"python -m {_COMMAND}", description="Fits pose-guided proposals.")
-    add: Any = parser.add_argument
-    add("--annotations", type=pathlib.Path, required=True, help="COCO keypoint file")
-    add("--boxes", type=pathlib.Path, required=True, help="COCO detection file of the same images")
-    add("--output", type=pathlib.Path, required=True, help="JSON file to write")
-    add("--clusters", type=int, default=20, help="atomic poses; 0: one distribution (default %(default)s)")
-    add("--rule", choices=RULES, default=RULES[0], help="how boxes are drawn (default %(default)s)")
-    add("--threshold", type=float, default=0.0, help="boxes that score lower are left out (default %(default)s)")
-    add("--seed", type=int, default=0, help="of the clustering (default %(default)s)")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    try:
-        _run(options)
-    except JaxposeError as error:
-        logger.error("%s", error)
-        return 1
-    return 0
-
-
-def _run(options: argparse.Namespace) -> None:
-    from jaxpose.data.sources import coco
-
-    annotations = coco.read_keypoints(options.annotations)
-    detections = coco.read_detections(options.boxes, annotations.image_id)
-    good = detections["score"] >= options.threshold
-    detections = {name: values[good] for name, values in detections.items()}
-    proposals = fit(annotations, detections, options.clusters, options.rule, options.seed)
-    proposals.write(options.output)
-    logger.info("%d atomic poses -> %s", len(proposals.centers), options.output)
-    for name in ("mean", "std"):
-        numbers = ", ".join(f"{v:+.4f}" for v in getattr(proposals, name)[-1])
-        logger.info("%s over all poses (x_min, y_min, x_max, y_max): %s", name, numbers)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

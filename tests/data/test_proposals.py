@@ -1,66 +1,21 @@
-"""Pose-guided proposals: what is drawn, what is fitted, and the detector's stand-in."""
+"""Random boxes for training: what is drawn, and what is fitted."""
 
 import dataclasses
-import json
 import pickle
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from boxed_people import HEIGHT, MEANS, STD, WIDTH, pose, write_people
 from hypothesis import given
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose.data import proposals
-from jaxpose.data.proposals import PoseGuidedProposals, simulate_detections
+from jaxpose.data.proposals import PoseGuidedProposals
 from jaxpose.data.sources import coco
 from jaxpose.errors import DataError
+from jaxpose.ops.boxes import box_to_corner
 from jaxpose.skeleton import COCO
-
-WIDTH, HEIGHT = 640, 480
-MEANS = {"standing": (-0.1, -0.05, 0.1, 0.05), "lying": (0.05, 0.15, -0.05, 0.2)}
-STD = 0.02
-
-
-def pose(kind):
-    """Joints in a unit box, upright or lying."""
-    heights = {"eye": 0.05, "ear": 0.06, "shoulder": 0.2, "elbow": 0.4, "wrist": 0.5}
-    heights |= {"hip": 0.55, "knee": 0.75, "ankle": 1.0, "nose": 0.07}
-    x = [{"left": 0.7, "right": 0.3, "center": 0.5}[side] for side in COCO.sides]
-    points = np.stack([x, [heights[joint.split("_")[-1]] for joint in COCO.joints]], -1)
-    return points if kind == "standing" else points[:, ::-1]
-
-
-def write_people(folder, count=200, seed=0):
-    """Annotation and detection files: half of the people stand, half lie; offsets as MEANS and STD say."""
-    rng = np.random.default_rng(seed)
-    images, people, boxes = [], [], []
-    for i in range(count):
-        kind = ("standing", "lying")[i % 2]
-        box = np.concatenate([rng.uniform(150, 250, 2), [80, 160] if kind == "standing" else [160, 80]])
-        keypoints = box[:2] + pose(kind) * box[2:] + rng.normal(0, 1, (17, 2))
-        visible = rng.random(17) < 0.8
-        triples = np.where(visible[:, None], np.concatenate([keypoints, np.full((17, 1), 2)], 1), 0)
-        images.append({"id": i + 1, "file_name": f"{i}.jpg", "width": WIDTH, "height": HEIGHT})
-        people.append(
-            {
-                "id": i + 1,
-                "image_id": i + 1,
-                "category_id": 1,
-                "bbox": box.tolist(),
-                "area": float(box[2:].prod()),
-                "iscrowd": 0,
-                "keypoints": triples.reshape(-1).tolist(),
-                "num_keypoints": int(visible.sum()),
-            }
-        )
-        moved = proposals.corners(box) + (np.array(MEANS[kind]) + STD * rng.standard_normal(4)) * np.tile(box[2:], 2)
-        for found in (moved, proposals.corners(box) + 400):  # the second one is nobody's
-            bbox = [*found[:2], *(found[2:] - found[:2])]
-            boxes.append({"image_id": i + 1, "category_id": 1, "bbox": bbox, "score": 0.9})
-    category = {"id": 1, "name": "person", "keypoints": list(COCO.joints), "skeleton": []}
-    truth = {"images": images, "annotations": people, "categories": [category]}
-    (folder / "truth.json").write_text(json.dumps(truth))
-    (folder / "boxes.json").write_text(json.dumps(boxes))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +78,7 @@ def test_draws_have_the_distribution(rule):
     moved = np.array([d.box for d in drawn if d.centered is not d.box])
     assert_allclose(len(moved) / len(drawn), sampler.patch_threshold, atol=0.02)
     base = sampler.base(BOX, (WIDTH, HEIGHT))
-    offsets = (proposals.corners(moved) - proposals.corners(base)) / np.tile(BOX[2:], 2)
+    offsets = (box_to_corner(moved) - box_to_corner(base)) / np.tile(BOX[2:], 2)
     assert_allclose(offsets.mean(0), mean, atol=0.006)
     assert_allclose(offsets.std(0), std, rtol=0.06)
 
@@ -132,7 +87,7 @@ def test_equal_generators_give_equal_boxes_also_after_pickling(fitted):
     again = pickle.loads(pickle.dumps(fitted))
     keypoints, visible = BOX[:2] + pose("lying") * BOX[2:], np.ones(17)
     one, other = (
-        [sampler(BOX, keypoints, visible, (WIDTH, HEIGHT), rng) for _ in range(10)]
+        [sampler.draw(BOX, keypoints, visible, (WIDTH, HEIGHT), rng).box for _ in range(10)]
         for sampler, rng in ((fitted, np.random.default_rng(3)), (again, np.random.default_rng(3)))
     )
     assert_array_equal(one, other)
@@ -144,7 +99,7 @@ def test_each_pose_has_its_own_distribution(fitted):
         keypoints, visible = BOX[:2] + pose(kind) * BOX[2:], np.ones(17)
         drawn = [fitted.draw(BOX, keypoints, visible, (WIDTH, HEIGHT), rng) for _ in range(500)]
         moved = np.array([d.box for d in drawn if d.centered is not d.box])
-        offsets = (proposals.corners(moved) - proposals.corners(BOX)) / np.tile(BOX[2:], 2)
+        offsets = (box_to_corner(moved) - box_to_corner(BOX)) / np.tile(BOX[2:], 2)
         assert_allclose(offsets.mean(0), mean, atol=0.01)
 
 
@@ -246,49 +201,3 @@ def test_boxes_of_other_images_are_noticed(annotations, detections):
         proposals.fit(annotations, elsewhere)
     with pytest.raises(DataError, match="too few for 1000 atomic poses"):
         proposals.fit(annotations, detections, clusters=1000)
-
-
-def test_the_command_writes_what_fit_finds(files, fitted, tmp_path):
-    output = tmp_path / "pgpg.json"
-    arguments = ["--annotations", files / "truth.json", "--boxes", files / "boxes.json", "--output", output]
-    assert proposals.main([*map(str, arguments), "--clusters=2"]) == 0
-    assert_array_equal(PoseGuidedProposals.read(output).mean, fitted.mean)
-    assert proposals.main([*map(str, arguments), "--threshold=0.99"]) == 1  # no box scores that high
-
-
-# --- the detector's stand-in ---
-
-
-def test_simulated_boxes_depend_on_the_person_alone(annotations):
-    found = simulate_detections(annotations, seed=1, copies=2, false_positives=0.5)
-    assert_array_equal(np.sort(found["image"]), found["image"])
-    half = dataclasses.replace(
-        annotations,
-        **{
-            name: getattr(annotations, name)[100:]
-            for name in ("person_image", "person_id", "box", "keypoints", "visibility", "area", "crowd", "track_id")
-        },
-    )
-    fewer = simulate_detections(half, seed=1, copies=2)
-    for row in (100, 199):
-        mine, same = (d["box"][d["image"] == row] for d in (found, fewer))
-        assert_array_equal(mine[:2], same)
-    other = simulate_detections(annotations, seed=2, copies=2)
-    assert not np.array_equal(other["box"][:10], found["box"][:10])
-
-
-def test_simulated_boxes_are_as_bad_as_asked(annotations):
-    exact = simulate_detections(annotations, seed=0, copies=1, jitter=0)
-    assert_allclose(exact["box"], annotations.box, rtol=1e-6)
-    assert exact["score"].min() >= 0.9 - 1e-6
-    rough = simulate_detections(annotations, seed=0, copies=4, jitter=0.15, misses=0.25, false_positives=1.0)
-    assert 0 <= rough["score"].min() <= rough["score"].max() <= 1
-    low, high = rough["box"][:, :2], rough["box"][:, :2] + rough["box"][:, 2:]
-    assert (low >= 0).all()
-    assert (high <= np.array([WIDTH, HEIGHT]) + 1e-3).all()
-    nobody = simulate_detections(annotations, seed=0, misses=1.0)
-    assert nobody["box"].shape == (0, 4)
-    found = len(simulate_detections(annotations, seed=0, copies=1, misses=0.25)["box"])
-    assert_allclose(found / annotations.num_people, 0.75, atol=0.1)
-    false = len(simulate_detections(annotations, seed=0, misses=1.0, false_positives=1.0)["box"])
-    assert_allclose(false / annotations.num_images, 1.0, atol=0.2)

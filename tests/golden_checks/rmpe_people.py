@@ -115,7 +115,7 @@ def check_add_dpg(case) -> None:
     proposals = PoseGuidedProposals.single("alphapose", attrs["mean"], attrs["std"])
     assert proposals.patch_threshold == attrs["patch_threshold"]
     for box, draw, expected in zip(boxes, case.inputs["draw"], case.outputs["box"]):
-        drawn = proposals(to_xywh(box[:4]), *NOBODY, tuple(box[4:]), _draws(draw))
+        drawn = proposals.draw(to_xywh(box[:4]), *NOBODY, tuple(box[4:]), _draws(draw)).box
         assert_allclose(to_xyxy(drawn), expected, rtol=1e-12, atol=1e-9)
 
 
@@ -183,7 +183,8 @@ def check_train_transform(case) -> None:
         keypoints, visible = inputs["joints"][i, :, :2, 0], inputs["joints"][i, :, 0, 1]
         used = {name: int(expected[f"used_{name}"][i]) for name in ("u_py", "u_np", "z")}
         python = inputs["u_py"][i, : used["u_py"]].tolist()
-        boxed = proposals(to_xywh(box), keypoints, visible, image_size, Draws(inputs["zb"][i], python[:-2]))
+        draws = Draws(inputs["zb"][i], python[:-2])
+        boxed = proposals.draw(to_xywh(box), keypoints, visible, image_size, draws).box
         # The original mirrors where its draw exceeds .5, `Augmentation` where it does not exceed the probability.
         uniform = [*inputs["u_np"][i, : used["u_np"]], python[-2], 1 - python[-1]]
         rng = Draws(inputs["z"][i, : used["z"]].tolist(), uniform)
