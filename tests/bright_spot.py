@@ -5,8 +5,8 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpose.methods.base import CropInput, person_spec
 from jaxpose.methods.bottom_up import BottomUp
+from jaxpose.methods.top_down import CropInput, person_spec
 from jaxpose.ops import geometry
 from jaxpose.types import Layout, Poses
 

@@ -21,7 +21,9 @@ from jaxpose.errors import ConfigError
 from jaxpose.evaluation.metrics import boxes, coco, joint_groups, mpjpe, posetrack
 from jaxpose.evaluation.metrics.keypoint_pck import KeypointPck
 from jaxpose.evaluation.suppression import Suppression
-from jaxpose.methods.base import ClipInput, ImageInput, SequenceInput
+from jaxpose.methods.bottom_up import ImageInput
+from jaxpose.methods.lifting import SequenceInput
+from jaxpose.methods.top_down import ClipInput
 from jaxpose.training import optim, stages
 
 FILES = sorted(path.stem for path in (pathlib.Path(__file__).parents[1] / "configs").glob("[a-z]*.py"))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-
 from jaxpose.data.examples import boxes as people
 from jaxpose.data.examples.clips import ClipExamples, Videos, confident
 from jaxpose.data.examples.detection import DetectionImages
@@ -16,6 +15,13 @@ from jaxpose.data.examples.sequences import SequenceExamples, SequenceSource, Wh
 from jaxpose.data.loader import Examples, PersonExamples, TrainStream, evaluation_batches
 from jaxpose.data.proposals import PoseGuidedProposals, simulate_detections
 from jaxpose.data.sources import Source, coco, open_source
+from jaxpose.errors import ConfigError
+from jaxpose.methods.base import Method
+from jaxpose.methods.bottom_up import CanvasInput, DetectionInput, ImageInput
+from jaxpose.methods.lifting import SequenceInput
+from jaxpose.methods.top_down import ClipInput, CropInput
+from jaxpose.types import Batch, Spec, Stream
+
 from jaxpose.data.views import (
     NO_AUGMENTATION,
     Augmentation,
@@ -24,17 +30,6 @@ from jaxpose.data.views import (
     DetectionAugmentation,
     PersonCrop,
 )
-from jaxpose.errors import ConfigError
-from jaxpose.methods.base import (
-    CanvasInput,
-    ClipInput,
-    CropInput,
-    DetectionInput,
-    ImageInput,
-    Method,
-    SequenceInput,
-)
-from jaxpose.types import Batch, Spec, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +153,7 @@ def _opener(method: Method) -> Callable[..., Examples]:
             return opener
     raise ConfigError(
         f"config.method: {type(method).__name__} takes a {method.input_kind or 'kind of input of its own'}; training "
-        f"and evaluation know methods of the kinds {', '.join(kind.__name__ for kind in kinds)} (jaxpose.methods.base)"
+        f"and evaluation know methods of the kinds {', '.join(kind.__name__ for kind in kinds)}"
     )
 
 

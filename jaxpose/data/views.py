@@ -4,7 +4,6 @@ import dataclasses
 from typing import Literal, Protocol
 
 import numpy as np
-
 from jaxpose.errors import ConfigError
 from jaxpose.ops import boxes as box_ops
 from jaxpose.ops import geometry
@@ -356,7 +355,7 @@ class PersonCrop:
     def example(
         self, image: np.ndarray, view: View, keypoints: np.ndarray, visible: np.ndarray, joints: Skeleton
     ) -> dict[str, np.ndarray]:
-        """The person's fields of `methods.base.person_spec` that come from the picture.
+        """The person's fields of `methods.top_down.person_spec` that come from the picture.
 
         Args:
           image: [H, W, 3] uint8 RGB.

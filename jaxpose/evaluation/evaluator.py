@@ -10,9 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-
-from jaxpose import sharding
-from jaxpose.data import build
 from jaxpose.data.examples.clips import Videos
 from jaxpose.data.examples.images import move_boxes
 from jaxpose.data.examples.sequences import MILLIMETRES
@@ -26,12 +23,17 @@ from jaxpose.evaluation.metrics.joint_groups import JointGroups
 from jaxpose.evaluation.metrics.rows import Rows
 from jaxpose.evaluation.suppression import Suppression, suppress
 from jaxpose.evaluation.tracking import assign_tracks
-from jaxpose.methods.base import ClipInput, Method, SequenceInput
+from jaxpose.methods.base import Method
+from jaxpose.methods.lifting import SequenceInput
+from jaxpose.methods.top_down import ClipInput
 from jaxpose.ops import cameras, geometry
 from jaxpose.runs.checkpoint import load_for_inference
 from jaxpose.runs.journal import Journal, write_json
 from jaxpose.types import Detections, Poses, Stream, Variables
 from jaxpose.viz import overlay, poses_3d
+
+from jaxpose import sharding
+from jaxpose.data import build
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,9 @@ from typing import Any
 
 import jax
 import numpy as np
-
 from jaxpose.data.examples import sequences
 from jaxpose.errors import DataError, NonFiniteError
-from jaxpose.methods.base import SequenceInput
+from jaxpose.methods.lifting import SequenceInput
 from jaxpose.ops import cameras
 from jaxpose.skeleton import Skeleton
 from jaxpose.types import Variables

@@ -9,11 +9,70 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpose.methods.base import CanvasInput
+from jaxpose.methods.base import Method
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
 from jaxpose.nn import backbones, initializers
 from jaxpose.nn.hrnet import HRNet
 from jaxpose.types import Batch, Layout, Spec, Stream, Variables
+
+# --- what shared code asks ---
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageInput(Method):
+    """A method that looks at a whole image and finds everybody in it.
+
+    Attributes:
+      max_people: number of rows N for the people of a training image.
+    """
+
+    max_people: int = 30
+
+    input_kind: ClassVar[str] = "whole image"
+
+    @property
+    @abc.abstractmethod
+    def scales(self) -> tuple[float, ...]:
+        """Test scales of the image in inference; 1 is among them."""
+
+    @abc.abstractmethod
+    def layout(self, width: int, height: int) -> Layout:
+        """Canvases of an image of this size in pixels in inference, one for each of `scales`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CanvasInput(ImageInput):
+    """A method that is trained on square canvases with masks of where the loss counts.
+
+    Attributes:
+      input_size: side S of a training canvas in pixels.
+      flip_test: average with what is found in the mirrored image.
+    """
+
+    input_size: int = 512
+    flip_test: bool = False
+
+    mask_strides: ClassVar[tuple[int, ...]] = ()
+    """Strides of the maps for which the loss wants a mask "mask_STRIDE" [B, S / stride, S / stride]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionInput(ImageInput):
+    """A method that is trained on images which lie at the top left of a canvas, with the boxes of their people.
+
+    Attributes:
+      input_size: (width, height) of a training canvas in pixels.
+      short_side: length in pixels of an image's short side in inference, less where the long side would be longer than
+        `long_side`.
+      long_side: greatest length in pixels of an image's long side in inference.
+    """
+
+    input_size: tuple[int, int] = (1344, 1344)
+    short_side: int = 800
+    long_side: int = 1333
+
+
+# --- what the papers share ---
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,18 +2,85 @@
 
 import abc
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from jaxpose.methods.base import CropInput, person_spec
+from jaxpose.methods.base import Method
 from jaxpose.ops import geometry, heatmaps, oks, photometric
 from jaxpose.rng import example_keys
 from jaxpose.types import Batch, Poses, Spec, Stream, Variables
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+# --- what shared code asks ---
+
+
+def person_spec(batch_size: int, size: tuple[int, int], num_joints: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The fields of a stream of single-person crops, which `data.views.PersonCrop` makes.
+
+    image [B, H, W, 3] uint8 RGB; keypoints [B, K, 2] pixels of the crop; visible [B, K] in {0, 1};
+    to_image [B, 2, 3] affine map from crop pixels to pixels of the original image; person_score [B] of the box
+    (1 for true boxes); index [B] position in the data set; valid [B] False for padding.
+
+    Args:
+      batch_size: number of crops B.
+      size: (width, height) of the crop in pixels.
+      num_joints: number of joints K.
+    """
+    width, height = size
+
+    def leaf(*shape: int, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+
+    return {
+        "image": leaf(height, width, 3, dtype=jnp.uint8),
+        "keypoints": leaf(num_joints, 2),
+        "visible": leaf(num_joints),
+        "to_image": leaf(2, 3),
+        "person_score": leaf(),
+        "index": leaf(dtype=jnp.int32),
+        "valid": leaf(dtype=jnp.bool_),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class CropInput(Method):
+    """A method that looks at the crop of one person; batches have the fields of `person_spec`.
+
+    Attributes:
+      input_size: (width, height) of the crop in pixels.
+      flip_test: average with what is found in the mirrored crop.
+    """
+
+    input_size: tuple[int, int] = (192, 256)
+    flip_test: bool = False
+
+    input_kind: ClassVar[str] = "crop of a person"
+    takes_boxes: ClassVar[bool] = True
+
+    @property
+    def map_size(self) -> tuple[int, int] | None:
+        """(width, height) of the maps that joints are read from; None for methods without maps."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipInput(CropInput):
+    """A method that looks at the crops of one person in a frame of a video, the frame before and the frame after it.
+
+    Batches have "image" [B, 3, H, W, 3] (current, previous, next frame) and "margin" [B, 2], the distances of the other
+    two frames, besides the fields of `person_spec`.
+    """
+
+    input_kind: ClassVar[str] = "clip of a person"
+
+
+# --- what the papers share ---
 
 
 @dataclasses.dataclass(frozen=True)

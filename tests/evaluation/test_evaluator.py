@@ -18,7 +18,9 @@ from jaxpose.data.formats import posetrack as forms
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.evaluation import evaluator as evaluation
 from jaxpose.evaluation.metrics.posetrack import PoseTrackKeypoints
-from jaxpose.methods.base import Ablation, CropInput, DetectionInput, Method, person_spec
+from jaxpose.methods.base import Ablation, Method
+from jaxpose.methods.bottom_up import DetectionInput
+from jaxpose.methods.top_down import CropInput, person_spec
 from jaxpose.ops import geometry
 from jaxpose.runs.journal import Journal
 from jaxpose.skeleton import COCO, POSETRACK

@@ -12,7 +12,9 @@ from jaxpose import sharding
 from jaxpose.errors import ConfigError
 from jaxpose.evaluation import evaluator
 from jaxpose.evaluation.metrics import mpjpe
-from jaxpose.methods.base import CropInput, Method, SequenceInput
+from jaxpose.methods.base import Method
+from jaxpose.methods.lifting import SequenceInput
+from jaxpose.methods.top_down import CropInput
 from jaxpose.runs.checkpoint import Checkpoints
 from jaxpose.runs.journal import Journal
 from jaxpose.runs.state import TrainState

@@ -21,7 +21,7 @@ from jaxpose.evaluation.tracking import OneEuro, TrackerOptions
 from jaxpose.inference import video
 from jaxpose.inference.predictor import Predictor
 from jaxpose.inference.video import Frame, follow, with_neighbours
-from jaxpose.methods.base import ClipInput
+from jaxpose.methods.top_down import ClipInput
 from jaxpose.runs import startup
 from jaxpose.viz import draw_boxes
 

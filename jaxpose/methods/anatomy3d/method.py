@@ -19,7 +19,8 @@ from flax.typing import Dtype
 from jaxpose.errors import ConfigError
 from jaxpose.methods.anatomy3d import temporal
 from jaxpose.methods.anatomy3d.temporal import Contexts, FrameNetwork, GatedTrunk, Propagation, attend, head
-from jaxpose.methods.base import LossAux, Phase, SequenceInput
+from jaxpose.methods.base import LossAux, Phase
+from jaxpose.methods.lifting import SequenceInput
 from jaxpose.nn import initializers
 from jaxpose.nn.names import OriginalNames
 from jaxpose.ops import bones, cameras

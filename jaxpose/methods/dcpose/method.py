@@ -22,9 +22,10 @@ from flax import traverse_util
 from flax.typing import Dtype
 
 from jaxpose.errors import ConfigError
-from jaxpose.methods.base import Ablation, ClipInput, LossAux, Phase
+from jaxpose.methods.base import Ablation, LossAux, Phase
 from jaxpose.methods.dcpose.rsn import SMALL_NORMAL, ResidualStepsChain
 from jaxpose.methods.heatmap.method import Heatmap, HeatmapNetwork
+from jaxpose.methods.top_down import ClipInput
 from jaxpose.nn import initializers
 from jaxpose.nn.names import OriginalNames
 from jaxpose.nn.resnet import conv
@@ -336,7 +337,7 @@ class DCPose(Heatmap, ClipInput):
         return TemporalRefinement(**values, dtype=jnp.dtype(self.dtype))
 
     def spec(self, batch_size: int) -> Spec:
-        """The fields of `base.person_spec` about the current frame, of which two are different.
+        """The fields of `person_spec` about the current frame, of which two are different.
 
         image [B, 3, H, W, 3] uint8 RGB, the same crop of the current, the previous and the next frame; margin [B, 2]
         frames from the previous one to the current one, and from there to the next one.

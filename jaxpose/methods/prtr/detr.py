@@ -16,7 +16,8 @@ import numpy as np
 from einops import rearrange
 from flax.typing import Dtype
 
-from jaxpose.methods.base import DetectionInput, LossAux, Phase
+from jaxpose.methods.base import LossAux, Phase
+from jaxpose.methods.bottom_up import DetectionInput
 from jaxpose.methods.prtr.assignment import assign, assigned_classes, take_assigned, weighted_cross_entropy
 from jaxpose.methods.prtr.positional import shrink_mask, sine_encoding
 from jaxpose.methods.prtr.set_prediction import SetPrediction

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from jaxpose.methods.base import LossAux, Phase, person_spec
+from jaxpose.methods.base import LossAux, Phase
 from jaxpose.methods.regda.pseudo_labels import WINDOWS, pseudo_labels
-from jaxpose.methods.top_down import TopDown
+from jaxpose.methods.top_down import TopDown, person_spec
 from jaxpose.nn import backbones, initializers
 from jaxpose.nn.heads import DECONV_PADDING, SMALL_NORMAL, Deconv, heatmap_conv
 from jaxpose.nn.names import OriginalNames
