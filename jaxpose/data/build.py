@@ -7,21 +7,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from jaxpose.data.examples import boxes as people
+
+from jaxpose.data.detections import simulate_detections
+from jaxpose.data.examples import person_boxes
+from jaxpose.data.examples.base import Examples
 from jaxpose.data.examples.clips import ClipExamples, Videos, confident
 from jaxpose.data.examples.detection import DetectionImages
 from jaxpose.data.examples.images import EvaluationImages, ImageExamples, TrainingImages
+from jaxpose.data.examples.people import PersonExamples
 from jaxpose.data.examples.sequences import SequenceExamples, SequenceSource, WholeSequences, open_sequences
-from jaxpose.data.loader import Examples, PersonExamples, TrainStream, evaluation_batches
-from jaxpose.data.proposals import PoseGuidedProposals, simulate_detections
+from jaxpose.data.loader import TrainStream, evaluation_batches
+from jaxpose.data.proposals import PoseGuidedProposals
 from jaxpose.data.sources import Source, coco, open_source
-from jaxpose.errors import ConfigError
-from jaxpose.methods.base import Method
-from jaxpose.methods.bottom_up import CanvasInput, DetectionInput, ImageInput
-from jaxpose.methods.lifting import SequenceInput
-from jaxpose.methods.top_down import ClipInput, CropInput
-from jaxpose.types import Batch, Spec, Stream
-
 from jaxpose.data.views import (
     NO_AUGMENTATION,
     Augmentation,
@@ -30,6 +27,12 @@ from jaxpose.data.views import (
     DetectionAugmentation,
     PersonCrop,
 )
+from jaxpose.errors import ConfigError
+from jaxpose.methods.base import Method
+from jaxpose.methods.bottom_up import CanvasInput, DetectionInput, ImageInput
+from jaxpose.methods.lifting import SequenceInput
+from jaxpose.methods.top_down import ClipInput, CropInput
+from jaxpose.types import Batch, Spec, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -125,13 +128,13 @@ def open_examples(data: Any, method: Method, split: str, stream: str, source: So
 
 
 def _warn_unmirrored(data: Any, method: Method) -> None:
-    views = {CropInput: "augmentation", CanvasInput: "canvas"}
-    for kind, section in views.items():
-        if isinstance(method, kind) and method.flip_test and not data[section].mirror:
+    if isinstance(method, CropInput | CanvasInput) and method.flip_test:
+        views = "augmentation" if isinstance(method, CropInput) else "canvas"
+        if not data[views].mirror:
             logger.warning(
                 "config.method.flip_test averages with mirrored images, but config.data.%s.mirror is 0: "
                 "training shows none. Set one of them.",
-                section,
+                views,
             )
 
 
@@ -181,10 +184,11 @@ def detection_examples(data: Any, method: DetectionInput, split: str, stream: st
     """The images of a split, for a method that learns boxes; as `canvas_examples`, with views by `data.detection`."""
     if split != "train":
         return _whole_images(method, source)
+    width, height = method.input_size
     examples = DetectionImages(
         source,
         max_people=method.max_people,
-        canvas=CornerCanvas(tuple(method.input_size), method.short_side, method.long_side),
+        canvas=CornerCanvas((width, height), method.short_side, method.long_side),
         augmentation=DetectionAugmentation(**data.detection),
         joints="keypoints" in method.spec(1)[stream],
         skip_bad_images=True,
@@ -270,19 +274,19 @@ def person_crop(data: Any, method: Method) -> PersonCrop:
     return PersonCrop((width, height), data.padding, data.half_pixel, data.antialias)
 
 
-def choose_people(data: Any, split: str, source: Source) -> people.People:
+def choose_people(data: Any, split: str, source: Source) -> person_boxes.PersonBoxes:
     """The boxes of a split; see `person_examples`."""
     boxes = data[split].get("boxes", "") if split in data else ""
     if not boxes:
-        return people.annotated(source.annotations, source.name)
+        return person_boxes.annotated(source.annotations, source.name)
     if boxes == "image":
-        return people.whole_images(source.annotations, source.name)
+        return person_boxes.whole_images(source.annotations, source.name)
     if boxes == "simulated":
         found = simulate_detections(source.annotations, **data.simulated)
     else:
         found = coco.read_detections(boxes, source.annotations.image_id)
     found = confident(found, data[split].get("box_threshold", 0.0))
-    return people.detected(source.annotations, found, boxes)
+    return person_boxes.detected(source.annotations, found, boxes)
 
 
 def open_proposals(config: Any, source: Source) -> PoseGuidedProposals | None:

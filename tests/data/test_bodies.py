@@ -10,8 +10,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jaxpose import config as configs
 from jaxpose import methods
 from jaxpose.data import build
-from jaxpose.data.examples import boxes as people
-from jaxpose.data.loader import PersonExamples, TrainStream
+from jaxpose.data.examples import person_boxes
+from jaxpose.data.examples.people import PersonExamples
+from jaxpose.data.loader import TrainStream
 from jaxpose.data.single_people import drawn_rows, part_rows
 from jaxpose.data.sources import h36m_frames, open_source
 from jaxpose.data.views import Augmentation, PersonCrop
@@ -154,7 +155,7 @@ def test_lsp_with_the_joints_of_mpii(lsp):
 
 def test_whole_images_are_padded_to_a_square(lsp):
     root, joints = lsp
-    seen = people.whole_images(open_lsp(root).annotations, "lsp")
+    seen = person_boxes.whole_images(open_lsp(root).annotations, "lsp")
     crop = PersonCrop((120, 120), padding=1.0)
     moved, visible = crop.joints(crop.view(seen.box[0]), seen.keypoints[0], seen.visibility[0], MPII)
     assert visible.sum() == 14
@@ -170,7 +171,10 @@ def test_real_people_as_a_target(real_data):
     assert (labelled[[MPII.index("pelvis"), MPII.index("thorax")]] == 0).all()
     assert (np.delete(labelled, [MPII.index("pelvis"), MPII.index("thorax")]) > 0.8).all()
     augmentation = Augmentation(rotation=30.0, uniform_rotation=True, rotation_probability=1.0, area=(0.6, 1.3))
-    crop, seen = PersonCrop((64, 64), padding=1.0, antialias=True), people.whole_images(source.annotations, "lspet")
+    crop, seen = (
+        PersonCrop((64, 64), padding=1.0, antialias=True),
+        person_boxes.whole_images(source.annotations, "lspet"),
+    )
     stream = TrainStream(PersonExamples(source, seen, crop, augmentation), seed=0, batch_size=32)
     batch = next(stream)
     stream.close()
@@ -209,7 +213,7 @@ def test_folder_of_pictures(tmp_path):
     assert a.file_name.tolist() == ["a/10.jpg", "a/2.JPG", "b.png"]
     assert (a.width.tolist(), a.height.tolist(), a.num_people) == ([5, 40, 20], [5, 10, 30], 0)
     assert source[2]["image"] == (tmp_path / "target" / "b.png").read_bytes()
-    seen = people.whole_images(a, source.name)
+    seen = person_boxes.whole_images(a, source.name)
     assert seen.box.tolist() == [[0, 0, 5, 5], [0, 0, 40, 10], [0, 0, 20, 30]]
     assert not seen.visibility.any()
 

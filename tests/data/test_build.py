@@ -12,7 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jaxpose import methods
 from jaxpose.config import augmentation
 from jaxpose.data import build
-from jaxpose.data.loader import PersonExamples, TrainStream
+from jaxpose.data.examples.people import PersonExamples
+from jaxpose.data.loader import TrainStream
 from jaxpose.data.proposals import PoseGuidedProposals, inside
 from jaxpose.data.views import View
 from jaxpose.errors import ConfigError

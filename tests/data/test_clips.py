@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose.data.annotations import Annotations
-from jaxpose.data.examples import boxes as people
+from jaxpose.data.examples import person_boxes
 from jaxpose.data.examples.clips import ClipExamples, Videos, candidates, confident, neighbours
 from jaxpose.data.loader import TrainStream, evaluation_batches
 from jaxpose.data.proposals import PoseGuidedProposals
@@ -58,7 +58,7 @@ def video_source(damaged: tuple[int, ...] = ()) -> Source:
 def clips(damaged: tuple[int, ...] = (), **fields) -> ClipExamples:
     source = video_source(damaged)
     videos = Videos.of(source.annotations)
-    seen = people.annotated(source.annotations, source.name)
+    seen = person_boxes.annotated(source.annotations, source.name)
     return ClipExamples(source, seen, PersonCrop(SIZE), videos=videos, **fields)
 
 

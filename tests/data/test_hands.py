@@ -9,9 +9,9 @@ from domains import hand, write_freihand, write_h3d, write_rhd
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import config as configs
-from jaxpose.data.examples.boxes import annotated
+from jaxpose.data.examples.people import PersonExamples
+from jaxpose.data.examples.person_boxes import annotated
 from jaxpose.data.formats import records
-from jaxpose.data.loader import PersonExamples
 from jaxpose.data.single_people import part_rows
 from jaxpose.data.sources import freihand, open_source, rhd
 from jaxpose.data.sources.records import open_records

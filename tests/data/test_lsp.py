@@ -9,7 +9,7 @@ import scipy.io
 from ml_collections import ConfigDict
 
 from jaxpose import skeleton as skeletons
-from jaxpose.data.examples import boxes as people
+from jaxpose.data.examples import person_boxes
 from jaxpose.data.sources import open_source
 from jaxpose.data.sources.records import marionette_head_size, read_columns
 from jaxpose.errors import ConfigError, DataError
@@ -83,7 +83,7 @@ def test_people_without_a_box_are_no_examples(tmp_path, caplog):
     write(tmp_path, joints)
     with caplog.at_level(logging.INFO, "jaxpose"):
         a = open_source(config(tmp_path), "train").annotations
-        seen = people.annotated(a, "set")
+        seen = person_boxes.annotated(a, "set")
     assert "skipped 1: a joint is not finite: taken as not labelled (im00004.jpg)" in caplog.text
     assert a.visibility[3, 4] == 0
     assert seen.image.tolist() == [1, 3]
@@ -163,4 +163,4 @@ def test_real_people(real_data):
     assert (a.keypoints < size).all()
     assert (a.area > 0).all()
     assert 0.7 < (a.head_size > 0).mean() < 0.9
-    assert len(people.annotated(a, "lspet")) == 400
+    assert len(person_boxes.annotated(a, "lspet")) == 400

@@ -87,7 +87,7 @@ class TestErrors:
     def test_source_of_pictures(self, config, method):
         config = config.copy_and_resolve_references()
         config.data.source = "coco"
-        with pytest.raises(ConfigError, match="the sources of sequences are marionettes, h36m, cmu_mocap"):
+        with pytest.raises(ConfigError, match="the data sets that have are cmu_mocap, h36m, marionettes"):
             build.evaluation_examples(config, method)
 
 

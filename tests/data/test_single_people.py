@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from jaxpose.data import single_people
-from jaxpose.data.examples import boxes as people
+from jaxpose.data.examples import person_boxes
 from jaxpose.data.single_people import SinglePeople
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.skeleton import HAND, LSP, MPII, from_coco_category
@@ -91,7 +91,7 @@ def test_rows_become_people_in_their_order(three, caplog):
     np.testing.assert_allclose(a.keypoints, three.keypoints[[0, 2]], rtol=1e-6)
     assert source[0]["mirror"].tolist() == [True, False]
     assert source[0]["image"] == (three.folder / "b.png").read_bytes()
-    seen = people.annotated(a, "hands")
+    seen = person_boxes.annotated(a, "hands")
     assert seen.box.tolist() == a.box.tolist()
     assert seen.mirror.tolist() == [True, False]
 
@@ -122,7 +122,7 @@ def bodies(three, rows):
 
 
 def test_whole_images_keep_the_labels_of_their_person(three):
-    seen = people.whole_images(bodies(three, [1]), "set")
+    seen = person_boxes.whole_images(bodies(three, [1]), "set")
     assert seen.box.tolist() == [[0, 0, 20, 60], [0, 0, 40, 30]]
     assert seen.visibility.tolist() == [[0] * 16, [1] * 16]
     assert seen.keypoints[1].tolist() == [[1, 1]] * 16
@@ -132,7 +132,7 @@ def test_whole_images_keep_the_labels_of_their_person(three):
 
 def test_whole_images_show_one_person(three):
     with pytest.raises(DataError, match="set: 1 of 2 images have several people, b.png first"):
-        people.whole_images(bodies(three, [0, 2]), "set")
+        person_boxes.whole_images(bodies(three, [0, 2]), "set")
 
 
 def test_joints_that_a_data_set_lacks_are_not_labelled(three):

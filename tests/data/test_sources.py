@@ -12,7 +12,7 @@ import tiny
 from configs import prtr
 from jaxpose import methods, skeleton
 from jaxpose.data import build, images
-from jaxpose.data.examples import boxes as people
+from jaxpose.data.examples import person_boxes
 from jaxpose.data.sources import coco, open_source
 from jaxpose.errors import ConfigError, DataError, ImageError
 
@@ -169,7 +169,7 @@ class TestPeople:
 
         tiny.edit_labels(folder, change)
         with caplog.at_level(logging.INFO, "jaxpose"):
-            seen = people.annotated(coco.read_keypoints(folder / "labels.json"), "set")
+            seen = person_boxes.annotated(coco.read_keypoints(folder / "labels.json"), "set")
         assert len(seen) == 8
         for reason in ("crowd regions", "no labelled joint", "box outside the image", "no area"):
             assert f"skipped 1: {reason}" in caplog.text
@@ -177,13 +177,13 @@ class TestPeople:
     def test_nobody_left(self, folder):
         tiny.edit_labels(folder, lambda c: [a.update(iscrowd=1) for a in c["annotations"]])
         with pytest.raises(DataError, match="none of the 12 annotated people"):
-            people.annotated(coco.read_keypoints(folder / "labels.json"), "set")
+            person_boxes.annotated(coco.read_keypoints(folder / "labels.json"), "set")
 
     @pytest.mark.parametrize(("clip", "expected"), [(True, [0, 0, 29, 39]), (False, [-10, -10, 30, 40])])
     def test_boxes_that_are_regions_are_not_clipped(self, folder, clip, expected):
         tiny.edit_labels(folder, first_person(lambda person: person.update(bbox=[-10, -10, 30, 40])))
         labels = coco.read_keypoints(folder / "labels.json")
-        seen = people.annotated(dataclasses.replace(labels, clip_boxes=clip), "set")
+        seen = person_boxes.annotated(dataclasses.replace(labels, clip_boxes=clip), "set")
         np.testing.assert_array_equal(seen.box[0], expected)
 
     def test_detections(self, folder, caplog):
@@ -197,7 +197,7 @@ class TestPeople:
         with caplog.at_level(logging.WARNING, "jaxpose"):
             labels = coco.read_keypoints(folder / "labels.json")
             boxes = coco.read_detections(folder / "boxes.json", labels.image_id)
-            seen = people.detected(labels, boxes, "boxes.json")
+            seen = person_boxes.detected(labels, boxes, "boxes.json")
         assert seen.image.tolist() == [1]
         assert seen.score.tolist() == [0.5]
         assert "outside the data set (record 1)" in caplog.text

@@ -13,7 +13,7 @@ from golden_checks import networks
 from golden_checks.data import Draws, _check_image, _check_view
 from golden_checks.prtr import check_relative
 from jaxpose.data.annotations import Annotations
-from jaxpose.data.examples import boxes as people
+from jaxpose.data.examples import person_boxes
 from jaxpose.data.examples.clips import ClipExamples, Videos, candidates, confident, neighbours
 from jaxpose.data.formats import posetrack as posetrack_forms
 from jaxpose.data.sources import Source, coco
@@ -179,7 +179,7 @@ def check_annotations(case) -> None:
         "categories": [{"id": 1, "name": "person", "keypoints": list(JOINTS)}],
     }
     annotations = coco.parse_keypoints(content, case.name)
-    found = people.annotated(annotations, case.name)
+    found = person_boxes.annotated(annotations, case.name)
     crop = PersonCrop((288, 384), attrs["bbox_enlarge_factor"])
     kept = expected["kept"]
     assert_allclose(found.box, expected["clean_box"], atol=1e-4)
@@ -290,7 +290,7 @@ def _examples(pictures, box, joints, visible, crop: PersonCrop, augmentation: Au
     )
     encoded = [cv2.imencode(".png", picture)[1].tobytes() for picture in pictures]
     source = Source("three frames", annotations, encoded.__getitem__)
-    seen = people.annotated(annotations, source.name)
+    seen = person_boxes.annotated(annotations, source.name)
     return ClipExamples(source, seen, crop, augmentation, videos=Videos.by_file_name(annotations.file_name))
 
 

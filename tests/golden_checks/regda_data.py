@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import config as configs
 from jaxpose.data import images, square_boxes
-from jaxpose.data.examples import boxes as people
+from jaxpose.data.examples import person_boxes
 from jaxpose.data.sources import Source, open_source, rhd
 from jaxpose.data.views import PersonCrop, View, random_part
 from jaxpose.methods.regda.method import RegDA
@@ -340,7 +340,7 @@ def _check_lsp(case, root: pathlib.Path) -> None:
     scipy.io.savemat(root / "joints.mat", {"joints": inputs["lsp_joints"][..., None]})
     _write_picture(root / "images" / "im0001.jpg", picture)
     source = _open("lsp", root, "mpii", configs.lsp_folders()["train"])
-    seen = people.whole_images(source.annotations, "lsp")
+    seen = person_boxes.whole_images(source.annotations, "lsp")
     crop = PersonCrop((side, side), padding=1.0)
     joints, visible = crop.joints(
         crop.view(seen.box[0]), seen.keypoints[0], seen.visibility[0], source.annotations.skeleton

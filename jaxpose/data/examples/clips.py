@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxpose.data import images
 from jaxpose.data.annotations import Annotations
-from jaxpose.data.loader import PersonExamples
+from jaxpose.data.examples.base import Example
+from jaxpose.data.examples.people import PersonExamples
 from jaxpose.data.views import Rng
 from jaxpose.errors import ConfigError, DataError
 
@@ -89,8 +90,10 @@ class Videos:
     @classmethod
     def of(cls, annotations: Annotations) -> "Videos":
         """As the columns `video_id` and `frame_id` say, where a data set has them, else as files are named."""
-        columns = [getattr(annotations, name, None) for name in ("video_id", "frame_id")]
-        return cls.by_file_name(annotations.file_name) if columns[0] is None else cls(*columns)
+        video, frame = (getattr(annotations, name, None) for name in ("video_id", "frame_id"))
+        if video is None or frame is None:
+            return cls.by_file_name(annotations.file_name.tolist())
+        return cls(video, frame)
 
     @classmethod
     def by_file_name(cls, file_name: Sequence[str]) -> "Videos":
@@ -150,7 +153,7 @@ class ClipExamples(PersonExamples):
                 "alone, 2 for the frames next to it"
             )
 
-    def example(self, i: int, image: np.ndarray, rng: np.random.Generator | None, step: int) -> dict[str, np.ndarray]:
+    def example(self, i: int, image: np.ndarray, rng: np.random.Generator | None, step: int) -> Example:
         row, joints = int(self.people.image[i]), self.source.annotations.skeleton
         keypoints, visible = self.people.keypoints[i], self.people.visibility[i]
         previous, following, margin = self.videos.around(row, self.distance, rng)

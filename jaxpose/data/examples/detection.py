@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxpose.data.examples.base import Example
 from jaxpose.data.examples.images import ImageExamples
 from jaxpose.data.views import CornerCanvas, DetectionAugmentation, Window
 from jaxpose.errors import DataError
@@ -54,7 +55,7 @@ class DetectionImages(ImageExamples):
     def image_rows(self, index: Any) -> Any:
         return index
 
-    def example(self, i: int, image: np.ndarray, rng: np.random.Generator | None, step: int) -> dict[str, np.ndarray]:
+    def example(self, i: int, image: np.ndarray, rng: np.random.Generator | None, step: int) -> Example:
         self._check_size(image, i)
         size = image.shape[1], image.shape[0]
         window = self.canvas.plain(*size) if rng is None else self.canvas.draw(*size, self.augmentation, rng)

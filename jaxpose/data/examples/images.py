@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxpose.data.annotations import Skipped, tight_boxes
-from jaxpose.data.loader import Examples
+from jaxpose.data.examples.base import Example, ImageBackedExamples
 from jaxpose.data.views import CanvasAugmentation, SquareCanvas, warp
 from jaxpose.errors import DataError, ImageError
 from jaxpose.ops import boxes as box_ops
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
-class ImageExamples(Examples):
+class ImageExamples(ImageBackedExamples):
     """Images of a source as examples, with the labels of up to `max_people` people.
 
     Labelled are the people that are no crowd, in the order of the data set, even if none of their joints is. Where
@@ -36,7 +36,7 @@ class ImageExamples(Examples):
 
     max_people: int = 30
 
-    def rows(self, found: Poses | Detections, index: np.ndarray) -> dict[str, np.ndarray]:
+    def rows(self, found: Poses | Detections, index: np.ndarray) -> dict[str, Any]:
         """What was found. The area of a pose is that of the extent of all its joints, and so is its box, unless it was
         found in a detected one.
         """
@@ -45,7 +45,7 @@ class ImageExamples(Examples):
         if isinstance(found, Detections):
             return rows | {"box": found.boxes[found.valid], "box_score": found.scores[found.valid]}
         keypoints, scores = found.keypoints[found.valid], found.scores[found.valid]
-        box = tight_boxes(keypoints, np.ones_like(scores))
+        box = tight_boxes(np.asarray(keypoints), np.ones(np.shape(scores), np.float32))
         rows |= {
             "keypoints": keypoints,
             "scores": scores,
@@ -68,7 +68,7 @@ class ImageExamples(Examples):
         keep, leave = np.sort(rank[: self.max_people]), np.sort(rank[self.max_people :])
         return people[keep], people[leave]
 
-    def label_people(self, people: np.ndarray, to_canvas: np.ndarray) -> dict[str, np.ndarray]:
+    def label_people(self, people: np.ndarray, to_canvas: np.ndarray) -> Example:
         """The labels of people (by their rows), padded to N; see `methods.bottom_up.BottomUp.spec`.
 
         Args:
@@ -127,7 +127,7 @@ class TrainingImages(ImageExamples):
         for name in a.file_name[np.setdiff1d(np.arange(a.num_images), self.images)]:
             skipped.add("images without annotations", str(name))
         for row in np.flatnonzero(np.bincount(a.person_image) > self.max_people):
-            for person in a.person_id[self.choose_people(row)[1]]:
+            for person in a.person_id[self.choose_people(int(row))[1]]:
                 skipped.add(f"people beyond the largest {self.max_people} of an image", f"annotation {person}")
         skipped.log(logging.INFO)
 
@@ -137,7 +137,7 @@ class TrainingImages(ImageExamples):
     def image_rows(self, index: Any) -> Any:
         return self.images[index]
 
-    def example(self, i: int, image: np.ndarray, rng: np.random.Generator | None, step: int) -> dict[str, np.ndarray]:
+    def example(self, i: int, image: np.ndarray, rng: np.random.Generator | None, step: int) -> Example:
         row = int(self.images[i])
         self._check_size(image, row)
         height, width = image.shape[:2]
@@ -200,7 +200,7 @@ class EvaluationImages(ImageExamples):
         a = self.source.annotations
         return self.layout(int(a.width[i]), int(a.height[i])).sizes
 
-    def example(self, i: int, image: np.ndarray, rng: np.random.Generator | None, step: int) -> dict[str, np.ndarray]:
+    def example(self, i: int, image: np.ndarray, rng: np.random.Generator | None, step: int) -> Example:
         self._check_size(image, i)
         layout = self.layout(image.shape[1], image.shape[0])
         people, _ = self.choose_people(i)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from jaxpose.data.examples.base import Example, Examples
 from jaxpose.data.sources import opener
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.ops import bones, cameras
@@ -225,7 +226,7 @@ def mirror(points: np.ndarray, flip_index: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass
-class SequenceExamples:
+class SequenceExamples(Examples):
     """Windows around every frame of every video, and the same mirrored: what Anatomy3D trains on.
 
     Attributes:
@@ -257,14 +258,14 @@ class SequenceExamples:
         video = int(np.searchsorted(self._ends, position, side="right"))
         return video, position - int(self._ends[video]) + len(self.source[video]), bool(mirrored)
 
-    def load(self, i: int, rng: np.random.Generator | None, step: int = 0) -> dict[str, np.ndarray]:
+    def load(self, i: int, rng: np.random.Generator | None, step: int = 0) -> Example:
         """Example i, of which `rng` draws frames; see `sample` for its fields, beside "index" and "valid"."""
         del step
         video, frame, mirrored = self.locate(i)
         example = self.sample(video, frame, mirrored, draw(len(self.source[video]), self.drawn, rng))
         return example | {"index": np.int32(i), "valid": np.bool_(True)}
 
-    def sample(self, video: int, frame: int, mirrored: bool, drawn: np.ndarray) -> dict[str, np.ndarray]:
+    def sample(self, video: int, frame: int, mirrored: bool, drawn: np.ndarray) -> Example:
         """The fields of an example.
 
         Args:
@@ -292,10 +293,6 @@ class SequenceExamples:
             camera = cameras.mirror_intrinsics(camera)
         return example | {"camera": camera}
 
-    def bucket(self, i: int) -> None:
-        """All examples have fields of equal shapes."""
-        del i
-
     def names(self, index: Sequence[int] | np.ndarray) -> list[str]:
         """Which videos and frames examples show, for messages."""
         places = (self.locate(i) for i in index)
@@ -319,7 +316,7 @@ def padded_length(frames: int) -> int:
 
 
 @dataclasses.dataclass
-class WholeSequences:
+class WholeSequences(Examples):
     """Whole videos to be lifted frame by frame: what evaluation goes through.
 
     Attributes:
@@ -342,7 +339,7 @@ class WholeSequences:
         """The padded length of video i: fields of videos with equal ones have equal shapes."""
         return padded_length(len(self.source[i]))
 
-    def load(self, i: int, rng: np.random.Generator | None = None, step: int = 0) -> dict[str, np.ndarray]:
+    def load(self, i: int, rng: np.random.Generator | None = None, step: int = 0) -> Example:
         """Video i.
 
         Returns:
@@ -360,14 +357,14 @@ class WholeSequences:
             "valid": np.bool_(True),
         }
 
-    def rows(self, poses: Poses, index: np.ndarray) -> dict[str, np.ndarray]:
+    def rows(self, found: Poses, index: np.ndarray) -> dict[str, Any]:
         """What `metrics.mpjpe` wants to know of the valid frames [B, T] of the videos `index` [B].
 
         Returns:
           One row a frame: index (of the video), frame, keypoints and truth [n, K, 3] millimetres relative to the root,
           scores [n, K], subject, action (without the number of the take), camera.
         """
-        shown, frame = np.nonzero(poses.valid)
+        shown, frame = np.nonzero(found.valid)
         number = np.asarray(index)[shown]
         truth = [self.source[i].joints[frame[shown == b]] for b, i in enumerate(index)]
 
@@ -378,8 +375,8 @@ class WholeSequences:
         return {
             "index": number,
             "frame": frame,
-            "keypoints": poses.keypoints[poses.valid],
-            "scores": poses.scores[poses.valid],
+            "keypoints": found.keypoints[found.valid],
+            "scores": found.scores[found.valid],
             "truth": np.concatenate(truth) * np.float32(MILLIMETRES),
             "subject": told(lambda video: video.subject),
             "action": told(lambda video: action_of(video.action)),

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class People:
+class PersonBoxes:
     """Boxes to look at.
 
     Attributes:
@@ -24,7 +24,7 @@ class People:
       visibility: [N, K] uint8; zeros for a detected box.
       head_size: [N] float32 pixels; 0 where unknown and for a detected box.
       true_boxes: whether boxes are annotated people rather than detections.
-      mirror: [N] bool, boxes that are looked at mirrored; none of them unless given.
+      mirror: [N] bool mask of boxes that are looked at mirrored.
     """
 
     image: np.ndarray
@@ -34,17 +34,13 @@ class People:
     visibility: np.ndarray
     head_size: np.ndarray
     true_boxes: bool
-    mirror: np.ndarray | None = None
-
-    def __post_init__(self):
-        if self.mirror is None:
-            object.__setattr__(self, "mirror", np.zeros(len(self.image), bool))
+    mirror: np.ndarray
 
     def __len__(self) -> int:
         return len(self.image)
 
 
-def annotated(annotations: Annotations, name: str) -> People:
+def annotated(annotations: Annotations, name: str) -> PersonBoxes:
     """The people with a true box and at least one labelled joint, as the top-down family chooses them.
 
     Boxes are clipped to the image by the rule of `geometry.clip_boxes`, where the data set wants it. Crowd regions,
@@ -72,7 +68,7 @@ def annotated(annotations: Annotations, name: str) -> People:
     keep = np.flatnonzero(~np.any(list(reasons.values()), axis=0))
     if not len(keep):
         raise DataError(f"{name}: none of the {a.num_people} annotated people has a box and a labelled joint")
-    return People(
+    return PersonBoxes(
         image=a.person_image[keep],
         box=box[keep].astype(np.float32),
         score=np.ones(len(keep), np.float32),
@@ -84,7 +80,7 @@ def annotated(annotations: Annotations, name: str) -> People:
     )
 
 
-def whole_images(annotations: Annotations, name: str) -> People:
+def whole_images(annotations: Annotations, name: str) -> PersonBoxes:
     """One row an image, whose box is all of it, with the labels of its person; without any where nobody is annotated.
 
     Raises:
@@ -107,10 +103,10 @@ def whole_images(annotations: Annotations, name: str) -> People:
         column[a.person_image] = of_people
     box = np.stack([np.zeros_like(a.width), np.zeros_like(a.width), a.width, a.height], -1).astype(np.float32)
     ones, rows = np.ones(a.num_images, np.float32), np.arange(a.num_images, dtype=np.int32)
-    return People(rows, box, ones, keypoints, visibility, head_size, true_boxes=True, mirror=mirror)
+    return PersonBoxes(rows, box, ones, keypoints, visibility, head_size, true_boxes=True, mirror=mirror)
 
 
-def detected(annotations: Annotations, boxes: dict[str, np.ndarray], name: str) -> People:
+def detected(annotations: Annotations, boxes: dict[str, np.ndarray], name: str) -> PersonBoxes:
     """The boxes of a detector.
 
     Args:
@@ -124,7 +120,7 @@ def detected(annotations: Annotations, boxes: dict[str, np.ndarray], name: str) 
     count, joints = len(boxes["image"]), annotations.skeleton.num_joints
     if not count:
         raise DataError(f"{name}: has no person box in any of the data set's {annotations.num_images} images")
-    return People(
+    return PersonBoxes(
         image=boxes["image"],
         box=boxes["box"],
         score=boxes["score"],
@@ -132,4 +128,5 @@ def detected(annotations: Annotations, boxes: dict[str, np.ndarray], name: str) 
         visibility=np.zeros((count, joints), np.uint8),
         head_size=np.zeros(count, np.float32),
         true_boxes=False,
+        mirror=np.zeros(count, bool),
     )

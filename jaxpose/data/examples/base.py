@@ -1,0 +1,118 @@
+"""The contract of examples, and what those share that show images of a source."""
+
+import abc
+import dataclasses
+import logging
+import threading
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxpose.data import images
+from jaxpose.data.sources import Source
+from jaxpose.errors import DataError, ImageError
+
+logger = logging.getLogger(__name__)
+
+MAX_BAD_SHARE = 0.01
+"""Largest share of unreadable images in a data set that training skips."""
+
+
+Example = dict[str, Any]
+"""Fields of one example: {name: NumPy array or scalar}; `Method.spec` says which a method asks for."""
+
+
+class Examples(abc.ABC):
+    """Model inputs of a split with their labels, one by one and in any order."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def load(self, i: int, rng: np.random.Generator | None, step: int = 0) -> Example:
+        """Fields of example i; with `rng`, of a random view of it for a step of training."""
+
+    @abc.abstractmethod
+    def names(self, index: Sequence[int] | np.ndarray) -> list[str]:
+        """Names of the examples `index` [B], for messages."""
+
+    def rows(self, found: Any, index: np.ndarray) -> dict[str, Any]:
+        """Rows for metrics of the valid people [B, N] that were found in the examples `index` [B].
+
+        Args:
+          found: `Poses` or `Detections` of a batch, as the method gives them.
+          index: [B] examples that the batch showed.
+
+        Raises:
+          NotImplementedError: the examples are for training alone.
+        """
+        raise NotImplementedError(f"{type(self).__name__} are examples to train on, which nothing evaluates")
+
+    def bucket(self, i: int) -> Hashable:
+        """Bucket of example i; examples of equal buckets have fields of equal shapes in evaluation."""
+        return None
+
+
+@dataclasses.dataclass
+class ImageBackedExamples(Examples):
+    """Examples that each show one image of a source.
+
+    Attributes:
+      source: data set of the images.
+      skip_bad_images: whether an unreadable image's example is replaced by the next one in the data set (counted, named
+        in the log), as long as no more than a hundredth of the data set is bad. If False, it is an error.
+    """
+
+    source: Source
+    skip_bad_images: bool = dataclasses.field(default=False, kw_only=True)
+
+    def __post_init__(self):
+        self._lock = threading.Lock()
+        self.bad: dict[str, str] = {}
+
+    @abc.abstractmethod
+    def image_rows(self, index: Any) -> Any:
+        """Rows of the images that examples show, by the examples' indices: a number, or an array of them."""
+
+    @abc.abstractmethod
+    def example(self, i: int, image: np.ndarray, rng: np.random.Generator | None, step: int) -> Example:
+        """Fields of example i, whose image is [H, W, 3] uint8 RGB; other arguments as for `load`."""
+
+    def names(self, index: Sequence[int] | np.ndarray) -> list[str]:
+        """File names of the images of the examples `index` [B]."""
+        return [str(name) for name in self.source.annotations.file_name[self.image_rows(index)]]
+
+    def load(self, i: int, rng: np.random.Generator | None, step: int = 0) -> Example:
+        while True:
+            row = int(self.image_rows(i))
+            try:
+                name = str(self.source.annotations.file_name[row])
+                image = images.decode(self.source.read(row), name)
+                return self.example(i, image, rng, step)
+            except ImageError as error:
+                self._note_bad(error)
+                i = (i + 1) % len(self)
+
+    def __getstate__(self):
+        return {k: v for k, v in vars(self).items() if k != "_lock"}
+
+    def __setstate__(self, state):
+        for name, value in state.items():
+            setattr(self, name, value)
+        self._lock = threading.Lock()
+
+    def _note_bad(self, error: ImageError) -> None:
+        if not self.skip_bad_images:
+            raise error
+        with self._lock:
+            if error.name in self.bad:
+                return
+            self.bad[error.name] = error.why
+            count, limit = len(self.bad), max(1, MAX_BAD_SHARE * len(self.source))
+        logger.warning("%s: skipped an example (%d so far): %s", self.source.name, count, error)
+        if count > limit:
+            raise DataError(
+                f"{self.source.name}: {count} of {len(self.source)} images cannot be read, more than "
+                f"{MAX_BAD_SHARE:.0%}; the last one is {error.name}: {error.why}. Repair the data set."
+            )
