@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal, Protocol
 
 import numpy as np
+
 from jaxpose.errors import ConfigError
 from jaxpose.ops import boxes as box_ops
 from jaxpose.ops import geometry

@@ -10,10 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+
+from jaxpose import sharding
+from jaxpose.data import build
+from jaxpose.data.examples.base import Examples
 from jaxpose.data.examples.clips import Videos
 from jaxpose.data.examples.images import move_boxes
 from jaxpose.data.examples.sequences import MILLIMETRES
-from jaxpose.data.loader import Examples
 from jaxpose.errors import ConfigError
 from jaxpose.evaluation.metrics import keypoint_pck, mpjpe, posetrack
 from jaxpose.evaluation.metrics.boxes import CocoBoxes
@@ -31,9 +34,6 @@ from jaxpose.runs.checkpoint import load_for_inference
 from jaxpose.runs.journal import Journal, write_json
 from jaxpose.types import Detections, Poses, Stream, Variables
 from jaxpose.viz import overlay, poses_3d
-
-from jaxpose import sharding
-from jaxpose.data import build
 
 logger = logging.getLogger(__name__)
 

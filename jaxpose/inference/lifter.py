@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+
 from jaxpose.data.examples import sequences
 from jaxpose.errors import DataError, NonFiniteError
 from jaxpose.methods.lifting import SequenceInput

@@ -19,17 +19,17 @@ from typing import Any
 
 import jax
 import numpy as np
+
+from jaxpose import sharding
 from jaxpose.data.annotations import tight_boxes
+from jaxpose.data.build import person_crop
 from jaxpose.data.examples import images
+from jaxpose.data.views import PersonCrop
 from jaxpose.errors import DataError, NonFiniteError
 from jaxpose.evaluation.suppression import Suppression, suppress
 from jaxpose.methods.base import Method
 from jaxpose.methods.lifting import SequenceInput
 from jaxpose.types import Detections, Poses, Variables
-
-from jaxpose import sharding
-from jaxpose.data.build import person_crop
-from jaxpose.data.views import PersonCrop
 
 FindBoxes = Callable[["Picture"], tuple[np.ndarray, np.ndarray]]
 """A detector: picture -> boxes [N, 4] (x, y, w, h) in its pixels, and their scores [N]."""

@@ -21,14 +21,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
+
+from jaxpose.data import images
 from jaxpose.data.examples.clips import neighbours
 from jaxpose.errors import ImageError
 from jaxpose.evaluation.tracking import Tracker, TrackerOptions
+from jaxpose.inference.predictor import FindBoxes, People, Picture, Predictor
 from jaxpose.methods.top_down import ClipInput
 from jaxpose.viz import animation
-
-from jaxpose.data import images
-from jaxpose.inference.predictor import FindBoxes, People, Picture, Predictor
 
 logger = logging.getLogger(__name__)
 
