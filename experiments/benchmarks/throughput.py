@@ -16,7 +16,7 @@ from timing import seconds
 from jaxpose import sharding
 from jaxpose.data import build
 from jaxpose.runs import startup
-from jaxpose.training.loop import Trainer
+from jaxpose.training.train_step import Trainer
 
 config_flags.DEFINE_config_file("config", "configs/prtr.py", "Config file.")
 flags.DEFINE_integer("repeats", 5, "Timed rounds.")

@@ -18,7 +18,7 @@ from jaxpose import main as command
 from jaxpose import sharding
 from jaxpose.evaluation.evaluator import Evaluator
 from jaxpose.runs import startup
-from jaxpose.runs.checkpoint import load_for_inference
+from jaxpose.runs.reader import load_for_inference
 
 flags.DEFINE_string("output", None, "Folder of the runs.", required=True)
 flags.DEFINE_list("variants", ["", "single_frame", "no_merger", "no_fusion", "no_correction"], "Of configs/dcpose.py.")

@@ -5,7 +5,7 @@ method and the field.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import chex
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpose.errors import ContractError
-from jaxpose.types import Batch, Detections, Poses, Spec
+from jaxpose.types import Batch, Detections, Poses
 
 
 @contextlib.contextmanager
@@ -29,9 +29,9 @@ def _dtype(value: Any) -> Any:
     return jax.dtypes.canonicalize_dtype(jnp.result_type(value))
 
 
-def training_batch(method: Any, batch: Batch, spec: Spec) -> None:
-    """Raises `ContractError` unless a batch of training has the fields of `spec`, which `method.spec` gave."""
-    for stream, fields in spec.items():
+def training_batch(method: Any, batch: Batch) -> None:
+    """Raises `ContractError` unless a batch of training has the fields that `method.spec` asks for."""
+    for stream, fields in method.spec(1).items():
         for name, leaf in fields.items():
             with _about(method, "targets", f"batch[{stream!r}][{name!r}]"):
                 found = batch.get(stream, {}).get(name)
@@ -60,6 +60,17 @@ def targets(method: Any, batch: Batch) -> None:
                 with _about(method, "targets", f"batch[{stream!r}][{name!r}]"):
                     chex.assert_axis_dimension(value, -1, 3)
                     chex.assert_type(value, jnp.float32)
+
+
+def checked_loss(method: Any, phase: Any) -> Callable:
+    """The loss of a phase, whose results are checked by `loss`."""
+
+    def call(variables: Any, batch: Batch, step: Any, key: Any) -> Any:
+        value, aux = phase.loss(variables, batch, step, key)
+        loss(method, phase.name, value, aux, variables["batch_stats"])
+        return value, aux
+
+    return call
 
 
 def loss(method: Any, phase: str, value: Any, aux: Any, batch_stats: Any) -> None:

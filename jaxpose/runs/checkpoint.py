@@ -7,13 +7,12 @@ WORKDIR/damaged/STEP for inspection, and the one before it is used.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -21,13 +20,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.experimental.v1 import training as policies
 
-from jaxpose.errors import CheckpointError, ConfigError
+from jaxpose.errors import CheckpointError
 from jaxpose.runs import digest
 from jaxpose.runs.state import TrainState
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "config.json"
 TRASH = "trash"
 
 
@@ -49,7 +47,7 @@ class Checkpoints:
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        keep = [policies.preservation_policies.LatestN(self._keep)]
+        keep: list[Any] = [policies.preservation_policies.LatestN(self._keep)]
         if self._best:
             best = policies.preservation_policies.BestN(
                 get_metric_fn=lambda metrics: metrics[self._best],
@@ -234,95 +232,3 @@ def _free_name(path: pathlib.Path) -> pathlib.Path:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def load_for_inference(
-    workdir: str | pathlib.Path, step: int | None = None, changes: Mapping[str, Any] | None = None
-) -> tuple[Any, Any, Any]:
-    """What a run learned.
-
-    Args:
-      workdir: folder of a run.
-      step: of the checkpoint; the newest good one if None.
-      changes: {"method.scales": (0.5, 1.0, 2.0), ...}, fields of the run's config that are to differ now; the log names
-        those that do.
-
-    Returns:
-      (config, method, variables); the averaged parameters where the run keeps an average.
-
-    Raises:
-      CheckpointError: no run or no good checkpoint there.
-      ConfigError: a change of a field that there is not, or one that makes another network.
-    """
-    import ml_collections
-
-    from jaxpose import methods, sharding
-    from jaxpose.config import base
-
-    workdir = pathlib.Path(workdir)
-    try:
-        config = ml_collections.ConfigDict(json.loads((workdir / CONFIG).read_text()))
-    except OSError as error:
-        raise CheckpointError(f"{workdir}: {_why_no_run(workdir)}") from error
-    complete(config, base(config.name))
-    variables = _shapes(methods.create(config.method))
-    for field, value in (changes or {}).items():
-        _change(config, field, value)
-    method = methods.create(config.method)
-    if _shapes(method) != variables:
-        raise ConfigError(f"{workdir}: config.method now describes another network than the one that was trained there")
-    mesh = sharding.make_mesh(ml_collections.ConfigDict({"fsdp": 1}))
-    params = "ema" if config.train.ema_decay else "params"
-    template = TrainState(
-        step=jax.ShapeDtypeStruct((), np.int32),
-        params=variables["params"] if params == "params" else None,
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=None,
-        ema=variables["params"] if params == "ema" else None,
-    )
-    copied = sharding.replicated(mesh)
-    template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=copied), template)
-    checkpoints = Checkpoints(workdir)
-    try:
-        state = checkpoints.restore(template, step)
-    finally:
-        checkpoints.close()
-    if state is None:
-        raise CheckpointError(f"{workdir}: has no checkpoint yet")
-    return config, method, state.inference_variables
-
-
-def _why_no_run(workdir: pathlib.Path) -> str:
-    if stages := sorted(path.parent for path in workdir.glob(f"*/{CONFIG}")):
-        return f"holds several runs, the stages of one experiment. Name one of them: {', '.join(map(str, stages))}"
-    return f"has no {CONFIG}, so it is no run's --workdir"
-
-
-def _shapes(method: Any) -> Any:
-    return jax.eval_shape(method.init, jax.random.key(0))
-
-
-def complete(config: Any, defaults: Any) -> None:
-    """Adds the fields that came into being after a run was started."""
-    for name, value in defaults.items():
-        if name not in config:
-            config[name] = value
-        elif isinstance(value, type(config)):
-            complete(config[name], value)
-
-
-def _change(config: Any, field: str, value: Any) -> None:
-    """Sets a field of a run's config, given as "section.name"; methods may have new fields that old runs lack."""
-    *sections, name = field.split(".")
-    section = functools.reduce(lambda inner, part: inner.get(part, {}), sections, config)
-    if name not in section and sections != ["method"]:
-        raise ConfigError(f"the run's config has no field {field!r}")
-    found, value = section.get(name), list(value) if isinstance(value, tuple) else value
-    if found == value:
-        return
-    logger.info("config.%s is %r now; the run was trained with %r", field, value, found)
-    try:
-        with config.unlocked():
-            section[name] = value
-    except TypeError as error:
-        raise ConfigError(f"config.{field} cannot be {value!r}: {error}") from error

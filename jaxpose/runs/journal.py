@@ -17,11 +17,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from jaxpose.config import base
-from jaxpose.errors import ConfigError
-from jaxpose.runs.checkpoint import CONFIG, complete
+from jaxpose.runs.run_config import CONFIG
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +39,9 @@ class Journal:
     def __init__(self, workdir: pathlib.Path, config: Any, *, step: int, total: int):
         self.workdir = pathlib.Path(workdir)
         self.active = jax.process_index() == 0
-        self._events, self._bar, self._lines = None, None, None
+        self._events: Any = None
+        self._bar: Any = None
+        self._lines: Any = None
         self._since = (step, time.monotonic())
         if not self.active:
             return
@@ -92,15 +91,18 @@ class Journal:
         if not self.active:
             return
         import cv2
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.proto import summary_pb2
 
         jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
         folder = self.workdir / "pictures"
         folder.mkdir(exist_ok=True)
         (folder / f"{name}_{step:07d}.jpg").write_bytes(jpeg)
         height, width, _ = image.shape
-        picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=jpeg)
-        self._events.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=picture)]), step)
+        summary: Any = summary_pb2  # its classes are made at run time
+        picture = summary.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=jpeg)
+        self._events.file_writer.add_summary(
+            summary.Summary(value=[summary.Summary.Value(tag=name, image=picture)]), step
+        )
 
     def close(self) -> None:
         if self.active:
@@ -118,7 +120,7 @@ def clock(seconds: float) -> str:
 
 def versions() -> dict[str, Any]:
     """Of Python, this machine's devices, and the packages that compute."""
-    found = {"python": sys.version.split()[0], "platform": platform.platform()}
+    found: dict[str, Any] = {"python": sys.version.split()[0], "platform": platform.platform()}
     for name in VERSIONS_OF:
         try:
             found[name] = importlib.metadata.version(name)
@@ -147,36 +149,3 @@ def drop_lines_after(path: pathlib.Path, step: int) -> None:
         except (ValueError, KeyError):
             logger.warning("%s: dropped an incomplete line: %.60s", path, line)
     path.write_text("".join(kept))
-
-
-def check_same_run(workdir: pathlib.Path, config: Any) -> None:
-    """Before going on with a run: its config must be the one it began with, but for how long and how it is reported.
-
-    What it started from may have moved: of `init_from` the last part of the path counts. Fields that came into being
-    after the run began have their usual values.
-
-    Raises:
-      ConfigError: names every field that differs.
-    """
-    path = pathlib.Path(workdir) / CONFIG
-    if not path.exists():
-        return
-    begun = ConfigDict(json.loads(path.read_text()))
-    complete(begun, base(config.name))
-    old, new = (_flat(json.loads(json.dumps(c.to_dict()))) for c in (begun, config))
-    free = ("train.steps", "train.log_every", "train.checkpoint_every", "train.keep", "evaluate.", "data.workers",
-            "data.threads", "data.dir", "sharding.")  # fmt: skip
-    keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-    moved = pathlib.PurePath(old["init_from"]).name == pathlib.PurePath(new["init_from"]).name
-    changed = [k for k in keys if not k.startswith(free) and not (moved and k == "init_from")]
-    if changed:
-        listed = "; ".join(f"{k}: {old.get(k)!r} then, {new.get(k)!r} now" for k in changed[:8])
-        raise ConfigError(f"{workdir} holds a run with another config ({listed}). Choose another --workdir.")
-    for key in keys:
-        logger.warning("config.%s was %r when this run began and is %r now", key, old.get(key), new.get(key))
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix[:-1]: tree}
-    return {k: v for name, child in tree.items() for k, v in _flat(child, f"{prefix}{name}.").items()}

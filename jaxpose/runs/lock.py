@@ -1,11 +1,11 @@
 """One process at a time writes to a run's folder."""
 
 import contextlib
-import fcntl
 import logging
 import pathlib
 from collections.abc import Iterator
 
+import filelock
 import jax
 
 from jaxpose.errors import ConfigError
@@ -28,13 +28,16 @@ def sole_writer(workdir: pathlib.Path) -> Iterator[None]:
         yield
         return
     workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"{workdir}: another process is training there. Wait for its end, stop it, or choose another --workdir."
-            ) from None
-        except OSError as error:
-            logger.warning("%s: cannot be locked (%s); see that no other process trains there", workdir, error)
+    lock = filelock.FileLock(workdir / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise ConfigError(
+            f"{workdir}: another process is training there. Wait for its end, stop it, or choose another --workdir."
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        logger.warning("%s: cannot be locked (%s); see that no other process trains there", workdir, error)
+    try:
         yield
+    finally:
+        lock.release()

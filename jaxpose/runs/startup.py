@@ -25,7 +25,7 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1, c
       cache: keep compiled programs in ~/.cache/jaxpose (or JAX_COMPILATION_CACHE_DIR) for the next start.
     """
     use_fast_cpu_preset()
-    if cache and not jax.config.jax_compilation_cache_dir:
+    if cache and not getattr(jax.config, "jax_compilation_cache_dir", None):
         folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "jaxpose" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

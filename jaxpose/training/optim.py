@@ -1,24 +1,31 @@
 """Parameter groups, each with its own optax optimizer, and schedules as functions of the training step.
 
 A parameter is known by its path ("backbone/layer2/block0/conv1/kernel") and belongs to the first group whose regular
-expression is found in it. Optimizers here give directions; the step size is `learning_rate(step) * multiplier`,
-taken from `TrainState.step`, so that a schedule never counts twice and a resume never restarts it.
+expression is found in it. Each group has a transformation of its own over its own tree, so that a phase updates some
+groups and lets the others rest. `optax.partition` would be wrong here: it updates every group at every call, and a
+resting group would still count steps, decay its moments and move.
+
+Optimizers give directions. The step size is `schedule(step) * multiplier`, taken from `TrainState.step`, so that a
+schedule never counts twice and a resume never restarts it; `optax.apply_updates` takes the step.
 """
 
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import traverse_util
+from ml_collections import ConfigDict
 
 from jaxpose.errors import ConfigError
 
-Schedule = Callable[[jax.Array], jax.Array]
+Schedule = Callable[[Any], Any]
+"""Function from the number of finished steps to a learning rate."""
 Flat = dict[str, jax.Array]
+"""{path: leaf} of a nested dict."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +33,14 @@ class Group:
     """Parameters that are updated alike.
 
     Attributes:
-      name: by which phases refer to it.
+      name: label by which phases refer to the group.
       match: regular expression, searched in the parameter's path.
-      multiplier: of the learning rate.
-      weight_decay: decoupled, times the learning rate; None for the config's value.
-      frozen: never moves, is not differentiated, has no optimizer state.
+      multiplier: factor to the learning rate.
+      weight_decay: weight decay of the group; None for the config's value.
+      frozen: whether the parameters never move; they are not differentiated and have no optimizer state.
+      optimizer: fields of `config.optim` that differ for the group, such as {"optimizer": "sgd", "momentum": 0.9}; a
+        name alone ("sgd") changes the optimizer.
+      schedule: fields of `config.optim.schedule` that differ for the group, besides "learning_rate", its peak.
     """
 
     name: str
@@ -38,11 +48,13 @@ class Group:
     multiplier: float = 1.0
     weight_decay: float | None = None
     frozen: bool = False
+    optimizer: Mapping[str, Any] | str = dataclasses.field(default_factory=dict)
+    schedule: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def flatten(tree: Mapping) -> Flat:
+def flatten(tree: Any) -> Flat:
     """{"a/b/c": leaf} of a nested dict."""
-    return traverse_util.flatten_dict(tree, sep="/")
+    return cast(Flat, traverse_util.flatten_dict(tree, sep="/"))
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict:
@@ -55,16 +67,23 @@ class Optimizer:
     """One optax transformation a group, over flat parameter dicts.
 
     Attributes:
-      groups: in order of precedence.
+      groups: groups in order of precedence.
       directions: {group: transformation from gradients to descent directions}; none for frozen groups.
-      learning_rate: function of the step.
-      clip_norm: the global norm that a phase's gradient is scaled down to; 0 for no clipping.
+      learning_rate: learning rate of all groups without a schedule of their own, a function of the step.
+      schedules: {group: learning rate} of the groups that have a schedule of their own.
+      clip_norm: global norm that a phase's gradient is scaled down to; 0 for no clipping.
     """
 
     groups: tuple[Group, ...]
     directions: dict[str, optax.GradientTransformation]
     learning_rate: Schedule
+    schedules: dict[str, Schedule] = dataclasses.field(default_factory=dict)
     clip_norm: float = 0.0
+
+    def rates(self, step: jax.Array) -> dict[str, jax.Array]:
+        """Learning rates to log: "learning_rate", and "learning_rate/GROUP" of groups with their own schedule."""
+        own = {f"learning_rate/{name}": schedule(step) for name, schedule in self.schedules.items()}
+        return {"learning_rate": jnp.asarray(self.learning_rate(step))} | own
 
     def assign(self, paths: list[str]) -> dict[str, str]:
         """{path: group name}.
@@ -83,7 +102,7 @@ class Optimizer:
                 f"config.optim.groups: {empty} match no parameter that an earlier group leaves; "
                 f"paths look like {paths[0]!r}"
             )
-        return owner
+        return {p: name for p, name in owner.items() if name is not None}
 
     def init(self, params: Mapping) -> dict[str, Any]:
         """{group: optimizer state}."""
@@ -95,8 +114,8 @@ class Optimizer:
         """Parameters that a phase moves, and the rest.
 
         Args:
-          params: nested dict.
-          updates: group names; empty for all groups that are not frozen.
+          params: nested dict of all parameters.
+          updates: names of groups; empty for all groups that are not frozen.
 
         Raises:
           ConfigError: `updates` names a group that does not exist or is frozen.
@@ -114,9 +133,9 @@ class Optimizer:
 
         Args:
           grads: {path: gradient} of whole groups.
-          opt_state: of all groups; those without gradients stay as they are.
+          opt_state: state of all groups; those without gradients stay as they are.
           params: {path: value} for the same paths.
-          step: finished steps.
+          step: number of finished steps.
 
         Returns:
           New parameters, new state of all groups, and the gradient's global norm before clipping.
@@ -125,7 +144,7 @@ class Optimizer:
         if self.clip_norm:
             factor = jnp.minimum(1.0, self.clip_norm / (norm + 1e-6))
             grads = jax.tree.map(lambda g: g * factor, grads)
-        owner = {p: self._owner(p) for p in grads}
+        owner = {p: str(self._owner(p)) for p in grads}
         new_params, new_state = dict(params), dict(opt_state)
         for group in self.groups:
             mine = _of(grads, owner, group.name)
@@ -134,8 +153,9 @@ class Optimizer:
             old = unflatten({p: params[p] for p in mine})
             tx = self.directions[group.name]
             direction, new_state[group.name] = tx.update(unflatten(mine), opt_state[group.name], old)
-            rate = self.learning_rate(step) * group.multiplier
-            new_params.update(flatten(jax.tree.map(lambda p, d, r=rate: p - r * d, old, direction)))
+            rate = self.schedules.get(group.name, self.learning_rate)(step) * group.multiplier
+            updates = jax.tree.map(lambda d, r=rate: -r * d, direction)
+            new_params.update(flatten(optax.apply_updates(old, updates)))
         return new_params, new_state, norm
 
     def _owner(self, path: str) -> str | None:
@@ -167,28 +187,49 @@ def create(config: Any, total_steps: int) -> Optimizer:
     names = [g.name for g in groups]
     if len(set(names)) != len(names):
         raise ConfigError(f"config.optim.groups: names must differ, found {names}")
+    moving = [g for g in groups if not g.frozen]
     return Optimizer(
         groups=groups,
-        directions={g.name: _direction(config, g) for g in groups if not g.frozen},
+        directions={g.name: _direction(_own_fields(config, g), g.weight_decay) for g in moving},
         learning_rate=schedule(config.learning_rate, config.schedule, total_steps),
+        schedules={g.name: _own_schedule(config, g, total_steps) for g in moving if g.schedule},
         clip_norm=config.clip_norm,
     )
 
 
-def _direction(config: Any, group: Group) -> optax.GradientTransformation:
-    decay = config.weight_decay if group.weight_decay is None else group.weight_decay
+def _own_fields(config: Any, group: Group) -> ConfigDict:
+    """`config.optim` as a group sees it."""
+    changes = {"optimizer": group.optimizer} if isinstance(group.optimizer, str) else dict(group.optimizer)
+    return _changed(config, changes, f"config.optim.groups: {group.name!r}: optimizer")
+
+
+def _own_schedule(config: Any, group: Group, total_steps: int) -> Schedule:
+    changes = dict(group.schedule)
+    peak = changes.pop("learning_rate", config.learning_rate)
+    fields = _changed(config.schedule, changes, f"config.optim.groups: {group.name!r}: schedule")
+    return schedule(peak, fields, total_steps)
+
+
+def _changed(config: Any, changes: Mapping[str, Any], where: str) -> ConfigDict:
+    if unknown := sorted(set(changes) - set(config)):
+        raise ConfigError(f"{where} has the fields {unknown}; it can have {', '.join(sorted(config))}")
+    return ConfigDict(dict(config) | dict(changes))
+
+
+def _direction(config: Any, weight_decay: float | None) -> optax.GradientTransformation:
+    """The transformation from gradients to directions of the optimizer that `config` names."""
+    decay = optax.add_decayed_weights(config.weight_decay if weight_decay is None else weight_decay)
     adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
     if config.optimizer == "adamw":
-        return optax.chain(adam, optax.add_decayed_weights(decay))
+        return optax.chain(adam, decay)
     if config.optimizer == "adam":
-        return optax.chain(optax.add_decayed_weights(decay), adam)
+        return optax.chain(decay, adam)
     if config.optimizer == "amsgrad":
-        return optax.chain(optax.add_decayed_weights(decay), scale_by_amsgrad(config.b1, config.b2, config.eps))
+        return optax.chain(decay, scale_by_amsgrad(config.b1, config.b2, config.eps))
     if config.optimizer == "sgd":
-        return optax.chain(optax.add_decayed_weights(decay), optax.trace(config.momentum, nesterov=config.nesterov))
+        return optax.chain(decay, optax.trace(config.momentum, nesterov=config.nesterov))
     if config.optimizer == "rmsprop":
-        rms = optax.scale_by_rms(decay=config.decay, eps=config.eps, eps_in_sqrt=False)
-        return optax.chain(optax.add_decayed_weights(decay), rms)
+        return optax.chain(decay, optax.scale_by_rms(decay=config.decay, eps=config.eps, eps_in_sqrt=False))
     raise ConfigError(f"config.optim.optimizer is {config.optimizer!r}; it can be one of {', '.join(OPTIMIZERS)}")
 
 
@@ -211,11 +252,11 @@ def scale_by_amsgrad(b1: float, b2: float, eps: float) -> optax.GradientTransfor
         zeros = jax.tree.map(jnp.zeros_like, params)
         return AmsgradState(jnp.zeros((), jnp.int32), zeros, zeros, zeros)
 
-    def update(grads: Any, state: AmsgradState, params: Any = None) -> tuple[Any, AmsgradState]:
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, AmsgradState]:
         del params
         count = state.count + 1
-        first = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.first, grads)
-        second = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.second, grads)
+        first = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.first, updates)
+        second = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.second, updates)
         largest = jax.tree.map(jnp.maximum, state.largest, second)
         unbiased = 1 - b1**count, jnp.sqrt(1 - b2**count)
         direction = jax.tree.map(lambda m, v: (m / unbiased[0]) / (jnp.sqrt(v) / unbiased[1] + eps), first, largest)
@@ -228,11 +269,12 @@ def schedule(peak: float, config: Any, total_steps: int) -> Schedule:
     """Learning rate as a function of the number of finished steps.
 
     Args:
-      peak: the rate after the warm-up.
-      config: `name` ("constant", "cosine" down to 0 at the end, "step" or "inverse"), `warmup` steps (linear from 0),
-        for "step" the `boundaries` (steps) at which the rate is multiplied by `factors`, one for all or one for each,
-        and for "inverse", which multiplies it by (1 + gamma * step) ** -power, `gamma` and `power`.
-      total_steps: where "cosine" ends.
+      peak: learning rate after the warm-up.
+      config: fields of the schedule: `name` ("constant", "cosine" down to 0 at the end, "step" or "inverse"), `warmup`
+        steps (linear from 0), for "step" the `boundaries` (steps) at which the rate is multiplied by `factors`, one for
+        all or one for each, and for "inverse", which multiplies it by (1 + gamma * step) ** -power, `gamma` and
+        `power`.
+      total_steps: step at which "cosine" ends.
 
     Raises:
       ConfigError: unknown name.

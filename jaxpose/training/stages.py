@@ -21,9 +21,9 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxpose.errors import CheckpointError, ConfigError
-from jaxpose.evaluation.metrics.keypoint_pck import percent
-from jaxpose.runs.checkpoint import CONFIG
+from jaxpose.evaluation.keypoint_pck import percent
 from jaxpose.runs.journal import write_json
+from jaxpose.runs.run_config import CONFIG
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def evaluate(config: Any, workdir: str | pathlib.Path, only: str = "") -> Scores
 # --- configs ---
 
 
-def resolve(config: Any, workdir: pathlib.Path | None = None) -> dict[str, ConfigDict]:
+def resolve(config: Any, workdir: pathlib.Path | None = None) -> dict[str, Any]:
     """{name: config of an ordinary run} of all stages, in order.
 
     Args:

@@ -18,13 +18,14 @@ from jaxpose import skeleton
 from jaxpose.convert import convert
 from jaxpose.convert.conversion import apply_rules
 from jaxpose.data import square_boxes
-from jaxpose.evaluation.metrics import joint_groups, pck
+from jaxpose.evaluation import pck
+from jaxpose.evaluation.metrics import groups as joint_groups
 from jaxpose.methods.regda.method import RegDA, Upsampling, scale_gradient, warm_start
 from jaxpose.methods.regda.names import rules, upsampling
 from jaxpose.methods.regda.pseudo_labels import pseudo_labels
 from jaxpose.ops import heatmaps
 from jaxpose.runs.state import TrainState
-from jaxpose.training import loop, optim
+from jaxpose.training import optim, train_step
 
 CLASSIFIER = "backbone.fc."
 """Entries that never move and have no gradient there, and do not exist here."""
@@ -335,11 +336,11 @@ def _recorded(phase, optimizer: optim.Optimizer):
         seen = []
 
         def gradient(*args):
-            values, grads = loop.accumulated_grad(*args)
+            values, grads = train_step.accumulated_grad(*args)
             seen.append(grads)
             return values, grads
 
-        state, metrics = loop.apply_phase(state, batch, jax.random.key(0), phase, optimizer, gradient)
+        state, metrics = train_step.apply_phase(state, batch, jax.random.key(0), phase, optimizer, gradient)
         return state, metrics, seen[0]
 
     return run

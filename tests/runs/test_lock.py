@@ -11,7 +11,7 @@ from jaxpose.runs.lock import LOCK, sole_writer
 
 HOLD = """
 import pathlib, sys, time
-from jaxpose.lock import sole_writer
+from jaxpose.runs.lock import sole_writer
 with sole_writer(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

@@ -23,8 +23,10 @@ from jaxpose.errors import CheckpointError, ConfigError, NonFiniteError
 from jaxpose.evaluation.evaluator import evaluate
 from jaxpose.rng import Purpose
 from jaxpose.runs import digest
-from jaxpose.runs.checkpoint import Checkpoints, load_for_inference
-from jaxpose.training.loop import Trainer, train
+from jaxpose.runs.checkpoint import Checkpoints
+from jaxpose.runs.reader import load_for_inference
+from jaxpose.training.loop import train
+from jaxpose.training.train_step import Trainer
 from jaxpose.types import synthetic_batch
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -61,7 +63,7 @@ def command(folder: pathlib.Path, workdir: pathlib.Path, *extra: str, name: str 
     """Runs tiny.config in a process of its own."""
     code = (
         "import sys; sys.path[:0] = ['tests', '.'];"
-        "from jaxpose import main, runtime; runtime.start(); import tiny;"
+        "from jaxpose import main; from jaxpose.runs import startup; startup.start(); import tiny;"
         f"c = tiny.config({str(folder)!r}, {name!r}); {';'.join(extra)};"
         f"main.log_to_stderr(); main.run(c, {str(workdir)!r}, 'train')"
     )

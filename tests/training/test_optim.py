@@ -147,3 +147,64 @@ class TestSchedules:
     def test_unknown(self):
         with pytest.raises(ConfigError, match=r"schedule.name is 'linear'"):
             make(schedule={"name": "linear"})
+
+
+class TestOwnOptimizers:
+    """Groups with an optimizer and a schedule of their own: separate optax transformations over partitioned trees."""
+
+    GROUPS = (
+        {"name": "backbone", "match": "^backbone/", "optimizer": {"optimizer": "sgd", "momentum": 0.5}},
+        {
+            "name": "head",
+            "match": ".*",
+            "weight_decay": 0.0,
+            "optimizer": "adam",
+            "schedule": {"learning_rate": 1.0, "name": "step", "boundaries": (2,), "factors": (0.25,)},
+        },
+    )
+
+    def test_each_group_moves_as_its_own_optax_transformation(self):
+        optimizer = make(groups=self.GROUPS)
+        flat, state = optim.flatten(PARAMS), optimizer.init(PARAMS)
+        sgd = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1, momentum=0.5))
+        adam = optax.adam(optax.piecewise_constant_schedule(1.0, {2: 0.25}))
+        theirs = {name: {p: v for p, v in flat.items() if p.startswith(name)} for name in ("backbone", "head")}
+        states = {"backbone": sgd.init(theirs["backbone"]), "head": adam.init(theirs["head"])}
+        for step in range(4):
+            flat, state, _ = optimizer.update(grads_like(flat), state, flat, jnp.int32(step))
+            for name, tx in (("backbone", sgd), ("head", adam)):
+                updates, states[name] = tx.update(grads_like(theirs[name]), states[name], theirs[name])
+                theirs[name] = optax.apply_updates(theirs[name], updates)
+        for path, value in (theirs["backbone"] | theirs["head"]).items():
+            np.testing.assert_allclose(flat[path], value, rtol=1e-5, err_msg=path)
+
+    def test_resting_groups_keep_parameters_and_state(self):
+        optimizer = make(groups=self.GROUPS)
+        state = optimizer.init(PARAMS)
+        moving, resting = optimizer.split(PARAMS, ("head",))
+        moved, after, _ = optimizer.update(grads_like(moving), state, moving, jnp.int32(0))
+        assert set(moved) == {"head/kernel"}
+        assert set(resting) == {"backbone/stem", "backbone/layer"}
+        assert jax.tree.all(jax.tree.map(np.array_equal, after["backbone"], state["backbone"]))
+        assert not jax.tree.all(jax.tree.map(np.array_equal, after["head"], state["head"]))
+
+    def test_own_rates_are_logged(self):
+        rates = make(groups=self.GROUPS).rates(jnp.int32(3))
+        assert {name: float(rate) for name, rate in rates.items()} == pytest.approx(
+            {"learning_rate": 0.1, "learning_rate/head": 0.25}
+        )
+
+    @pytest.mark.parametrize(
+        ("group", "message"),
+        [
+            (
+                {"optimizer": {"momentums": 0.5}},
+                r"'all': optimizer has the fields \['momentums'\]; it can have .*momentum",
+            ),
+            ({"schedule": {"steps": 3}}, r"'all': schedule has the fields \['steps'\]; it can have boundaries"),
+            ({"optimizer": "lamb"}, "config.optim.optimizer is 'lamb'; it can be one of adamw"),
+        ],
+    )
+    def test_unknown_fields_are_named(self, group, message):
+        with pytest.raises(ConfigError, match=message):
+            make(groups=({"name": "all", "match": ".*"} | group,))

@@ -20,8 +20,9 @@ from jaxpose.errors import CheckpointError, ConfigError
 from jaxpose.evaluation import evaluator
 from jaxpose.inference.predictor import load
 from jaxpose.runs import digest
-from jaxpose.runs.checkpoint import Checkpoints, load_for_inference
-from jaxpose.training import loop, stages
+from jaxpose.runs.checkpoint import Checkpoints
+from jaxpose.runs.reader import load_for_inference
+from jaxpose.training import pretrained, stages, train_step
 
 ROOT = pathlib.Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"JAX_NUM_CPU_DEVICES": "8"}
@@ -155,7 +156,7 @@ class TestRuns:
 
     def test_a_stage_starts_where_an_earlier_one_ended(self, folder, finished):
         run = stages.resolve(staged(folder), finished)["regda"]
-        state = loop.Trainer.create(run, jax.devices()[:1]).init()
+        state = train_step.Trainer.create(run, jax.devices()[:1]).init()
         _, _, learned = load_for_inference(finished / "pretrain")
         for part in ("backbone", "upsampling"):
             jax.tree.map(np.testing.assert_array_equal, state.params[part], learned["params"][part])
@@ -174,7 +175,8 @@ class TestRuns:
     def test_killed_and_restarted_stages_end_bit_equal(self, folder, finished, tmp_path, stage, step):
         code = (
             "import sys; sys.path[:0] = ['tests', '.'];"
-            "from jaxpose import main, runtime; runtime.start(); import test_stages; main.log_to_stderr();"
+            "from jaxpose import main; from jaxpose.runs import startup; startup.start();"
+            "import test_stages; main.log_to_stderr();"
             f"main.run(test_stages.staged({str(folder)!r}), {str(tmp_path)!r}, 'train')"
         )
         command, log = [sys.executable, "-c", code], tmp_path / "log"
@@ -209,7 +211,7 @@ class TestRuns:
 
     def test_a_folder_of_stages_is_no_run(self, finished):
         expected = rf"Name one of them: {finished}/pretrain, {finished}/regda"
-        for use in (load, load_for_inference, loop.load_pretrained):
+        for use in (load, load_for_inference, pretrained.load_pretrained):
             with pytest.raises(CheckpointError, match=expected):
                 use(finished)
 

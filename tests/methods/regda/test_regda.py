@@ -20,7 +20,8 @@ from jaxpose.methods.regda.method import LABELS, RegDA, scale_gradient, warm_sta
 from jaxpose.ops import heatmaps
 from jaxpose.runs import digest
 from jaxpose.runs.state import TrainState
-from jaxpose.training import loop, optim
+from jaxpose.training import optim, pretrained, train_step
+from jaxpose.training.train_step import accumulated_grad, apply_phase
 from jaxpose.types import synthetic_batch
 
 K = 16
@@ -71,7 +72,7 @@ def start(method: RegDA, step: int, weight_decay: float = 1e-4) -> TrainState:
 
 @functools.cache
 def compiled_step(method: RegDA, weight_decay: float = 1e-4):
-    return jax.jit(functools.partial(loop.train_step, method=method, optimizer=optimizer(weight_decay), seed=0))
+    return jax.jit(functools.partial(train_step.train_step, method=method, optimizer=optimizer(weight_decay), seed=0))
 
 
 @functools.cache
@@ -79,7 +80,7 @@ def compiled_phase(method: RegDA, index: int, weight_decay: float = 1e-4):
     def run(state, batch):
         phase = method.phases()[index]
         key = jax.random.key(0)
-        return loop.apply_phase(state, batch, key, phase, optimizer(weight_decay), loop.accumulated_grad)
+        return train_step.apply_phase(state, batch, key, phase, optimizer(weight_decay), train_step.accumulated_grad)
 
     return jax.jit(run)
 
@@ -233,7 +234,7 @@ def test_every_leaf_moves_as_its_group_says():
     velocity = {path: np.zeros(leaf.shape) for path, leaf in optim.flatten(state.params).items()}
     gradients = [jax.jit(jax.grad(phase.loss, has_aux=True)) for phase in TINY.phases()]
     steps = [
-        jax.jit(lambda s, b, p=phase: loop.apply_phase(s, b, jax.random.key(0), p, tx, loop.accumulated_grad))
+        jax.jit(lambda s, b, p=phase: apply_phase(s, b, jax.random.key(0), p, tx, accumulated_grad))
         for phase in TINY.phases()
     ]
     for step in (500, 501):
@@ -306,7 +307,7 @@ def test_learning_from_labels_alone_lowers_the_loss():
         variables = method.init(jax.random.key(0))
         params = variables["params"]
         state = TrainState(jnp.int32(0), params, variables["batch_stats"], tx.init(params))
-        step = jax.jit(functools.partial(loop.train_step, method=method, optimizer=tx, seed=0))
+        step = jax.jit(functools.partial(train_step.train_step, method=method, optimizer=tx, seed=0))
         losses = []
         for _ in range(40):
             state, metrics = step(state, batch)
@@ -351,7 +352,7 @@ def test_adaptation_starts_from_features_alone():
     adopted = TINY.adopt(pretrained, fresh)
     for collection in ("params", "batch_stats"):
         assert set(adopted[collection]) == {"backbone", "upsampling"}
-    merged = loop.merge_pretrained(fresh, adopted, "a run")
+    merged = pretrained.merge_pretrained(fresh, adopted, "a run")
     assert_array_equal(
         merged["params"]["backbone"]["conv1"]["kernel"], pretrained["params"]["backbone"]["conv1"]["kernel"]
     )
