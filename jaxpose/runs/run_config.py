@@ -1,0 +1,105 @@
+"""The config of a run, WORKDIR/config.json: reading it, completing old ones, and telling whether two are of one run."""
+
+import functools
+import json
+import logging
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxpose.config import base
+from jaxpose.errors import CheckpointError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "config.json"
+
+
+def read(workdir: str | pathlib.Path) -> Any:
+    """The config of the run in `workdir`; fields that came into being since then have their usual values.
+
+    Raises:
+      CheckpointError: no run is there.
+    """
+    workdir = pathlib.Path(workdir)
+    try:
+        config = ConfigDict(json.loads((workdir / CONFIG).read_text()))
+    except OSError as error:
+        raise CheckpointError(f"{workdir}: {_why_no_run(workdir)}") from error
+    complete(config, base(str(config.name)))
+    return config
+
+
+def _why_no_run(workdir: pathlib.Path) -> str:
+    if stages := sorted(path.parent for path in workdir.glob(f"*/{CONFIG}")):
+        return f"holds several runs, the stages of one experiment. Name one of them: {', '.join(map(str, stages))}"
+    return f"has no {CONFIG}, so it is no run's --workdir"
+
+
+def complete(config: Any, defaults: Any) -> None:
+    """Adds the fields that came into being after a run was started."""
+    for name, value in defaults.items():
+        if name not in config:
+            config[name] = value
+        elif isinstance(value, type(config)):
+            complete(config[name], value)
+
+
+def change(config: Any, field: str, value: Any) -> None:
+    """Sets a field of a run's config and names the change in the log.
+
+    Args:
+      config: config of the run, changed in place.
+      field: name of the field as "section.name"; methods may have new fields that old runs lack.
+      value: new value.
+
+    Raises:
+      ConfigError: no such field, or a value of another type.
+    """
+    *sections, name = field.split(".")
+    section = functools.reduce(lambda inner, part: inner.get(part, {}), sections, config)
+    if name not in section and sections != ["method"]:
+        raise ConfigError(f"the run's config has no field {field!r}")
+    found, value = section.get(name), list(value) if isinstance(value, tuple) else value
+    if found == value:
+        return
+    logger.info("config.%s is %r now; the run was trained with %r", field, value, found)
+    try:
+        with config.unlocked():
+            section[name] = value
+    except TypeError as error:
+        raise ConfigError(f"config.{field} cannot be {value!r}: {error}") from error
+
+
+def check_same_run(workdir: pathlib.Path, config: Any) -> None:
+    """Before going on with a run: its config must be the one it began with, but for how long and how it is reported.
+
+    What it started from may have moved: of `init_from` the last part of the path counts. Fields that came into being
+    after the run began have their usual values.
+
+    Raises:
+      ConfigError: names every field that differs.
+    """
+    path = pathlib.Path(workdir) / CONFIG
+    if not path.exists():
+        return
+    begun = ConfigDict(json.loads(path.read_text()))
+    complete(begun, base(config.name))
+    old, new = (_flat(json.loads(json.dumps(c.to_dict()))) for c in (begun, config))
+    free = ("train.steps", "train.log_every", "train.checkpoint_every", "train.keep", "evaluate.", "data.workers",
+            "data.threads", "data.dir", "sharding.")  # fmt: skip
+    keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    moved = pathlib.PurePath(old["init_from"]).name == pathlib.PurePath(new["init_from"]).name
+    changed = [k for k in keys if not k.startswith(free) and not (moved and k == "init_from")]
+    if changed:
+        listed = "; ".join(f"{k}: {old.get(k)!r} then, {new.get(k)!r} now" for k in changed[:8])
+        raise ConfigError(f"{workdir} holds a run with another config ({listed}). Choose another --workdir.")
+    for key in keys:
+        logger.warning("config.%s was %r when this run began and is %r now", key, old.get(key), new.get(key))
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix[:-1]: tree}
+    return {k: v for name, child in tree.items() for k, v in _flat(child, f"{prefix}{name}.").items()}
