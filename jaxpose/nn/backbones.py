@@ -15,12 +15,12 @@ _NAMES = re.compile(rf"resnet({'|'.join(map(str, STAGES))})|hrnet_w(\d+)")
 
 
 def is_known(name: str) -> bool:
-    """Whether `backbone` takes a name."""
+    """True for a name that `backbone` takes."""
     return _NAMES.fullmatch(name) is not None
 
 
 def is_hrnet(name: str) -> bool:
-    """Whether a name is that of an HRNet."""
+    """True for the name of an HRNet."""
     return name.startswith("hrnet")
 
 
@@ -36,12 +36,16 @@ def backbone(
     """The backbone called `name`, which returns a list of maps.
 
     Args:
-      name: see `KNOWN`.
+      name: name of the network, see `KNOWN`.
       width: channels of a ResNet's stem; 0 for the published 64.
-      stages: blocks per stage (ResNet) or modules of stages 2 to 4 (HRNet); empty for the published ones.
-      output: of an HRNet.
+      stages: number of blocks in each stage (ResNet) or of modules in stages 2 to 4 (HRNet); empty for the published
+        ones.
+      output: maps that an HRNet puts out, see `HRNet.output`.
       dtype: compute precision.
       **of_resnet: further fields of a ResNet.
+
+    Returns:
+      The network, not yet initialized.
 
     Raises:
       ValueError: an unknown name.
@@ -50,7 +54,7 @@ def backbone(
     if found is None:
         raise ValueError(f"there is no backbone {name!r}; known are {KNOWN}")
     if found[2]:
-        modules = {"modules": tuple(stages)} if stages else {}
+        modules: dict[str, Any] = {"modules": tuple(stages)} if stages else {}
         return HRNet(width=int(found[2]), output=output, dtype=dtype, **modules)
     sizes = {"stage_sizes": tuple(stages)} if stages else {}
     return resnet(int(found[1]), width=width or 64, dtype=dtype, **sizes, **of_resnet)

@@ -14,7 +14,7 @@ SMALL_NORMAL = initializers.normal(0.001)
 """Initial kernels of both kinds of convolution here."""
 
 DECONV_PADDING = {2: (1, 1), 3: (1, 2), 4: (2, 2)}
-"""What a transposed convolution of each kernel size is padded with, so that it doubles the resolution exactly."""
+"""Padding of a transposed convolution by size of its kernel, such that it doubles the resolution exactly."""
 
 
 class Deconv(nn.Module):
@@ -25,10 +25,10 @@ class Deconv(nn.Module):
 
     Attributes:
       features: output channels.
-      size: of the kernel, 4, 3 or 2.
-      use_bias: whether there is one.
+      size: side of the kernel, 4, 3 or 2.
+      use_bias: True for a bias.
       dtype: compute precision.
-      kernel_init: first values.
+      kernel_init: first values of the kernel.
     """
 
     features: int
@@ -102,12 +102,12 @@ class DeconvHead(nn.Module):
     """Transposed convolutions, each with batch normalization and ReLU, and a 1x1 convolution (Xiao et al., ECCV 2018).
 
     Attributes:
-      num_joints: K.
-      layers: transposed convolutions; each doubles the resolution.
-      features: channels of each.
-      kernel: size of each, 4, 3 or 2.
-      use_bias: whether they have a bias.
-      final_kernel: size of the last convolution, odd.
+      num_joints: number K of joints.
+      layers: number of transposed convolutions; each doubles the resolution.
+      features: output channels of each transposed convolution.
+      kernel: side of their kernels, 4, 3 or 2.
+      use_bias: True for transposed convolutions with a bias.
+      final_kernel: side of the last convolution's kernel, odd.
       dtype: compute precision; the last convolution works in float32 at least.
     """
 

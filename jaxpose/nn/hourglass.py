@@ -12,6 +12,7 @@ from flax.typing import Dtype
 from jaxpose.nn import initializers
 from jaxpose.nn.hrnet import upsample_nearest
 from jaxpose.nn.normalization import BatchNorm
+from jaxpose.nn.pooling import max_pool
 
 STEM_NEWELL = (64, 128, 128)
 """Channels before the trunk in Newell's network, which RMPE uses."""
@@ -19,7 +20,9 @@ STEM_BEARPAW = (64, 128, 256)
 """Channels before the trunk in W. Yang's port, whose checkpoints are public and which DSNT uses."""
 
 
-def conv(x: jax.Array, features: int, size: int = 1, stride: int = 1, dtype: Dtype = jnp.float32, *, name: str):
+def conv(
+    x: jax.Array, features: int, size: int = 1, stride: int = 1, dtype: Dtype = jnp.float32, *, name: str
+) -> jax.Array:
     """A square convolution of `x` with bias, symmetric padding and PyTorch's default initial values."""
     layer = nn.Conv(
         features,
@@ -32,25 +35,6 @@ def conv(x: jax.Array, features: int, size: int = 1, stride: int = 1, dtype: Dty
         name=name,
     )
     return layer(x)
-
-
-def _max_pool(x: jax.Array) -> jax.Array:
-    """2x2 maximum with stride 2 of [B, H, W, C]."""
-    return nn.max_pool(x, (2, 2), (2, 2))
-
-
-def _strided_max_pool(x: jax.Array) -> jax.Array:
-    """`_max_pool` as a choice among four strided views, whose gradient XLA:CPU computes several times as fast."""
-    views = [x[:, i::2, j::2] for i in range(2) for j in range(2)]
-    best = views[0]
-    for view in views[1:]:
-        best = jnp.where(view > best, view, best)
-    return best
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """2x2 maximum with stride 2 of [B, H, W, C], both sides even; the first largest value receives the gradient."""
-    return jax.lax.platform_dependent(x, cpu=_strided_max_pool, default=_max_pool)
 
 
 class Residual(nn.Module):
@@ -83,7 +67,7 @@ class HourglassLevels(nn.Module):
     Attributes:
       features: channels, kept throughout.
       depth: number of levels.
-      modules: residual modules at each place.
+      modules: number of residual modules at each place.
       dtype: compute precision.
     """
 
@@ -104,7 +88,7 @@ class HourglassLevels(nn.Module):
         across = []
         for level in reversed(range(self.depth)):
             across.append(residuals(x, level, "across"))
-            x = residuals(max_pool(x), level, "down")
+            x = residuals(max_pool(x, 2), level, "down")
         x = residuals(x, 0, "bottom")
         for level in range(self.depth):
             x = across.pop() + upsample_nearest(residuals(x, level, "up"), 2)
@@ -115,11 +99,11 @@ class Hourglass(nn.Module):
     """Hourglasses in a row, each with its own maps.
 
     Attributes:
-      num_joints: K.
+      num_joints: number K of joints.
       stacks: number of hourglasses.
       features: channels of the trunk.
-      modules: residual modules at each place of an hourglass and after it.
-      depth: levels of an hourglass.
+      modules: number of residual modules at each place of an hourglass and after it.
+      depth: number of levels of an hourglass.
       stem: channels of the first convolution and of the first two residual modules, `STEM_NEWELL` or `STEM_BEARPAW`.
       dtype: compute precision; the maps are float32.
     """
@@ -137,11 +121,11 @@ class Hourglass(nn.Module):
         """Maps of every stack, first to last.
 
         Args:
-          image: [B, H, W, 3], both sides divisible by 2^(depth + 2).
-          train: whether batch statistics are active.
+          image: [B, H, W, 3] images, both sides divisible by 2^(depth + 2).
+          train: True to normalize by the statistics of the batch.
 
         Returns:
-          `stacks` arrays [B, H / 4, W / 4, K] float32.
+          List of `stacks` float32 maps [B, H / 4, W / 4, K].
 
         Raises:
           ValueError: a side that does not divide.
@@ -169,7 +153,7 @@ class Hourglass(nn.Module):
         """[B, H, W, 3] -> [B, H / 4, W / 4, features]."""
         x = conv(x, self.stem[0], 7, 2, dtype=self.dtype, name="stem_conv")
         x = nn.relu(BatchNorm(dtype=self.dtype, name="stem_bn")(x, train))
-        x = max_pool(Residual(self.stem[1], self.dtype, name="stem_residual1")(x, train))
+        x = max_pool(Residual(self.stem[1], self.dtype, name="stem_residual1")(x, train), 2)
         x = Residual(self.stem[2], self.dtype, name="stem_residual2")(x, train)
         return Residual(self.features, self.dtype, name="stem_residual3")(x, train)
 

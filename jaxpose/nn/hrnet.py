@@ -18,10 +18,10 @@ class ConvNorm(nn.Module):
 
     Attributes:
       features: output channels.
-      size: of the kernel.
-      stride: of the kernel.
-      relu: whether the result is rectified.
-      use_bias: whether the convolution has a bias.
+      size: side of the kernel.
+      stride: stride of the kernel.
+      relu: True to rectify the result.
+      use_bias: True for a convolution with a bias.
       dtype: compute precision.
     """
 
@@ -48,9 +48,9 @@ class FusionModule(nn.Module):
     """Residual blocks on every branch, then an exchange among all branches.
 
     Attributes:
-      channels: of the branches, finest first.
-      blocks: residual blocks on each branch.
-      outputs: so many branches, from the finest, are put out.
+      channels: channels of the branches, finest first.
+      blocks: number of residual blocks on each branch.
+      outputs: number of branches, from the finest, that are put out.
       dtype: compute precision.
     """
 
@@ -95,13 +95,14 @@ class HRNet(nn.Module):
 
     Attributes:
       width: channels of the finest branch (32 or 48 in the papers); doubled from branch to branch.
-      modules: fusion modules in stages 2, 3 and 4.
-      blocks: residual blocks on each branch of a module.
+      modules: number of fusion modules in stages 2, 3 and 4.
+      blocks: number of residual blocks on each branch of a module.
       stem_width: channels of the stem.
-      stem_blocks: bottlenecks before the branches.
-      output: "branches" for all four maps, "high_resolution" for the finest alone (whose last module makes only that),
-        "classification" for one map of stride 32 and 64 * `head_width` channels, the form trained on ImageNet.
-      head_width: of the classification form.
+      stem_blocks: number of bottlenecks before the branches.
+      output: maps that are put out: "branches" for all four, "high_resolution" for the finest alone (the last module
+        makes only that), "classification" for one of stride 32 and 64 * `head_width` channels, the form trained on
+        ImageNet.
+      head_width: base width of the classification form.
       dtype: compute precision.
     """
 
@@ -162,13 +163,14 @@ class HRNet(nn.Module):
 
     def _classify(self, branches: list[jax.Array], train: bool) -> list[jax.Array]:
         """Widens every branch, then adds them up from fine to coarse."""
-        total = None
-        for branch, x in enumerate(branches):
-            features = self.head_width * 2**branch
-            x = Bottleneck(features, dtype=self.dtype, name=f"incre_{branch}")(x, train)
-            if total is not None:
-                down = ConvNorm(features * 4, stride=2, use_bias=True, dtype=self.dtype, name=f"downsamp_{branch - 1}")
-                x = x + down(total, train)
-            total = x
+        total = self._widen(branches, 0, train)
+        for branch in range(1, len(branches)):
+            x = self._widen(branches, branch, train)
+            down = ConvNorm(x.shape[-1], stride=2, use_bias=True, dtype=self.dtype, name=f"downsamp_{branch - 1}")
+            total = x + down(total, train)
         final = ConvNorm(64 * self.head_width, size=1, use_bias=True, dtype=self.dtype, name="final_layer")
         return [final(total, train)]
+
+    def _widen(self, branches: list[jax.Array], branch: int, train: bool) -> jax.Array:
+        block = Bottleneck(self.head_width * 2**branch, dtype=self.dtype, name=f"incre_{branch}")
+        return block(branches[branch], train)

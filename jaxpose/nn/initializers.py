@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
+from jax.core import Tracer
 
 from jaxpose.types import Variables
 
 Initializer = Callable[..., jax.Array]
-"""(key, shape, dtype=float32) -> array."""
+"""Function (key, shape, dtype=float32) -> array of first values."""
 
 
 _CHUNK = 1 << 16
@@ -40,7 +41,7 @@ def _draw(key: jax.Array, shape: tuple[int, ...], dtype: Dtype, distribution: st
     """`scale` times standard normal numbers or numbers in (-1, 1)."""
     count = math.prod(shape)
     chunks = np.arange(-(-count // _CHUNK))
-    if isinstance(key, jax.core.Tracer):
+    if isinstance(key, Tracer):
         values = jax.vmap(lambda index: _chunk(key, index, distribution))(chunks)
     else:
         values = np.concatenate([_chunk(key, index, distribution) for index in chunks])

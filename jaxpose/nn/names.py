@@ -1,4 +1,4 @@
-"""How entries of a PyTorch checkpoint are called and laid out here.
+"""Names and layouts that entries of a PyTorch checkpoint have here.
 
 A `Rule` names a module of the original network by a regular expression and says which module of ours it is and of what
 kind. The kind knows the entries that such a module owns and how each is laid out.

@@ -14,8 +14,8 @@ class FrozenBatchNorm(nn.Module):
     The four vectors `scale`, `bias`, `mean`, `var` live in the "batch_stats" collection: no optimizer sees them.
 
     Attributes:
-      dtype: of the output; the affine coefficients are computed in float32.
-      epsilon: added to the variance.
+      dtype: type of the output; the affine coefficients are computed in float32.
+      epsilon: number added to the variance.
     """
 
     dtype: Dtype = jnp.float32
@@ -40,13 +40,13 @@ class BatchNorm(nn.Module):
     float32 in any compute precision. Under `jax.jit` with a sharded batch they are those of the global batch.
 
     Attributes:
-      dtype: of the output.
+      dtype: type of the output.
       decay: weight of the old running value (1 - PyTorch's momentum).
-      epsilon: added to the variance.
+      epsilon: number added to the variance.
     """
 
     dtype: Dtype = jnp.float32
-    decay: float = 0.9
+    decay: jax.Array | float = 0.9
     epsilon: float = 1e-5
 
     @nn.compact

@@ -14,6 +14,7 @@ from flax.typing import Dtype
 
 from jaxpose.nn.initializers import Initializer, kaiming_normal, zeros
 from jaxpose.nn.normalization import NORMS
+from jaxpose.nn.pooling import max_pool
 
 
 def conv(
@@ -42,39 +43,14 @@ def conv(
     )
 
 
-def _max_pool(x: jax.Array) -> jax.Array:
-    """3x3 maximum with stride 2 of [B, H, W, C], padded by one."""
-    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-
-
-def _strided_max_pool(x: jax.Array) -> jax.Array:
-    """`_max_pool` as a choice among nine strided views, to the first largest of which the gradient goes, as there.
-
-    The gradient of a reduced window takes XLA:CPU several times as long.
-    """
-    height, width = -(-x.shape[1] // 2), -(-x.shape[2] // 2)
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    rows, columns = 2 * height - 1, 2 * width - 1
-    views = [padded[:, i : i + rows : 2, j : j + columns : 2] for i in range(3) for j in range(3)]
-    best = views[0]
-    for view in views[1:]:
-        best = jnp.where(view > best, view, best)
-    return best
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """3x3 maximum with stride 2 of [B, H, W, C], padded by one; the first largest value receives the gradient."""
-    return jax.lax.platform_dependent(x, cpu=_strided_max_pool, default=_max_pool)
-
-
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut.
 
     Attributes:
       features: base width; the output has `features * expansion` channels.
-      stride: of the first 3x3 convolution and the shortcut.
-      dilations: of the two 3x3 convolutions; only the first counts for a `Bottleneck`.
-      norm: "batch" or "frozen".
+      stride: stride of the first 3x3 convolution and the shortcut.
+      dilations: dilations of the two 3x3 convolutions; only the first counts for a `Bottleneck`.
+      norm: kind of normalization, "batch" or "frozen".
       dtype: compute precision.
     """
 
@@ -123,7 +99,7 @@ class Bottleneck(BasicBlock):
         return conv(self.features, 3, self.stride, self.dilations[0], dtype=self.dtype, name="conv2")(x)
 
     def rescale(self, x: jax.Array) -> jax.Array:
-        """What variants of the network do before the shortcut is added."""
+        """The residual before the shortcut is added, which variants of the network scale."""
         return x
 
 
@@ -131,13 +107,13 @@ class ResNet(nn.Module):
     """A residual network that returns the maps of its four stages (fewer if `stage_sizes` is shorter).
 
     Attributes:
-      stage_sizes: blocks in each stage.
-      block: `BasicBlock` or `Bottleneck`.
+      stage_sizes: number of blocks in each stage.
+      block: kind of block, `BasicBlock` or `Bottleneck`.
       width: channels of the stem and base width of the first stage; doubled from stage to stage.
-      norm: "batch" or "frozen".
-      dilate: so many stages at the end keep their input's resolution. In the i-th of them (from 0) every 3x3
+      norm: kind of normalization, "batch" or "frozen".
+      dilate: number of stages at the end that keep their input's resolution. In the i-th of them (from 0) every 3x3
         convolution but the first is dilated by 2^(i+1).
-      frozen_stages: no gradient reaches the stem and the first `frozen_stages` stages (0 trains everything).
+      frozen_stages: number of stages, from the first on, that no gradient reaches, nor the stem; 0 trains everything.
       dtype: compute precision.
     """
 
@@ -192,7 +168,7 @@ class ResNet(nn.Module):
         return {}
 
 
-STAGES = {
+STAGES: dict[int, tuple[tuple[int, ...], type[BasicBlock]]] = {
     18: ((2, 2, 2, 2), BasicBlock),
     34: ((3, 4, 6, 3), BasicBlock),
     50: ((3, 4, 6, 3), Bottleneck),

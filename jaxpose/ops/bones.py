@@ -1,4 +1,4 @@
-"""Skeletons as trees of bones: vectors, lengths, directions, the joints that they give, and how far joints are apart.
+"""Skeletons as trees of bones: vectors, lengths and directions of bones, joints from bones, vectors between joints.
 
 A pose is [..., K, 3], its bones are [..., N, 3] with N = K - 1. Units are those of the pose. Everything along the tree
 is a product with a constant matrix, so that no loop over joints is left.
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpose.ops.arrays import SameArray, namespace
 from jaxpose.skeleton import MARIONETTE, Skeleton
 
 EXACT = jax.lax.Precision.HIGHEST
@@ -24,8 +25,8 @@ class Tree:
 
     Attributes:
       parents: parent of each joint, -1 for the root.
-      bones: (a, b) for every joint but the root, which is one of the two, its parent the other. A checkpoint depends on
-        the order of the bones and on which way each of them points.
+      bones: pair (a, b) for every joint but the root, which is one of the two, its parent the other. A checkpoint
+        depends on the order of the bones and on the end at which each of them begins.
     """
 
     parents: tuple[int, ...]
@@ -93,7 +94,10 @@ class Tree:
         """[N] permutation: bone n of a mirrored person is bone flip(...)[n] of the original.
 
         Args:
-          flip_index: [K] that of the joints.
+          flip_index: [K] permutation of the joints, see `Skeleton.flip_index`.
+
+        Returns:
+          [N] int32 permutation.
 
         Raises:
           ValueError: mirroring turns a bone into something else.
@@ -148,10 +152,10 @@ def normalize(x: jax.Array) -> jax.Array:
 # --- from joints to bones and back ---
 
 
-def vectors(tree: Tree, joints: jax.Array) -> jax.Array:
+def vectors(tree: Tree, joints: SameArray) -> SameArray:
     """Bones [..., N, 3] of joints [..., K, 3]."""
     ends, starts = np.array(tree.bones).T
-    return joints[..., ends, :] - joints[..., starts, :]
+    return namespace(joints).subtract(joints[..., ends, :], joints[..., starts, :])
 
 
 def lengths(tree: Tree, joints: jax.Array) -> jax.Array:
@@ -179,9 +183,12 @@ def lengthen(tree: Tree, joints: jax.Array, change: jax.Array) -> jax.Array:
     """Joints [..., K, 3] of a body with longer or shorter bones in the same pose; the root stays where it is.
 
     Args:
-      tree: of the skeleton.
-      joints: [..., K, 3].
-      change: [..., N] added to the lengths. What hangs on a bone moves along the bone's direction.
+      tree: bones of the skeleton.
+      joints: [..., K, 3] joints in any unit.
+      change: [..., N] changes of the lengths in that unit. What hangs on a bone moves along the bone's direction.
+
+    Returns:
+      [..., K, 3] joints.
     """
     return joints + _along(tree, directions(tree, joints) * change[..., None])
 
@@ -199,13 +206,13 @@ def augment_lengths(
     A person's bone changes by (uniform - 1/2) * `degree` times the mean length of that bone over the batch.
 
     Args:
-      tree: of the skeleton.
-      joints: [B, R, K, 3], R frames of each person.
-      uniform: [B, N] numbers in [0, 1).
+      tree: bones of the skeleton.
+      joints: [B, R, K, 3] joints in R frames of each person.
+      uniform: [B, N] random numbers in [0, 1).
       degree: range of the change, as a fraction of the mean length.
 
     Returns:
-      joints [B, R, K, 3], and the new lengths [B, N]: means over the frames before, plus the change.
+      The joints [B, R, K, 3], and the new lengths [B, N]: means over the frames before, plus the change.
     """
     mean = lengths(tree, joints).mean(1)
     change = (uniform - 0.5) * degree * mean.mean(0)

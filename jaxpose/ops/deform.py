@@ -32,22 +32,25 @@ def deform_conv(
     fill T times the memory of the input. `experiments/benchmarks/deform.py` compares this with other ways.
 
     Args:
-      x: [B, H, W, C].
-      offsets: [B, h, w, G * T * 2] for G offset groups and T = kh * kw taps in row-major order; (dy, dx) pairs, pixels.
-      kernel: [kh, kw, C / groups, O].
+      x: [B, H, W, C] features.
+      offsets: [B, h, w, G * T * 2] offsets (dy, dx) in pixels, for G offset groups and T = kh * kw taps in row-major
+        order.
+      kernel: [kh, kw, C / groups, O] weights.
       mask: [B, h, w, G * T] factors of the taps (version 2); None for version 1.
-      bias: [O].
-      stride, padding, dilation: of the regular grid of taps.
+      bias: [O] bias; None for none.
+      stride: stride of the regular grid of taps.
+      padding: rows and columns of zeros on each side of the input.
+      dilation: distance between neighbouring taps of the regular grid.
 
     Returns:
-      [B, h, w, O] in the type of `x`. h and w are those of an ordinary convolution.
+      [B, h, w, O] features in the type of `x`. h and w are those of an ordinary convolution.
 
     Raises:
       ValueError: sizes that do not fit; the message says which.
     """
     placed = _place(x, offsets, kernel, mask, stride, padding, dilation)
     groups = x.shape[3] // kernel.shape[2]
-    out = _convolve(x, *jax.tree.map(lambda array: array[None], placed), groups)[0]
+    out = _convolve(x, *jax.tree.map(lambda array: array[None], placed), groups=groups)[0]
     return out if bias is None else out + bias.astype(out.dtype)
 
 
@@ -64,15 +67,15 @@ def dilated_deform_convs(
     The same as `deform_conv` with padding = dilation for each, but a tap of all of them is read at once.
 
     Args:
-      x: [B, H, W, C].
-      offsets: [B, H, W, G * T * 2] of each, see `deform_conv`.
-      kernels: [kh, kw, C / groups, O] of each, of equal shapes.
-      masks: [B, H, W, G * T] of each.
-      biases: [O] of each.
-      dilations: of each.
+      x: [B, H, W, C] features.
+      offsets: offsets [B, H, W, G * T * 2] for each convolution, see `deform_conv`.
+      kernels: weights [kh, kw, C / groups, O] for each convolution, of equal shapes.
+      masks: factors [B, H, W, G * T] of the taps for each convolution.
+      biases: bias [O] for each convolution.
+      dilations: dilation of each convolution.
 
     Returns:
-      [B, H, W, D, O] in the type of `x`.
+      [B, H, W, D, O] features of the D convolutions in the type of `x`.
 
     Raises:
       ValueError: sizes that do not fit; the message says which.
@@ -80,7 +83,7 @@ def dilated_deform_convs(
     each = zip(offsets, kernels, masks, dilations, strict=True)
     placed = [_place(x, offset, kernel, mask, 1, dilation, dilation) for offset, kernel, mask, dilation in each]
     groups = x.shape[3] // kernels[0].shape[2]
-    out = _convolve(x, *jax.tree.map(lambda *arrays: jnp.stack(arrays), *placed), groups)
+    out = _convolve(x, *jax.tree.map(lambda *arrays: jnp.stack(arrays), *placed), groups=groups)
     out = rearrange(out, "d b h w o -> b h w d o")
     return out + jnp.stack(biases).astype(out.dtype)
 
@@ -88,21 +91,22 @@ def dilated_deform_convs(
 def _place(
     x: Array, offsets: Array, kernel: Array, mask: Array | None, stride: int, padding: int, dilation: int
 ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-    """Where each tap reads, what it counts, and what it is multiplied by; arguments as for `deform_conv`.
+    """Positions that the taps read, their factors and kernels; arguments as for `deform_conv`.
 
     Returns:
       points [T, B * G, h, w, 2] (x, y), factors [T, B * G, h, w, 1] or None, and kernels
       [T, groups, C / groups, O / groups].
     """
+    offsets, kernel = jnp.asarray(offsets), jnp.asarray(kernel)
     taps = _regular_taps(x.shape, kernel.shape, stride, padding, dilation)
     height, width, count = taps.shape[:3]
     offset_groups = _offset_groups(x.shape, offsets.shape, mask, taps.shape)
     if x.shape[3] % kernel.shape[2]:
         raise ValueError(f"a kernel for {kernel.shape[2]} channels does not divide the input's {x.shape[3]}")
     shape = (len(x), height, width, offset_groups, count)
-    points = taps[:, :, None] + offsets.astype(jnp.float32).reshape(*shape, 2)
+    points = jnp.asarray(taps)[:, :, None] + offsets.astype(jnp.float32).reshape(*shape, 2)
     points = rearrange(points[..., ::-1], "b h w g t xy -> t (b g) h w xy")
-    factors = None if mask is None else rearrange(mask, "b h w (g t) -> t (b g) h w 1", t=count)
+    factors = None if mask is None else rearrange(jnp.asarray(mask), "b h w (g t) -> t (b g) h w 1", t=count)
     groups = x.shape[3] // kernel.shape[2]
     return points, factors, rearrange(kernel, "i j c (n o) -> (i j) n c o", n=groups).astype(x.dtype)
 
@@ -139,11 +143,11 @@ def affine_offsets(transform: Array, translation: Array) -> jax.Array:
     Tap g = (gy, gx) in {-1, 0, 1}^2 around a place p comes to read at p + A g + t.
 
     Args:
-      transform: [..., 4] A, row by row, acting on (y, x).
-      translation: [..., 2] t = (ty, tx).
+      transform: [..., 4] matrices A, row by row, acting on (y, x).
+      translation: [..., 2] translations t = (ty, tx) in pixels.
 
     Returns:
-      [..., 18] float32: A g - g + t of each tap in row-major order, as (dy, dx) pairs.
+      [..., 18] float32 offsets A g - g + t of each tap in row-major order, as (dy, dx) pairs.
     """
     transform, translation = jnp.asarray(transform, jnp.float32), jnp.asarray(translation, jnp.float32)
     a, b, c, d = (transform[..., i, None] for i in range(4))
@@ -153,7 +157,9 @@ def affine_offsets(transform: Array, translation: Array) -> jax.Array:
     return jnp.stack([dy, dx], -1).reshape(*transform.shape[:-1], 18)
 
 
-def _regular_taps(image: tuple[int, ...], kernel: tuple[int, ...], stride: int, padding: int, dilation: int) -> Array:
+def _regular_taps(
+    image: tuple[int, ...], kernel: tuple[int, ...], stride: int, padding: int, dilation: int
+) -> np.ndarray:
     """Rows and columns [h, w, T, 2] (y, x) that an ordinary convolution reads."""
     axes = []
     for size, taps in zip(image[1:3], kernel[:2], strict=True):

@@ -5,31 +5,26 @@ Points are (x, y) in pixel indices, boxes (x, y, w, h), sizes (width, height). A
 on (x, y, 1). They are applied by multiply and add, never by a matrix unit, so that an accelerator keeps float32.
 """
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jaxpose.ops.arrays import SameArray, namespace
 from jaxpose.types import Array
 
 
-def _namespace(*values):
-    return jnp if any(isinstance(v, jax.Array) for v in values) else np
-
-
-def clip_boxes(boxes: Array, image_size: tuple[Array | float, Array | float]) -> tuple[Array, Array]:
+def clip_boxes(boxes: SameArray, image_size: tuple[Array | float, Array | float]) -> tuple[SameArray, SameArray]:
     """Boxes cut at the image border by the rule of the COCO top-down pipelines.
 
     The far corner is the last pixel inside the box, so a clipped box is one pixel narrower and lower than its
     annotation.
 
     Args:
-      boxes: [..., 4] (x, y, w, h) in pixels.
-      image_size: (width, height).
+      boxes: [..., 4] boxes (x, y, w, h) in pixels.
+      image_size: (width, height) of the image in pixels.
 
     Returns:
       The clipped boxes [..., 4], and a mask [...] that is False where nothing of the box lies inside the image.
     """
-    xp = _namespace(boxes, *image_size)
+    xp = namespace(boxes, *image_size)
     x, y, w, h = (boxes[..., i] for i in range(4))
     left, top = xp.maximum(x, 0), xp.maximum(y, 0)
     right = xp.minimum(left + xp.maximum(w - 1, 0), image_size[0] - 1)
@@ -38,26 +33,28 @@ def clip_boxes(boxes: Array, image_size: tuple[Array | float, Array | float]) ->
     return xp.stack([left, top, right - left, bottom - top], -1), inside
 
 
-def widen_to_aspect(size: Array, aspect: float) -> Array:
+def widen_to_aspect(size: SameArray, aspect: float) -> SameArray:
     """The smallest (width, height) [..., 2] with width / height = `aspect` that holds `size` [..., 2]."""
-    xp = _namespace(size)
+    xp = namespace(size)
     w, h = size[..., 0], size[..., 1]
     return xp.stack([xp.maximum(w, h * aspect), xp.maximum(h, w / aspect)], -1)
 
 
-def box_to_center_size(boxes: Array, aspect: float, padding: float = 1.25) -> tuple[Array, Array]:
+def box_to_center_size(boxes: SameArray, aspect: float, padding: float = 1.25) -> tuple[SameArray, SameArray]:
     """Centre and size of the region to crop around a person's box.
 
     Args:
-      boxes: [..., 4] (x, y, w, h) in pixels.
+      boxes: [..., 4] boxes (x, y, w, h) in pixels.
       aspect: width / height of the crop; the shorter side is enlarged to it.
       padding: factor by which the region exceeds the box.
 
     Returns:
-      center [..., 2] and size [..., 2] (width, height), both in pixels. The original code calls size / 200 "scale".
+      The centre [..., 2] and the size [..., 2] (width, height), both in pixels. The original code calls size / 200
+      "scale".
     """
-    center = boxes[..., :2] + boxes[..., 2:] * 0.5
-    return center, widen_to_aspect(boxes[..., 2:], aspect) * padding
+    xp = namespace(boxes)
+    center = xp.add(boxes[..., :2], boxes[..., 2:] * 0.5)
+    return center, xp.multiply(widen_to_aspect(boxes[..., 2:], aspect), padding)
 
 
 def half_body_box(
@@ -74,10 +71,10 @@ def half_body_box(
     more than two, and the upper one if it has not.
 
     Args:
-      keypoints: [K, 2] pixels.
-      visible: [K], positive where a joint counts.
+      keypoints: [K, 2] joints in pixels.
+      visible: [K] visibility, positive where a joint counts.
       upper_body: indices of the joints of the upper half.
-      prefer_upper: which half to try first.
+      prefer_upper: True to try the upper half first, False for the lower.
       aspect: width / height of the crop.
       padding: factor by which the region exceeds the extent of the joints.
 
@@ -95,13 +92,13 @@ def half_body_box(
 
 
 def crop_affine(
-    center: Array,
-    size: Array,
+    center: SameArray,
+    size: SameArray,
     crop_size: tuple[int, int],
     rotation: Array | float = 0.0,
     mirror: Array | bool = False,
     half_pixel: bool = False,
-) -> Array:
+) -> SameArray:
     """The map from image pixels to crop pixels.
 
     p' = s R (p - center) + (width, height) / 2 with s = crop width / region width; the region's height is not used.
@@ -111,18 +108,25 @@ def crop_affine(
     the whole image and the centre with it.
 
     Args:
-      center: [..., 2] pixels of the image.
+      center: [..., 2] centre of the region in pixels of the image.
       size: [..., 2] (width, height) of the region in pixels of the image.
-      crop_size: (width, height) of the crop.
-      rotation: [...] degrees; positive turns the content counter-clockwise on the screen.
-      mirror: [...] bool.
-      half_pixel: whether pixel i is at i + 1/2 rather than at i.
+      crop_size: (width, height) of the crop in pixels.
+      rotation: [...] angle in degrees; positive turns the content counter-clockwise on the screen.
+      mirror: [...] bool, True to exchange left and right.
+      half_pixel: True if pixel i is at i + 1/2 rather than at i.
 
     Returns:
-      [..., 2, 3].
+      [..., 2, 3] affine maps.
+
+    Example:
+      >>> to_crop = crop_affine(np.array([100.0, 50.0]), np.array([40.0, 80.0]), (20, 40))
+      >>> apply_affine(to_crop, np.array([[80.0, 10.0], [100.0, 50.0]])).tolist()
+      [[0.0, 0.0], [10.0, 20.0]]
+      >>> apply_affine(invert_affine(to_crop), np.array([[10.0, 20.0]])).tolist()
+      [[100.0, 50.0]]
     """
     half = 0.5 if half_pixel else 0.0
-    xp = _namespace(center, size, rotation, mirror)
+    xp = namespace(center, size, rotation, mirror)
     radians = xp.asarray(rotation, center.dtype) * (np.pi / 180)
     scale = crop_size[0] / size[..., 0]
     cos, sin = scale * xp.cos(radians), scale * xp.sin(radians)
@@ -134,9 +138,9 @@ def crop_affine(
     return xp.stack(rows, -2)
 
 
-def invert_affine(matrix: Array) -> Array:
+def invert_affine(matrix: SameArray) -> SameArray:
     """The inverse of affine maps [..., 2, 3]."""
-    xp = _namespace(matrix)
+    xp = namespace(matrix)
     a, b, tx = (matrix[..., 0, i] for i in range(3))
     c, d, ty = (matrix[..., 1, i] for i in range(3))
     determinant = a * d - b * c
@@ -144,17 +148,17 @@ def invert_affine(matrix: Array) -> Array:
     return xp.stack(rows, -2) / determinant[..., None, None]
 
 
-def apply_affine(matrix: Array, points: Array) -> Array:
+def apply_affine(matrix: SameArray, points: SameArray) -> SameArray:
     """Points mapped by affine maps.
 
     Args:
-      matrix: [..., 2, 3].
-      points: [..., K, 2] with the leading axes of `matrix`.
+      matrix: [..., 2, 3] affine maps.
+      points: [..., K, 2] points (x, y) with the leading axes of `matrix`.
 
     Returns:
-      [..., K, 2].
+      [..., K, 2] mapped points.
     """
-    xp = _namespace(matrix, points)
+    xp = namespace(matrix, points)
     x, y = points[..., 0], points[..., 1]
     m = matrix[..., None, :, :]
     return xp.stack([m[..., i, 0] * x + m[..., i, 1] * y + m[..., i, 2] for i in range(2)], -1)

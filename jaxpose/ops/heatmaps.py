@@ -13,7 +13,7 @@ from jaxpose.ops import geometry
 from jaxpose.types import Array
 
 NORMALIZATIONS = ("softmax", "sigmoid", "divide_sum")
-"""How a map becomes a distribution before its expectation is taken."""
+"""Kinds of normalization that make a map a distribution before its expectation is taken; see `normalize`."""
 
 
 # --- the flip test ---
@@ -26,12 +26,12 @@ def flip_back(maps: Array, flip_index: Array, shift: bool = True) -> jax.Array:
     on average .75 of a pixel to the left. Published scores include the `shift`, which leaves .25 to the right.
 
     Args:
-      maps: [..., H, W, K].
-      flip_index: [K] permutation, see `Skeleton.flip_index`.
-      shift: move the result one column to the right; the first column keeps its value.
+      maps: [..., H, W, K] maps of the mirrored crop.
+      flip_index: [K] permutation of the joints, see `Skeleton.flip_index`.
+      shift: True to move the result one column to the right; the first column keeps its value.
 
     Returns:
-      [..., H, W, K].
+      [..., H, W, K] maps of the crop.
     """
     maps = jnp.asarray(maps)[..., ::-1, :][..., np.asarray(flip_index)]
     if not shift:
@@ -40,16 +40,16 @@ def flip_back(maps: Array, flip_index: Array, shift: bool = True) -> jax.Array:
 
 
 def flip_keypoints(keypoints: Array, visible: Array, flip_index: Array, width: int) -> tuple[jax.Array, jax.Array]:
-    """Joints as they are in the mirrored image: x -> width - 1 - x, left and right exchanged, invisible ones (0, 0).
+    """Joints of the mirrored image: x -> width - 1 - x, left and right exchanged, invisible ones (0, 0).
 
     Args:
-      keypoints: [..., K, 2] pixels.
-      visible: [..., K], positive where a joint counts.
-      flip_index: [K] permutation.
-      width: of the image in pixels.
+      keypoints: [..., K, 2] joints in pixels.
+      visible: [..., K] visibility, positive where a joint counts.
+      flip_index: [K] permutation of the joints, see `Skeleton.flip_index`.
+      width: width of the image in pixels.
 
     Returns:
-      keypoints [..., K, 2] and visible [..., K].
+      The joints [..., K, 2] and their visibility [..., K].
     """
     flip_index = np.asarray(flip_index)
     keypoints, visible = jnp.asarray(keypoints)[..., flip_index, :], jnp.asarray(visible)[..., flip_index]
@@ -67,11 +67,11 @@ def resize(maps: Array, size: tuple[int, int]) -> jax.Array:
     and align_corners=False.
 
     Args:
-      maps: [B, H, W, K].
-      size: (width, height) of the result.
+      maps: [B, H, W, K] maps.
+      size: (width, height) of the result in pixels.
 
     Returns:
-      [B, height, width, K].
+      [B, height, width, K] maps.
     """
     maps = jnp.asarray(maps)
     shape = (maps.shape[0], size[1], size[0], maps.shape[3])
@@ -107,11 +107,11 @@ def maxima(maps: Array) -> tuple[jax.Array, jax.Array]:
     """Position and value of each map's maximum, the first in row-major order.
 
     Args:
-      maps: [..., H, W, K].
+      maps: [..., H, W, K] maps.
 
     Returns:
-      positions [..., K, 2], whole numbers in float32, (0, 0) where nothing in the map is above 0;
-      scores [..., K], the maxima, whatever their sign.
+      The positions [..., K, 2] in pixels of the map, whole numbers in float32, (0, 0) where nothing in the map is above
+      0; and the scores [..., K], the maxima, whatever their sign.
     """
     width = maps.shape[-2]
     flat = _flat(maps)
@@ -127,15 +127,15 @@ def quarter_offset(maps: Array, positions: Array, amount: float = 0.25) -> jax.A
     code of this family, while W - 2 moves. Equal neighbours do not move it.
 
     Args:
-      maps: [..., H, W, K].
-      positions: [..., K, 2], as `maxima` finds them.
-      amount: in pixels of the map.
+      maps: [..., H, W, K] maps.
+      positions: [..., K, 2] positions in pixels of the map, such as those of `maxima`.
+      amount: length of a move in pixels of the map.
 
     Returns:
-      [..., K, 2].
+      [..., K, 2] positions in pixels of the map.
     """
     height, width = maps.shape[-3:-1]
-    flat = _flat(maps)
+    flat, positions = _flat(maps), jnp.asarray(positions)
     pixel = jnp.floor(positions + 0.5).astype(jnp.int32)
     x, y = jnp.clip(pixel[..., 0], 1, width - 2), jnp.clip(pixel[..., 1], 1, height - 2)
 
@@ -151,11 +151,17 @@ def decode(maps: Array, stride: Array | float) -> tuple[jax.Array, jax.Array]:
     """The family's decoding: maxima, moved by a quarter of a pixel, in pixels of the crop.
 
     Args:
-      maps: [..., H, W, K].
-      stride: crop pixels a map pixel, a number or (x, y).
+      maps: [..., H, W, K] maps.
+      stride: pixels of the crop for each pixel of the map, a number or (x, y).
 
     Returns:
-      positions [..., K, 2] and scores [..., K].
+      The positions [..., K, 2] in pixels of the crop and the scores [..., K].
+
+    Example:
+      >>> maps, _ = gaussian_targets(np.array([[32.0, 48.0]]), np.ones(1), stride=4, size=(48, 64))
+      >>> positions, scores = decode(maps, stride=4)
+      >>> positions.tolist(), scores.tolist()
+      ([[32.0, 48.0]], [1.0])
     """
     positions, scores = maxima(maps)
     return quarter_offset(maps, positions) * jnp.asarray(stride, jnp.float32), scores
@@ -173,7 +179,7 @@ def gaussian_targets(
     radius: int | None = None,
     center_inside: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """One truncated Gaussian of height 1 a joint, centred on the nearest pixel.
+    """A map for each joint: a truncated Gaussian of height 1, centred on the nearest pixel.
 
     The centre is trunc(position / stride + .5), so what lies up to 1.5 pixels before the first one falls on it. A joint
     whose window lies outside the map gets weight 0. A window that ends exactly one pixel before the map still counts
@@ -182,16 +188,22 @@ def gaussian_targets(
     AlphaPose draws the same. The maps of RMPE (2017) have sigma 1.75 and radius 3.
 
     Args:
-      keypoints: [..., K, 2] pixels of the crop.
-      visible: [..., K], weights of the joints; drawn above .5.
-      stride: crop pixels a map pixel, a number or (x, y).
-      size: (width, height) of the map.
+      keypoints: [..., K, 2] joints in pixels of the crop.
+      visible: [..., K] weights of the joints; those above .5 are drawn.
+      stride: pixels of the crop for each pixel of the map, a number or (x, y).
+      size: (width, height) of the map in pixels.
       sigma: standard deviation in pixels of the map.
-      radius: half-side of the square outside of which the map is 0; three sigma if None.
-      center_inside: a joint has weight 0 as soon as its centre lies outside the map, whatever its window shows (RegDA).
+      radius: half the side of the square outside of which the map is 0, in pixels of the map; None for three sigma.
+      center_inside: True to give weight 0 to a joint whose centre lies outside the map, whatever its window shows
+        (RegDA).
 
     Returns:
-      maps [..., H, W, K] and weights [..., K], both float32. Positions that are not finite get weight 0.
+      The maps [..., H, W, K] and the weights [..., K], both float32. Positions that are not finite get weight 0.
+
+    Example:
+      >>> maps, weight = gaussian_targets(np.array([[32.0, 48.0]]), np.ones(1), stride=4, size=(48, 64))
+      >>> maps.shape, float(maps[12, 8, 0]), weight.tolist()
+      ((64, 48, 1), 1.0, [1.0])
     """
     radius = round(3 * sigma) if radius is None else radius
     center = jnp.trunc(jnp.asarray(keypoints, jnp.float32) / jnp.asarray(stride, jnp.float32) + 0.5)
@@ -215,13 +227,13 @@ def joint_pixels(keypoints: Array, visible: Array, size: tuple[int, int]) -> tup
     """The pixels of a map that joints fall in: positions cut towards zero, so pixel 0 begins just above -1.
 
     Args:
-      keypoints: [..., K, 2] in pixels of the map.
-      visible: [..., K], positive where a joint counts.
-      size: (width, height) of the map.
+      keypoints: [..., K, 2] joints in pixels of the map.
+      visible: [..., K] visibility, positive where a joint counts.
+      size: (width, height) of the map in pixels.
 
     Returns:
-      pixels [..., K, 2], whole numbers in float32, (0, 0) for joints that do not count; and counted [..., K] bool,
-      False also where a position is outside or not finite.
+      The pixels [..., K, 2], whole numbers in float32, (0, 0) for joints that do not count; and a mask [..., K] of the
+      joints that count, False also where a position is outside or not finite.
     """
     pixels = jnp.trunc(jnp.asarray(keypoints, jnp.float32))
     inside = jnp.all((pixels >= 0) & (pixels < jnp.array(size, jnp.float32)), axis=-1)
@@ -230,7 +242,7 @@ def joint_pixels(keypoints: Array, visible: Array, size: tuple[int, int]) -> tup
 
 
 def people_targets(keypoints: Array, visible: Array, size: tuple[int, int], sigma: Array | float = 2.0) -> jax.Array:
-    """One map a joint for everybody in an image, as bottom-up methods (HigherHRNet, DEKR) draw them.
+    """A map for each joint of everybody in an image, as bottom-up methods (HigherHRNet, DEKR) draw them.
 
     A joint is a Gaussian of height 1 on the pixel it falls in (see `joint_pixels`), not on the nearest one, cut to the
     square that reaches 3 sigma + 1 to each side. Where people overlap the larger value stays. With a fractional sigma
@@ -238,14 +250,14 @@ def people_targets(keypoints: Array, visible: Array, size: tuple[int, int], sigm
     between pixels.
 
     Args:
-      keypoints: [..., N, K, 2] in pixels of the map.
-      visible: [..., N, K], positive where a joint is drawn.
-      size: (width, height) of the map.
-      sigma: standard deviation in pixels of the map: one number, of which a negative one stands for width / 64, or one
-        a person [..., N].
+      keypoints: [..., N, K, 2] joints in pixels of the map.
+      visible: [..., N, K] visibility, positive where a joint is drawn.
+      size: (width, height) of the map in pixels.
+      sigma: standard deviation in pixels of the map: one number, a negative one for width / 64, or one for each person
+        [..., N].
 
     Returns:
-      [..., H, W, K] float32.
+      [..., H, W, K] float32 maps.
     """
     if np.ndim(sigma) == 0 and not isinstance(sigma, jax.Array) and sigma < 0:
         sigma = size[0] / 64
@@ -285,7 +297,7 @@ def _largest_in_turn(rows: jax.Array, columns: jax.Array) -> jax.Array:
 
 
 def _wide(maps: Array) -> jax.Array:
-    """In float32 at least."""
+    """Maps in float32 at least."""
     maps = jnp.asarray(maps)
     return maps.astype(jnp.promote_types(maps.dtype, jnp.float32))
 
@@ -294,9 +306,12 @@ def mse(maps: Array, targets: Array, weight: Array) -> jax.Array:
     """Half the mean squared difference over all elements; the weight multiplies both maps, so it enters squared.
 
     Args:
-      maps: [B, H, W, K].
-      targets: [B, H, W, K].
-      weight: [B, K].
+      maps: [B, H, W, K] maps of the network.
+      targets: [B, H, W, K] wanted maps.
+      weight: [B, K] weights of the joints.
+
+    Returns:
+      The loss [].
     """
     difference = (jnp.asarray(maps, jnp.float32) - targets) * weight[:, None, None, :]
     return 0.5 * jnp.mean(jnp.square(difference))
@@ -306,10 +321,13 @@ def ohkm(maps: Array, targets: Array, weight: Array, top: int = 8) -> jax.Array:
     """`mse` over each person's `top` joints of largest loss (online hard keypoint mining).
 
     Args:
-      maps: [B, H, W, K].
-      targets: [B, H, W, K].
-      weight: [B, K].
-      top: joints that count.
+      maps: [B, H, W, K] maps of the network.
+      targets: [B, H, W, K] wanted maps.
+      weight: [B, K] weights of the joints.
+      top: number of joints that count.
+
+    Returns:
+      The loss [].
     """
     difference = (jnp.asarray(maps, jnp.float32) - targets) * weight[:, None, None, :]
     losses = 0.5 * jnp.mean(jnp.square(difference), axis=(1, 2))
@@ -320,11 +338,11 @@ def joint_mse(maps: Array, targets: Array) -> jax.Array:
     """Half the mean squared difference of each joint's map; unlike in `mse`, weights are left to the caller.
 
     Args:
-      maps: [B, H, W, K].
-      targets: [B, H, W, K].
+      maps: [B, H, W, K] maps of the network.
+      targets: [B, H, W, K] wanted maps.
 
     Returns:
-      [B, K].
+      [B, K] losses.
     """
     return 0.5 * jnp.mean(jnp.square(_wide(maps) - targets), axis=(1, 2))
 
@@ -336,11 +354,11 @@ def joint_kl(maps: Array, targets: Array, epsilon: float = 0.0) -> jax.Array:
 
     Args:
       maps: [B, H, W, K] logits.
-      targets: [B, H, W, K], not negative.
-      epsilon: added to every pixel of a target before it is divided by its sum.
+      targets: [B, H, W, K] wanted maps, not negative.
+      epsilon: number added to every pixel of a target before it is divided by its sum.
 
     Returns:
-      [B, K].
+      [B, K] losses.
     """
     targets = _wide(targets) + epsilon
     total = jnp.sum(targets, axis=(1, 2), keepdims=True)
@@ -354,12 +372,12 @@ def masked_mse(maps: Array, targets: Array, mask: Array) -> jax.Array:
     """Each image's mean squared difference, 0 where the mask is 0; pixels that are masked out count in the divisor.
 
     Args:
-      maps: [B, H, W, K].
-      targets: [B, H, W, K].
-      mask: [B, H, W].
+      maps: [B, H, W, K] maps of the network.
+      targets: [B, H, W, K] wanted maps.
+      mask: [B, H, W] factors of the pixels.
 
     Returns:
-      [B].
+      [B] losses.
     """
     return jnp.mean(jnp.square(_wide(maps) - targets) * mask[..., None], axis=(1, 2, 3))
 
@@ -371,10 +389,13 @@ def accuracy(maps: Array, targets: Array, threshold: float = 0.5, swapped: bool 
     joint to count the accuracy is 0.
 
     Args:
-      maps: [B, H, W, K].
-      targets: [B, H, W, K].
-      threshold: below which a distance is near.
-      swapped: divide x by the height and y by the width, as SimpleBaselines and HRNet do; AlphaPose does not.
+      maps: [B, H, W, K] maps of the network.
+      targets: [B, H, W, K] wanted maps.
+      threshold: distance below which a maximum is near.
+      swapped: True to divide x by the height and y by the width, as SimpleBaselines and HRNet do; AlphaPose does not.
+
+    Returns:
+      The share [], in [0, 1].
     """
     height, width = maps.shape[1:3]
     unit = jnp.array([height, width] if swapped else [width, height], jnp.float32) / 10
@@ -391,15 +412,15 @@ def accuracy(maps: Array, targets: Array, threshold: float = 0.5, swapped: bool 
 
 
 def normalize(maps: Array, kind: str = "softmax") -> tuple[jax.Array, jax.Array]:
-    """Maps as distributions, and how confident each joint is.
+    """Maps as distributions, and the confidence of each joint.
 
     Args:
       maps: [..., H, W, K] logits; for "divide_sum" non-negative numbers.
-      kind: "softmax", "sigmoid" (divided by the sum afterwards) or "divide_sum".
+      kind: kind of normalization, "softmax", "sigmoid" (divided by the sum afterwards) or "divide_sum".
 
     Returns:
-      probabilities [..., H, W, K], which sum to 1 over H and W, and confidence [..., K]: the largest value of the
-      sigmoid, or 1 for the other kinds, whose values say how narrow a map is rather than how sure.
+      The probabilities [..., H, W, K], which sum to 1 over H and W, and the confidence [..., K]: the largest value of
+      the sigmoid, or 1 for the other kinds, whose values say how narrow a map is rather than how sure.
 
     Raises:
       ValueError: another kind.
@@ -439,18 +460,18 @@ _symmetric_mean_index.defvjp(_symmetric_forward, _symmetric_backward)
 
 
 def expectation(probabilities: Array, symmetric: bool = False) -> jax.Array:
-    """Expected position of distributions over a map.
+    """Expected positions of distributions over a map.
 
     The exact gradient of an expected index by the probability at pixel i is i, so errors weigh more at the right and
     lower ends of a map. AlphaPose replaces it by 2 from the expected index on and by -2 before it (Fang et al., TPAMI
     2022, "symmetric integral keypoints regression").
 
     Args:
-      probabilities: [..., H, W, K].
-      symmetric: use that gradient instead of the exact one; the value is the same.
+      probabilities: [..., H, W, K] distributions.
+      symmetric: True to use that gradient instead of the exact one; the value is the same.
 
     Returns:
-      [..., K, 2] float32 (x, y).
+      [..., K, 2] float32 positions (x, y) in pixels of the map.
     """
     probabilities = jnp.asarray(probabilities, jnp.float32)
     mean = _symmetric_mean_index if symmetric else _mean_index
@@ -465,9 +486,12 @@ def integral_loss(
     Args:
       maps: [B, H, W, K] logits.
       targets: [B, K, 2] true positions as fractions (x / width, y / height) of the map, which are those of the crop.
-      weight: [B, K], or [B, K, 2] for single coordinates.
-      kind: see `normalize`.
-      symmetric: see `expectation`.
+      weight: [B, K] weights of the joints, or [B, K, 2] of single coordinates.
+      kind: kind of normalization, see `normalize`.
+      symmetric: True for the symmetric gradient, see `expectation`.
+
+    Returns:
+      The loss [].
     """
     height, width = maps.shape[1:3]
     fractions = expectation(normalize(maps, kind)[0], symmetric) / jnp.array([width, height], jnp.float32)
@@ -480,11 +504,11 @@ def decode_integral(maps: Array, stride: Array | float, kind: str = "sigmoid") -
 
     Args:
       maps: [..., H, W, K] logits.
-      stride: crop pixels a map pixel, a number or (x, y).
-      kind: see `normalize`.
+      stride: pixels of the crop for each pixel of the map, a number or (x, y).
+      kind: kind of normalization, see `normalize`.
 
     Returns:
-      positions [..., K, 2] and scores [..., K].
+      The positions [..., K, 2] in pixels of the crop and the scores [..., K].
     """
     probabilities, confidence = normalize(maps, kind)
     return expectation(probabilities) * jnp.asarray(stride, jnp.float32), confidence
@@ -494,12 +518,15 @@ def decode_integral(maps: Array, stride: Array | float, kind: str = "sigmoid") -
 
 
 def grow_boxes(boxes: Array, image_size: tuple[float, float], amount: float = 0.15) -> jax.Array:
-    """Boxes [..., 4] (x1, y1, x2, y2) grown by a share of their size on every side and cut at the image's border.
+    """Boxes grown by a share of their size on every side and cut at the image's border.
 
     Args:
-      boxes: [..., 4] (x1, y1, x2, y2) in pixels.
-      image_size: (width, height).
+      boxes: [..., 4] boxes (x1, y1, x2, y2) in pixels.
+      image_size: (width, height) of the image in pixels.
       amount: share of the width or height.
+
+    Returns:
+      [..., 4] boxes (x1, y1, x2, y2) in pixels.
     """
     boxes = jnp.asarray(boxes, jnp.float32)
     margin = amount * (boxes[..., 2:] - boxes[..., :2])
@@ -512,12 +539,12 @@ def padded_crop_to_image(boxes: Array, size: tuple[int, int], gap: float = 0.0) 
     """The map to image pixels from a crop, or from its heatmap, in which a box is padded on both sides to the aspect.
 
     Args:
-      boxes: [..., 4] (x1, y1, x2, y2) in pixels.
-      size: (width, height) of the crop or heatmap.
+      boxes: [..., 4] boxes (x1, y1, x2, y2) in pixels.
+      size: (width, height) of the crop or heatmap in pixels.
       gap: pixels by which the padding is too narrow: 1 in RMPE (2017), 0 in AlphaPose (2018).
 
     Returns:
-      [..., 2, 3].
+      [..., 2, 3] affine maps.
     """
     boxes = jnp.asarray(boxes, jnp.float32)
     extent = boxes[..., 2:] - boxes[..., :2]
@@ -533,11 +560,11 @@ def decode_2017(maps: Array, boxes: Array) -> tuple[jax.Array, jax.Array]:
     Columns of the map are counted from 1 and rows from .5. There is no quarter offset, and negative values are 0.
 
     Args:
-      maps: [..., H, W, K].
-      boxes: [..., 4] (x1, y1, x2, y2), grown (see `grow_boxes`) and truncated to whole pixels.
+      maps: [..., H, W, K] maps.
+      boxes: [..., 4] boxes (x1, y1, x2, y2) in pixels, grown (see `grow_boxes`) and truncated to whole pixels.
 
     Returns:
-      keypoints [..., K, 2] float32, truncated to whole pixels of the image, and scores [..., K].
+      The keypoints [..., K, 2] float32, truncated to whole pixels of the image, and the scores [..., K].
     """
     height, width = maps.shape[-3:-1]
     positions, scores = maxima(jnp.maximum(jnp.asarray(maps), 0))

@@ -12,6 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxpose.ops.boxes import box_iou
 from jaxpose.ops.oks import pairwise_oks
 from jaxpose.types import Array
 
@@ -28,16 +29,23 @@ def oks_nms(
     """Greedy suppression of poses whose OKS with a better, kept pose exceeds `threshold`.
 
     Args:
-      keypoints: [..., N, K, 2] pixels.
-      scores: [..., N] person scores.
-      area: [..., N] pixels^2.
+      keypoints: [..., N, K, 2] poses in pixels.
+      scores: [..., N] scores of the people.
+      area: [..., N] areas of the people in pixels^2.
       valid: [..., N] bool, False for padding.
-      sigmas: [K] per-joint constants of the skeleton.
-      threshold: OKS up to and including it is allowed between kept poses.
-      counted: [..., N, K] bool joints that count (see `pairwise_oks`).
+      sigmas: [K] OKS constants of the skeleton's joints.
+      threshold: largest OKS between kept poses.
+      counted: [..., N, K] bool, the joints that count (see `pairwise_oks`); None for all.
 
     Returns:
       (order, keep).
+
+    Example:
+      >>> poses = jnp.array([[[10.0, 10.0], [20.0, 40.0]], [[11.0, 10.0], [20.0, 41.0]], [[90.0, 10.0], [80.0, 40.0]]])
+      >>> scores, area, valid = jnp.array([0.8, 0.9, 0.7]), jnp.full(3, 1000.0), jnp.ones(3, bool)
+      >>> order, keep = oks_nms(poses, scores, area, valid, sigmas=jnp.array([0.1, 0.1]))
+      >>> order[keep[order]].tolist()
+      [1, 2]
     """
     return greedy_nms(pairwise_oks(keypoints, area, sigmas, counted), scores, valid, threshold)
 
@@ -73,28 +81,24 @@ def box_nms(
     """Greedy suppression of boxes whose IoU with a better, kept box exceeds `threshold`.
 
     Args:
-      boxes: [..., N, 4] as (x, y, w, h).
-      scores: [..., N].
+      boxes: [..., N, 4] boxes (x, y, w, h) in pixels.
+      scores: [..., N] scores of the boxes.
       valid: [..., N] bool, False for padding.
-      threshold: IoU up to and including it is allowed between kept boxes.
-      extra: added to every width and height; the original code counts pixels and adds 1.
+      threshold: largest IoU between kept boxes.
+      extra: pixels added to every width and height; the original code counts pixels and adds 1.
 
     Returns:
       (order, keep).
+
+    Example:
+      >>> boxes = jnp.array([[0.0, 0, 9, 9], [1, 0, 9, 9], [50, 0, 9, 9]])
+      >>> order, keep = box_nms(boxes, jnp.array([0.8, 0.9, 0.7]), jnp.ones(3, bool), threshold=0.5)
+      >>> order.tolist(), keep.tolist()
+      ([1, 0, 2], [False, True, True])
     """
-    return greedy_nms(box_iou(boxes, extra), scores, valid, threshold)
-
-
-def box_iou(boxes: Array, extra: float = 0.0) -> jax.Array:
-    """Intersection over union of every two boxes: [..., N, 4] as (x, y, w, h) -> [..., N, N]; 0 for empty boxes."""
     boxes = jnp.asarray(boxes, jnp.float32)
-    low, high = boxes[..., :2], boxes[..., :2] + boxes[..., 2:]
-    corner = jnp.minimum(high[..., :, None, :], high[..., None, :, :])
-    origin = jnp.maximum(low[..., :, None, :], low[..., None, :, :])
-    intersection = jnp.prod(jnp.maximum(corner - origin + extra, 0), axis=-1)
-    area = jnp.prod(boxes[..., 2:] + extra, axis=-1)
-    union = area[..., :, None] + area[..., None, :] - intersection
-    return intersection / jnp.where(union > 0, union, 1)
+    overlap = box_iou(boxes[..., :, None, :], boxes[..., None, :, :], extra)
+    return greedy_nms(overlap, scores, valid, threshold)
 
 
 def rank(scores: Array, valid: Array) -> jax.Array:
@@ -109,10 +113,10 @@ def greedy_nms(overlap: Array, scores: Array, valid: Array, threshold: float) ->
     from "all stay" settles at least one more rank per round, and in practice all of them in a few rounds.
 
     Args:
-      overlap: [..., N, N], row the kept entry, column the candidate.
-      scores: [..., N].
-      valid: [..., N] bool.
-      threshold: largest overlap allowed.
+      overlap: [..., N, N] overlaps; row the kept entry, column the candidate.
+      scores: [..., N] scores of the entries.
+      valid: [..., N] bool, False for padding.
+      threshold: largest overlap between kept entries.
 
     Returns:
       (order, keep).

@@ -27,11 +27,11 @@ def read(maps: jax.Array, positions: jax.Array) -> jax.Array:
     """Values of each joint's map at its pixels.
 
     Args:
-      maps: [B, H, W, J, ...]; J may be 1 for a map that all joints share.
-      positions: [B, N, J, 2] (x, y), cut to whole pixels and to the map.
+      maps: [B, H, W, J, ...] maps; J may be 1 for a map that all joints share.
+      positions: [B, N, J, 2] positions (x, y) in pixels, cut to whole pixels and to the map.
 
     Returns:
-      [B, N, J, ...].
+      [B, N, J, ...] values.
     """
     height, width, joints = maps.shape[1:4]
     x, y = positions[..., 0].astype(jnp.int32), positions[..., 1].astype(jnp.int32)
@@ -46,16 +46,16 @@ def read_peaks(maps: jax.Array, positions: jax.Array) -> jax.Array:
 
 
 def local_maxima(heatmaps: Array, window: int) -> jax.Array:
-    """Keeps pixels that equal the maximum of the square `window` around them, and sets the others to 0.
+    """Maps of which pixels that equal the maximum of the square `window` around them stay, and the others become 0.
 
     All pixels of a plateau stay. Beyond the border there is nothing. No NaN stays, nor what has one in its window.
 
     Args:
-      heatmaps: [..., H, W, J].
-      window: odd number of pixels.
+      heatmaps: [..., H, W, J] maps.
+      window: side of the square, an odd number of pixels.
 
     Returns:
-      [..., H, W, J].
+      [..., H, W, J] maps.
     """
     heatmaps, margin = jnp.asarray(heatmaps), window // 2
     border = [(0, 0)] * (heatmaps.ndim - 3) + [(margin, margin), (margin, margin), (0, 0)]
@@ -91,12 +91,12 @@ def peaks(heatmaps: Array, count: int, window: int = 5) -> tuple[jax.Array, jax.
     `count` better peaks elsewhere, so nothing is lost.
 
     Args:
-      heatmaps: [B, H, W, J].
-      count: K.
-      window: see `local_maxima`.
+      heatmaps: [B, H, W, J] maps.
+      count: number K of peaks of each map.
+      window: side of the square in which a peak is the maximum, see `local_maxima`.
 
     Returns:
-      positions [B, J, K, 2] int32 (x, y) and values [B, J, K]; zeros where there are fewer peaks.
+      The positions [B, J, K, 2] int32 (x, y) in pixels and the values [B, J, K]; zeros where there are fewer peaks.
     """
     heatmaps = jnp.asarray(heatmaps, jnp.float32)
     best = _segment_peaks(heatmaps, window)  # [B, J, rows, segments]

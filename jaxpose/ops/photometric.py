@@ -12,19 +12,21 @@ import jax.numpy as jnp
 from jaxpose.types import Array
 
 LUMA = (0.299, 0.587, 0.114)
-"""What red, green and blue add to the brightness of a pixel (ITU-R 601-2)."""
+"""Shares of red, green and blue in the brightness of a pixel (ITU-R 601-2)."""
 MOST_BLUR = 1.4
-"""Radii below the square root of 2 need no wider filter; see `blur`."""
+"""Largest radius in pixels: radii below the square root of 2 need no wider filter; see `blur`."""
 PASSES = 3
+"""Times that the filter of `blur` is applied along each axis."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Strength:
-    """How much images are changed at most; 0 for not at all.
+    """Largest changes of images; 0 for no change.
 
     Attributes:
-      brightness, contrast, saturation: c for a factor from U(1 - c, 1 + c), at most 1. Their order is random.
-      blur: radius from U(0, blur) pixels, at most `MOST_BLUR`.
+      brightness, contrast, saturation: largest change c of a factor from U(1 - c, 1 + c), at most 1. Their order is
+        random.
+      blur: largest radius of U(0, blur) in pixels, at most `MOST_BLUR`.
     """
 
     brightness: float = 0.0
@@ -34,12 +36,12 @@ class Strength:
 
     @property
     def colors(self) -> tuple[float, float, float]:
-        """Those of brightness, contrast and saturation."""
+        """The largest changes of brightness, contrast and saturation."""
         return self.brightness, self.contrast, self.saturation
 
     @property
     def positive(self) -> bool:
-        """Whether anything changes."""
+        """True if anything changes."""
         return any((*self.colors, self.blur))
 
 
@@ -47,13 +49,14 @@ def distort(images: Array, keys: jax.Array, strength: Strength) -> jax.Array:
     """Images with random brightness, contrast and saturation in random order, and then blurred.
 
     Args:
-      images: [B, H, W, 3].
-      keys: [B], so that what becomes of an image does not depend on the others.
-      strength: of each change.
+      images: [B, H, W, 3] images in [0, 1].
+      keys: [B] random keys, one for each image, so that the changes of an image do not depend on the others.
+      strength: largest change of each kind.
 
     Returns:
-      [B, H, W, 3] in [0, 1].
+      [B, H, W, 3] images in [0, 1].
     """
+    images = jnp.asarray(images)
     if any(strength.colors):
         order, factors = jax.vmap(_draw_colors, (0, None))(keys, jnp.array(strength.colors))
         images = recolor(images, order, factors)
@@ -75,12 +78,12 @@ def recolor(images: Array, order: Array, factors: Array) -> jax.Array:
     the grey of the image's mean luma, saturation from each pixel's luma. What leaves [0, 1] is cut off in between.
 
     Args:
-      images: [B, H, W, 3].
+      images: [B, H, W, 3] images in [0, 1].
       order: [B, 3] permutation of 0 brightness, 1 contrast, 2 saturation: the first is done first.
-      factors: [B, 3] of brightness, contrast, saturation, whatever the order.
+      factors: [B, 3] factors of brightness, contrast, saturation, whatever the order.
 
     Returns:
-      [B, H, W, 3].
+      [B, H, W, 3] images in [0, 1].
     """
     images, order, factors = jnp.asarray(images), jnp.asarray(order), jnp.asarray(factors)
     for place in range(3):
@@ -94,17 +97,17 @@ def recolor(images: Array, order: Array, factors: Array) -> jax.Array:
 
 
 def blur(images: Array, radius: Array) -> jax.Array:
-    """Images blurred by what Pillow takes for a Gaussian: three passes of a small filter along each axis.
+    """Images blurred by Pillow's approximation of a Gaussian: three passes of a small filter along each axis.
 
     The filter is (a, 1 - 2 a, a) with a = radius^2 / 6, so that all passes together have the variance radius^2. Beyond
     the border an image goes on with its outermost pixels.
 
     Args:
-      images: [B, H, W, 3].
-      radius: [B] standard deviation in pixels, from 0 to `MOST_BLUR`.
+      images: [B, H, W, 3] images.
+      radius: [B] standard deviations in pixels, from 0 to `MOST_BLUR`.
 
     Returns:
-      [B, H, W, 3].
+      [B, H, W, 3] images.
     """
     images = jnp.asarray(images)
     side = (jnp.asarray(radius, images.dtype) ** 2 / (2 * PASSES))[:, None, None, None]

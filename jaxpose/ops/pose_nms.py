@@ -21,8 +21,9 @@ from jaxpose.ops.oks import proposal_score
 from jaxpose.types import Array
 
 _ZERO_SCORE = 1e-5
-"""What AlphaPose takes for a joint score of exactly 0, so that weights never sum to 0."""
+"""Score that AlphaPose gives joints with a score of exactly 0, so that weights never sum to 0."""
 _WEAK_ANKLE = 0.1
+"""Score below which an ankle is left out of the mean; see `PoseNMS.ankles`."""
 _EXTENT_TO_BOX = 1.5**2
 """Area of a person's box by area of the joints' extent."""
 
@@ -69,7 +70,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 )
 @dataclasses.dataclass(frozen=True)
 class PoseNMS:
-    """Rules and parameters; start from `PoseNMS.preset`.
+    """Rules and parameters of pose NMS; start from `PoseNMS.preset`.
 
     A picked pose i absorbs pose j if similarity(i, j) > gamma, or if `match_count` joints or more coincide. With joint
     distances d_n and reference distance r = alpha x the longer side of i's box (the disc that stands for the paper's
@@ -83,19 +84,22 @@ class PoseNMS:
     compile anew.
 
     Attributes:
-      rules: "alphapose": d_n in pixels; scores of 0 count as 1e-5; merged scores are weighted means; a cluster is
-        dropped if the best joint score, picked or merged, is below the threshold. "rmpe2017": d_n in units of r; merged
-        scores are maxima; a cluster is dropped if its mean joint score is below the threshold.
-      delta1, delta2, mu, gamma: sigma_1, sigma_2, lambda and eta of the paper.
-      match_count: coinciding joints that suffice to absorb, or None.
-      score_threshold: of a cluster.
+      rules: rule set. "alphapose": d_n in pixels; scores of 0 count as 1e-5; merged scores are weighted means; a
+        cluster is dropped if the best joint score, picked or merged, is below the threshold. "rmpe2017": d_n in units
+        of r; merged scores are maxima; a cluster is dropped if its mean joint score is below the threshold.
+      delta1: sigma_1 of the paper.
+      delta2: sigma_2 of the paper, in the unit of d_n.
+      mu: lambda of the paper.
+      gamma: eta of the paper.
+      match_count: number of coinciding joints that suffices to absorb, or None.
+      score_threshold: least score of a cluster.
       match_radius: upper limit of r for coinciding joints in pixels, or None.
-      merge_radius: upper limit in pixels of r for joints that are averaged with the picked pose's, or None.
-      alpha: see above.
-      min_box_area: clusters whose extent, times 2.25, has less are dropped (square pixels).
-      ankles: "rmpe2017" only: the two joints that the mean score leaves out where they score below .1. If both do, the
-        one after the second is left out in its place, as in the original code, which removes them one by one.
-      merge: whether clusters are averaged; False keeps the picked pose as it is.
+      merge_radius: upper limit of r in pixels for joints that are averaged with the picked pose's, or None.
+      alpha: reference distance r by the longer side of the box.
+      min_box_area: least area in pixels^2 of a cluster's extent, times 2.25; smaller ones are dropped.
+      ankles: indices of the two joints that the mean score of "rmpe2017" leaves out where they score below .1. If both
+        do, the one after the second is left out in its place, as in the original code, which removes them one by one.
+      merge: True to average clusters, False to keep the picked pose as it is.
     """
 
     rules: Literal["alphapose", "rmpe2017"]
@@ -136,14 +140,14 @@ class PoseNMS:
 
 
 class PoseNMSResult(NamedTuple):
-    """What remains, aligned with the input: `order[keep[order]]` lists one image's people in picking order.
+    """The people that remain, aligned with the input: `order[keep[order]]` lists one image's people in picking order.
 
     Attributes:
-      keypoints: [..., N, K, 2] merged poses; zeros where not kept.
+      keypoints: [..., N, K, 2] merged poses in pixels; zeros where not kept.
       scores: [..., N, K] merged joint scores; zeros where not kept.
       person_score: [..., N] `oks.proposal_score` of the merged pose and the picked pose's box; 0 where not kept.
       keep: [..., N] bool, picked poses whose cluster passed the thresholds.
-      order: [..., N] int32, by falling mean joint score, first index among equals, unusable poses last.
+      order: [..., N] int32, indices by falling mean joint score, first index among equals, unusable poses last.
       cluster: [..., N] int32, index of the pose that was picked when this one left the pool (a picked pose's is its
         own); -1 for padding and rejected poses.
       rejected: [..., N] bool, valid poses with a coordinate, score or box that is not finite.
@@ -168,15 +172,15 @@ def pose_nms(
     that are similar enough. No pose at all (N = 0, or none valid) gives nothing kept.
 
     Args:
-      keypoints: [..., N, K, 2] pixels of the image.
-      scores: [..., N, K] joint scores.
-      boxes: [..., N, 4] the person's box (x, y, w, h), as detected.
-      box_scores: [..., N].
+      keypoints: [..., N, K, 2] poses in pixels of the image.
+      scores: [..., N, K] scores of the joints.
+      boxes: [..., N, 4] detected boxes (x, y, w, h) of the people in pixels of the image.
+      box_scores: [..., N] scores of the boxes.
       valid: [..., N] bool, False for padding.
-      rules: parameters.
+      rules: rules and parameters.
 
     Returns:
-      `PoseNMSResult`.
+      The people that remain.
     """
     keypoints, scores, boxes, box_scores = (jnp.asarray(a, jnp.float32) for a in (keypoints, scores, boxes, box_scores))
     valid = jnp.asarray(valid, bool)
@@ -209,7 +213,7 @@ def pose_nms(
 
 
 def reference_distance(boxes: Array, rules: PoseNMS) -> jax.Array:
-    """[..., N, 4] (x, y, w, h) -> [..., N] pixels: alpha x the longer side, 0 for a box without extent."""
+    """Boxes [..., N, 4] (x, y, w, h) -> [..., N] pixels: alpha x the longer side, 0 for a box without extent."""
     return rules.alpha * jnp.maximum(jnp.max(jnp.asarray(boxes, jnp.float32)[..., 2:], -1), 0)
 
 
@@ -219,13 +223,14 @@ def pairwise_similarity(
     """Similarity and number of coinciding joints of every two poses. Nothing is differentiated through them.
 
     Args:
-      keypoints: [..., N, K, 2] pixels.
-      scores: [..., N, K].
-      reference: [..., N] from `reference_distance`.
-      rules: parameters.
+      keypoints: [..., N, K, 2] poses in pixels.
+      scores: [..., N, K] scores of the joints.
+      reference: [..., N] reference distances in pixels, from `reference_distance`.
+      rules: rules and parameters.
 
     Returns:
-      similarity [..., N, N] float32 and matches [..., N, N] int32; row the picked pose, column the candidate.
+      The similarity [..., N, N] float32 and the number of coinciding joints [..., N, N] int32; row the picked pose,
+      column the candidate.
     """
     values = (jnp.asarray(a, jnp.float32) for a in (keypoints, scores, reference))
     keypoints, scores, reference = (jax.lax.stop_gradient(a) for a in values)

@@ -27,24 +27,30 @@ CONVENTIONS = {"torch7": "corners", "caffe": "starts"}
 
 
 def sample(images: Array, points: Array, padding: str = "zeros", dense: bool = False) -> jax.Array:
-    """Bilinear interpolation.
+    """Bilinear interpolation of images at any points.
 
     At integer positions the gradient by the position is that towards the next pixel.
 
     Args:
-      images: [B, H, W, C], of any type.
-      points: [B, ..., 2] (x, y) in pixel indices.
-      padding: what lies outside. "zeros": each of the four neighbours that is outside counts as 0. "border": positions
-        are moved to the nearest pixel, and have no gradient where they were moved or lie on the outermost pixel.
-      dense: there are at least about as many points as pixels. A TPU then fetches the four neighbours in one piece,
-        from a copy of the images that is four times as large; those of a single channel it fetches not at all, but
-        multiplies rows and columns with their weights. The result is the same up to rounding.
+      images: [B, H, W, C] images of any type.
+      points: [B, ..., 2] points (x, y) in pixel indices.
+      padding: rule for points outside. "zeros": each of the four neighbours that is outside counts as 0. "border":
+        positions are moved to the nearest pixel, and have no gradient where they were moved or lie on the outermost
+        pixel.
+      dense: True if there are at least about as many points as pixels. A TPU then fetches the four neighbours in one
+        piece, from a copy of the images that is four times as large; those of a single channel it fetches not at all,
+        but multiplies rows and columns with their weights. The result is the same up to rounding.
 
     Returns:
-      [B, ..., C] in the type of `images` where that is floating, else float32.
+      [B, ..., C] values in the type of `images` where that is floating, else float32.
 
     Raises:
       ValueError: unknown padding.
+
+    Example:
+      >>> image = np.arange(6.0).reshape(1, 2, 3, 1)  # 2 rows of 3 pixels: 0 1 2 and 3 4 5
+      >>> sample(image, np.array([[[1.0, 0.0], [0.5, 0.5], [2.5, 1.0]]]))[0, :, 0].tolist()
+      [1.0, 2.0, 2.5]
     """
     _one_of("padding", padding, PADDINGS)
     images, points = jnp.asarray(images), jnp.asarray(points, jnp.float32)
@@ -61,7 +67,7 @@ def sample(images: Array, points: Array, padding: str = "zeros", dense: bool = F
 
 
 def _sample_pixels(images: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Neighbour after neighbour."""
+    """`sample`, neighbour after neighbour."""
     height, width = images.shape[1:3]
     flat = images.reshape(len(images), height * width, images.shape[3])
     left, top = jnp.floor(x), jnp.floor(y)
@@ -103,7 +109,7 @@ def _sample_products(images: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array
 
 
 def _hats(position: jax.Array, size: int) -> jax.Array:
-    """[..., size] what each of `size` pixels in a row counts at positions [...]."""
+    """Weights [..., size] of each of `size` pixels in a row at positions [...]."""
     first = jnp.floor(position)[..., None]
     share, pixels = position[..., None] - first, jnp.arange(size, dtype=jnp.float32)
     return jnp.where(pixels == first, 1 - share, 0) + jnp.where(pixels == first + 1, share, 0)
@@ -128,7 +134,7 @@ def _pick(flat: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def fractions(count: int, rule: str) -> np.ndarray:
-    """Where `count` points lie along an axis, 0 its start and 1 its end; see the rules above.
+    """Positions [count] of `count` points along an axis, 0 its start and 1 its end; see the rules above.
 
     Raises:
       ValueError: unknown rule.
@@ -150,13 +156,19 @@ def grid_sample(images: Array, grid: Array, align_corners: bool, padding: str = 
     """Bilinear interpolation at normalised positions, as torch.nn.functional.grid_sample does it.
 
     Args:
-      images: [B, H, W, C].
-      grid: [B, h, w, 2] (x, y); -1 and 1 are the ends of the image.
-      align_corners: whether the ends are the centres of the outermost pixels, or their outer edges.
-      padding: see `sample`.
+      images: [B, H, W, C] images.
+      grid: [B, h, w, 2] positions (x, y); -1 and 1 are the ends of the image.
+      align_corners: True if the ends are the centres of the outermost pixels, False if they are their outer edges.
+      padding: rule for positions outside, see `sample`.
 
     Returns:
-      [B, h, w, C].
+      [B, h, w, C] values.
+
+    Example:
+      >>> image = np.arange(8.0).reshape(1, 2, 4, 1)
+      >>> grid = affine_grid(np.array([[[-1.0, 0, 0], [0, 1, 0]]]), (4, 2), align_corners=False)  # mirrored
+      >>> grid_sample(image, grid, align_corners=False)[0, :, :, 0].tolist()
+      [[3.0, 2.0, 1.0, 0.0], [7.0, 6.0, 5.0, 4.0]]
     """
     size = (images.shape[2], images.shape[1])
     return sample(images, to_pixels(grid, size, _torch_rule(align_corners)), padding)
@@ -167,11 +179,11 @@ def affine_grid(theta: Array, size: tuple[int, int], align_corners: bool) -> jax
 
     Args:
       theta: [B, 2, 3] maps from normalised output positions (x, y, 1) to normalised input positions (x, y).
-      size: (width, height) of the output.
-      align_corners: as in `grid_sample`.
+      size: (width, height) of the output in pixels.
+      align_corners: meaning of -1 and 1, see `grid_sample`.
 
     Returns:
-      [B, height, width, 2] (x, y).
+      [B, height, width, 2] normalised positions (x, y).
     """
     return _apply(theta, _lattice(size, _torch_rule(align_corners)) * 2 - 1)
 
@@ -204,12 +216,12 @@ def invert_theta(theta: Array, floor: float = 0.0) -> jax.Array:
     """Inverse affine maps: [A | b] -> [A^-1 | -A^-1 b], RMPE section 3.1, in either order of coordinates.
 
     Args:
-      theta: [..., 2, 3].
+      theta: [..., 2, 3] affine maps.
       floor: least absolute determinant to divide by. Where A's is smaller the result is that much too small, and the
         division has no gradient; 0, as in the original, gives the inverse whatever the determinant.
 
     Returns:
-      [..., 2, 3].
+      [..., 2, 3] inverse maps.
     """
     theta = jnp.asarray(theta, jnp.float32)
     (a, b, s), (c, d, t) = ([theta[..., i, j] for j in range(3)] for i in range(2))
@@ -226,8 +238,11 @@ def transformer_grid(theta: Array, size: tuple[int, int], convention: str = "tor
 
     Args:
       theta: [B, 2, 3] maps from normalised output positions (y, x, 1) to normalised input positions (y, x).
-      size: (width, height) of the output.
+      size: (width, height) of the output in pixels.
       convention: "torch7" with the rule "corners", as RMPE was trained, or "caffe" with "starts", as its demo has it.
+
+    Returns:
+      [B, height, width, 2] normalised positions (y, x).
     """
     _one_of("convention", convention, tuple(CONVENTIONS))
     return _apply(theta, (_lattice(size, CONVENTIONS[convention]) * 2 - 1)[..., ::-1])
@@ -239,12 +254,13 @@ def spatial_transform(
     """A spatial transformer in RMPE's convention, with zeros outside.
 
     Args:
-      images: [B, H, W, C].
-      theta, convention: see `transformer_grid`.
-      size: (width, height) of the output; None keeps that of `images`.
+      images: [B, H, W, C] images.
+      theta: [B, 2, 3] affine maps, see `transformer_grid`.
+      size: (width, height) of the output in pixels; None for that of `images`.
+      convention: placement of the grid, see `transformer_grid`.
 
     Returns:
-      [B, height, width, C].
+      [B, height, width, C] images.
     """
     full = (images.shape[2], images.shape[1])
     grid = transformer_grid(theta, size or full, convention)
@@ -260,13 +276,13 @@ def warp_affine(images: Array, to_image: Array, size: tuple[int, int], padding: 
     Interpolation is exact, where OpenCV's warpAffine rounds positions to 1/32 pixel.
 
     Args:
-      images: [B, H, W, C].
+      images: [B, H, W, C] images.
       to_image: [B, 2, 3] maps from output pixels to pixels of the image; the inverse of `geometry.crop_affine`.
-      size: (width, height) of the output.
-      padding: see `sample`.
+      size: (width, height) of the output in pixels.
+      padding: rule for pixels outside, see `sample`.
 
     Returns:
-      [B, height, width, C].
+      [B, height, width, C] images.
     """
     pixels = np.stack(np.meshgrid(np.arange(size[0]), np.arange(size[1])), -1).astype(np.float32)
     return sample(images, _apply(to_image, jnp.asarray(pixels)), padding)
@@ -278,15 +294,20 @@ def crop_and_resize(
     """Upright boxes cut out of images and brought to one size; differentiable by boxes too.
 
     Args:
-      images: [B, H, W, C].
-      boxes: [B, N, 4] (x, y, w, h) in pixel indices: a fraction u of a box's width is the pixel x + u w.
-      size: (width, height) of a crop.
-      rule: where the crop's pixels lie in the box. "starts": pixel i at i / n, the map of `geometry.crop_affine`;
+      images: [B, H, W, C] images.
+      boxes: [B, N, 4] boxes (x, y, w, h) in pixel indices: a fraction u of a box's width is the pixel x + u w.
+      size: (width, height) of a crop in pixels.
+      rule: placement of the crop's pixels in the box. "starts": pixel i at i / n, the map of `geometry.crop_affine`;
         "corners": the outermost pixels on the box's edges; "centers": pixels in the middle of n cells.
-      padding: see `sample`.
+      padding: rule for pixels outside, see `sample`.
 
     Returns:
-      [B, N, height, width, C].
+      [B, N, height, width, C] crops.
+
+    Example:
+      >>> image = np.arange(16.0).reshape(1, 4, 4, 1)
+      >>> crop_and_resize(image, np.array([[[1.0, 0.0, 2.0, 2.0]]]), size=(2, 2))[0, 0, :, :, 0].tolist()
+      [[1.0, 2.0], [5.0, 6.0]]
     """
     boxes = jnp.asarray(boxes, jnp.float32)[:, :, None, None]
     return sample(images, boxes[..., :2] + boxes[..., 2:] * _lattice(size, rule), padding)

@@ -11,7 +11,7 @@ from jaxpose.ops import boxes
 SIDE = st.floats(0, 50, width=32)
 PLACE = st.floats(-50, 50, width=32)
 BOX = st.tuples(PLACE, PLACE, SIDE, SIDE).map(lambda values: np.array(values, np.float32))
-overlaps = jax.jit(lambda a, b: (*boxes.iou(a, b), boxes.generalized_iou(a, b)))
+overlaps = jax.jit(lambda a, b: (*boxes.corner_iou(a, b), boxes.generalized_iou(a, b)))
 
 
 def naive_overlap(a, b) -> tuple[float, float]:
@@ -59,6 +59,26 @@ def test_pairs_by_broadcasting():
     assert_allclose(boxes.generalized_iou(a, a), 1, atol=1e-6)
 
 
+def test_box_iou_counts_pixels():
+    """Two boxes of 4 x 4 pixels (width 3 between pixel centres) that share one column of 4 pixels."""
+    a = np.array([[0, 0, 3, 3], [3, 0, 3, 3], [50, 50, 3, 3]], np.float32)
+    assert_allclose(boxes.box_iou(a[:1], a, extra=1.0), [1, 4 / 28, 0], rtol=1e-6)
+    assert_allclose(boxes.box_iou(a[:1], a), [1, 0, 0])
+
+
+def test_box_iou_of_empty_boxes_is_zero():
+    assert not np.any(boxes.box_iou(np.zeros((3, 1, 4)), np.zeros((3, 4))))
+
+
+@settings(deadline=None)
+@given(BOX, BOX)
+def test_box_iou_in_the_precision_of_the_boxes(a, b):
+    precise = boxes.box_iou(a.astype(np.float64), b.astype(np.float64))
+    assert precise.dtype == np.float64
+    assert_allclose(precise, naive_overlap(a, b)[0], atol=1e-12)
+    assert_allclose(boxes.box_iou(jnp.asarray(a), jnp.asarray(b)), precise, atol=1e-3)
+
+
 def test_boxes_without_area_are_finite():
     empty = jnp.zeros((2, 4))
     value, gradient = jax.value_and_grad(lambda a: boxes.generalized_iou(a, empty).sum())(empty)
@@ -69,7 +89,7 @@ def test_boxes_without_area_are_finite():
 def test_distant_boxes_are_drawn_together():
     """IoU alone has no gradient where boxes do not touch."""
     a, b = jnp.array([0.0, 0, 1, 1]), jnp.array([5.0, 0, 6, 1])
-    assert_array_equal(jax.grad(lambda a: boxes.iou(a, b)[0])(a), 0)
+    assert_array_equal(jax.grad(lambda a: boxes.corner_iou(a, b)[0])(a), 0)
     gradient = jax.grad(boxes.generalized_iou)(a, b)
     assert gradient[2] > 0
 

@@ -144,16 +144,13 @@ def test_no_people(function):
     assert order.shape == keep.shape == (2, 0)
 
 
-def test_box_iou_counts_pixels():
-    """Two boxes of 4 x 4 pixels (width 3 between pixel centres) that share one column of 4 pixels."""
-    boxes = np.array([[0, 0, 3, 3], [3, 0, 3, 3], [50, 50, 3, 3]], np.float32)
-    iou = np.asarray(nms.box_iou(boxes, extra=1.0))
-    np.testing.assert_allclose(iou[0], [1, 4 / 28, 0], rtol=1e-6)
-    np.testing.assert_allclose(np.asarray(nms.box_iou(boxes))[0], [1, 0, 0])
-
-
-def test_box_iou_of_empty_boxes_is_zero():
-    assert not np.any(nms.box_iou(np.zeros((3, 4))))
+def test_box_nms_counts_pixels():
+    """Two boxes of 4 x 4 pixels (width 3 between pixel centres) that share one column: their IoU is 4 / 28."""
+    boxes = np.array([[[0, 0, 3, 3], [3, 0, 3, 3], [50, 50, 3, 3]]], np.float32)
+    scores, valid = np.array([[0.9, 0.8, 0.7]]), np.ones((1, 3), bool)
+    assert listed(*nms.box_nms(boxes, scores, valid, 0.142)) == [[0, 2]]
+    assert listed(*nms.box_nms(boxes, scores, valid, 0.143)) == [[0, 1, 2]]
+    assert listed(*nms.box_nms(boxes, scores, valid, 0.0, extra=0.0)) == [[0, 1, 2]]
 
 
 def test_box_nms_prefers_later_among_equals():
