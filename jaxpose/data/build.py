@@ -305,9 +305,9 @@ class TrainBatches:
 
     Attributes:
       config: the whole config.
-      examples: of every stream.
+      examples: examples of every stream.
       step: the first batch is that of this step.
-      spec: of the method.
+      spec: fields that the method asks for.
     """
 
     config: Any

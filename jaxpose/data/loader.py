@@ -24,8 +24,8 @@ class TrainStream:
     """Endless training batches of this process's share, starting at any step.
 
     Args:
-      examples: what to draw from.
-      seed: of order and augmentation.
+      examples: examples to draw from.
+      seed: seed of order and augmentation.
       batch_size: global.
       step: the first batch is that of this step.
       process: (index, count) of this process among those that share a global batch.
@@ -84,10 +84,10 @@ def evaluation_batches(
     number of batches of the same shapes; rows beyond a bucket's last example are zeros with `valid` False.
 
     Args:
-      examples: what to walk.
+      examples: examples to go through.
       batch_size: G, global; a multiple of the process count.
       process: (index, count).
-      threads: that decode.
+      threads: number of threads that decode.
     """
     local = batch_size // process[1]
 

@@ -33,10 +33,10 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-      workdir: the run's folder.
-      keep: how many of the latest to keep.
-      best: metric of which the highest is kept too.
-      lowest: keep the lowest of it instead.
+      workdir: folder of the run.
+      keep: number of latest checkpoints to keep.
+      best: metric by which the checkpoint with the highest value is kept too.
+      lowest: whether the lowest value is the best.
     """
 
     def __init__(self, workdir: str | pathlib.Path, keep: int = 2, best: str = "", lowest: bool = False):
@@ -83,7 +83,7 @@ class Checkpoints:
 
         Args:
           template: shapes, dtypes and shardings to restore to (`jax.ShapeDtypeStruct` leaves).
-          step: this one and no other.
+          step: step of the only checkpoint that will do.
 
         Raises:
           CheckpointError: there are checkpoints but none is good, the one asked for is damaged or missing, or they

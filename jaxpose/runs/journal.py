@@ -1,4 +1,4 @@
-"""What a run leaves for people to see: numbers, event files, pictures, its config, and a progress bar.
+"""The run log: numbers, event files, pictures, the config, and a progress bar.
 
 Only process 0 writes. In WORKDIR:
   config.json      the whole config          versions.json   of everything that computed
@@ -30,10 +30,10 @@ class Journal:
     """Writes what happens in a run.
 
     Args:
-      workdir: the run's folder.
-      config: of the run.
-      step: finished steps; lines and events of later ones, left by a run that was cut off, are dropped.
-      total: steps of the whole run, for the bar.
+      workdir: folder of the run.
+      config: config of the run.
+      step: number of finished steps; lines and events of later ones, left by a run that was cut off, are dropped.
+      total: number of steps of the whole run, for the bar.
     """
 
     def __init__(self, workdir: pathlib.Path, config: Any, *, step: int, total: int):

@@ -19,9 +19,9 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1, c
     with JAX_NUM_PROCESSES and JAX_PROCESS_ID; a TPU pod or a SLURM or Open MPI job, which JAX finds out by itself.
 
     Args:
-      coordinator: "host:port" of process 0.
-      num_processes: how many.
-      process_id: which one this is, from 0.
+      coordinator: address "host:port" of process 0.
+      num_processes: number of processes.
+      process_id: number of this process, from 0.
       cache: keep compiled programs in ~/.cache/jaxpose (or JAX_COMPILATION_CACHE_DIR) for the next start.
     """
     use_fast_cpu_preset()

@@ -36,8 +36,8 @@ def train(config: Any, workdir: str | pathlib.Path, only: str = "") -> None:
     """Trains the stages in order, each going on where it stopped, and shows what they reached.
 
     Args:
-      config: with `stages`.
-      workdir: holds their folders.
+      config: config with `stages`.
+      workdir: folder that holds those of the stages.
       only: stop after this stage, and leave out those that it does not build on; empty for all of them.
 
     Raises:
@@ -86,7 +86,7 @@ def resolve(config: Any, workdir: pathlib.Path | None = None) -> dict[str, Any]:
     """{name: config of an ordinary run} of all stages, in order.
 
     Args:
-      config: with `stages`.
+      config: config with `stages`.
       workdir: holds their folders; only counts where they are run.
 
     Raises:

@@ -21,8 +21,8 @@ class Neighbours(NamedTuple):
     """The frames that are looked at beside one.
 
     Attributes:
-      previous, next: their numbers, that of the frame itself where there is none.
-      margin: [2] float32, how many frames away the two are; 1 where there is none.
+      previous, next: numbers of the two frames; that of the frame itself where there is none.
+      margin: [2] float32 distances of the two in frames; 1 where there is none.
     """
 
     previous: int
@@ -31,12 +31,12 @@ class Neighbours(NamedTuple):
 
 
 def candidates(frame: int, available: np.ndarray, distance: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """How many frames before and after `frame` others can be found, the nearest first.
+    """Distances from `frame` to the frames before it and to those after it, the nearest first.
 
     Args:
-      frame: its number.
+      frame: number of the frame.
       available: numbers of the video's frames, in any order.
-      distance: of the first frames before and after it that are too far; frames at 1 to distance - 1 can be taken.
+      distance: (previous, next) distances of the first frames that are too far; 1 to distance - 1 can be taken.
     """
     ahead = np.sort(np.asarray(available)) - frame
     back = -ahead[::-1]
@@ -50,7 +50,7 @@ def neighbours(frame: int, available: np.ndarray, distance: tuple[int, int], rng
     farthest are taken, which is the same for the published distance of 2, where there is nothing to choose.
 
     Args:
-      frame, available, distance: as for `candidates`.
+      frame, available, distance: arguments of `candidates`.
       rng: draws one of the candidates of each side; None takes the farthest.
     """
     steps = []
@@ -64,11 +64,11 @@ def neighbours(frame: int, available: np.ndarray, distance: tuple[int, int], rng
 
 @dataclasses.dataclass(frozen=True)
 class Videos:
-    """Which images of a data set follow one another.
+    """Order of the images of a data set in videos.
 
     Attributes:
-      video: [I] of each image, any values that can be compared.
-      frame: [I] int64, its number in the video, rising with time.
+      video: [I] video of each image, any values that can be compared.
+      frame: [I] int64 number of each image in its video, rising with time.
 
     Raises:
       DataError: two images are the same frame of a video.
@@ -133,8 +133,8 @@ class ClipExamples(PersonExamples):
     All three frames are seen through the box of the current one, in the same view.
 
     Attributes:
-      videos: of the source's images.
-      distance: see `candidates`; (previous, next).
+      videos: videos to which the source's images belong.
+      distance: (previous, next) distances of `candidates`.
 
     Raises:
       ConfigError: random boxes or centered joints are asked for, which clips have not, or a distance is not positive.
@@ -182,8 +182,8 @@ def confident(boxes: dict[str, np.ndarray], least: float) -> dict[str, np.ndarra
     """A detector's boxes with a score of at least `least`; PoseTrack's evaluation by DCPose takes 0.2.
 
     Args:
-      boxes: as from `sources.coco.read_detections`.
-      least: score.
+      boxes: columns that `sources.coco.read_detections` gives.
+      least: lowest score that is kept.
     """
     keep = boxes["score"] >= np.float32(least)
     return {name: values[keep] for name, values in boxes.items()}

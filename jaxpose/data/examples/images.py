@@ -31,7 +31,7 @@ class ImageExamples(ImageBackedExamples):
     annotations say cannot be used.
 
     Attributes:
-      max_people: rows N for people.
+      max_people: number of rows N for people.
     """
 
     max_people: int = 30
@@ -73,7 +73,7 @@ class ImageExamples(ImageBackedExamples):
 
         Args:
           people: [n] with n <= N.
-          to_canvas: [2, 3] from image to canvas pixels.
+          to_canvas: [2, 3] affine map from image to canvas pixels.
         """
         a, count = self.source.annotations, len(people)
         seen = a.visibility[people] > 0
@@ -106,7 +106,7 @@ class TrainingImages(ImageExamples):
 
     Attributes:
       size: side S of the canvas in pixels.
-      mask_strides: of the masks.
+      mask_strides: strides of the masks.
       augmentation: random views; without a generator, `load` shows the plain one.
 
     Raises:
@@ -177,8 +177,8 @@ class EvaluationImages(ImageExamples):
     [N, 4] (x, y, w, h) among them.
 
     Attributes:
-      layout: (width, height) of an image -> how it is laid on canvases, one for each of `scales`.
-      scales: of the image.
+      layout: function from (width, height) of an image to its layout on canvases, one for each of `scales`.
+      scales: test scales of the image.
     """
 
     layout: Callable[[int, int], Layout] = dataclasses.field(kw_only=True)
@@ -227,8 +227,8 @@ def lay_out(image: np.ndarray, layout: Layout, scales: tuple[float, ...]) -> dic
 
     Args:
       image: [H, W, 3] uint8 RGB.
-      layout: for its size.
-      scales: of the canvases.
+      layout: layout for the image's size.
+      scales: test scales of the canvases.
 
     Returns:
       The image of each scale (`types.image_field`), and "to_image" [2, 3] float32, from pixels of the canvas that poses

@@ -17,8 +17,8 @@ class PersonExamples(ImageBackedExamples):
     """People of a source as examples of `methods.top_down.person_spec`, padding fields included.
 
     Attributes:
-      people: the boxes to look at.
-      crop: how.
+      people: boxes to look at.
+      crop: rule by which boxes are cut out.
       augmentation: random views, for training.
       proposals: random boxes in place of the true ones, for training; see `data.proposals`.
       proposals_from: the step of training from which on there are random boxes.

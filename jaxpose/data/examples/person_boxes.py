@@ -14,12 +14,12 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class PersonBoxes:
-    """Boxes to look at.
+    """Boxes of people to look at, true or detected.
 
     Attributes:
-      image: [N] row of the image in the data set.
+      image: [N] rows of the images in the data set.
       box: [N, 4] float32 (x, y, w, h) pixels.
-      score: [N] float32 of the box, 1 for a true one.
+      score: [N] float32 scores of the boxes, 1 for true ones.
       keypoints: [N, K, 2] float32 pixels; zeros for a detected box.
       visibility: [N, K] uint8; zeros for a detected box.
       head_size: [N] float32 pixels; 0 where unknown and for a detected box.
@@ -110,9 +110,9 @@ def detected(annotations: Annotations, boxes: dict[str, np.ndarray], name: str) 
     """The boxes of a detector.
 
     Args:
-      annotations: of the images.
-      boxes: as from `sources.coco.read_detections` or `proposals.simulate_detections`.
-      name: of the detections, for messages.
+      annotations: labels of the images.
+      boxes: columns that `sources.coco.read_detections` or `detections.simulate_detections` gives.
+      name: name of the detections, for messages.
 
     Raises:
       DataError: there is no box.

@@ -29,7 +29,7 @@ class Camera:
     """What took a video; see `jaxpose.ops.cameras`.
 
     Attributes:
-      name: of the camera.
+      name: name of the camera.
       size: (width, height) of the picture in pixels.
       intrinsics: [9] float32 in normalised screen units: fx, fy, cx, cy, k1, k2, k3, p1, p2.
       orientation: [4] float32 unit quaternion (w, x, y, z), camera to world.
@@ -59,8 +59,8 @@ class Video:
 
     Attributes:
       subject: who.
-      action: what is done; a number after a space tells takes apart ("Walking 1").
-      camera: where from.
+      action: name of the action; a number after a space tells takes apart ("Walking 1").
+      camera: camera that sees it.
       keypoints: [T, K, 3] float32 (u, v, score).
       joints: [T, K, 3] float32 metres in the camera's frame, relative to the root, which is 0.
       root: [T, 3] float32 metres in the camera's frame.
@@ -105,8 +105,8 @@ class SequenceSource:
     """One split of a data set of videos.
 
     Attributes:
-      name: for messages.
-      skeleton: of 2D and 3D joints; `ops.bones.TREES` knows its tree.
+      name: name of the data set, for messages.
+      skeleton: skeleton of 2D and 3D joints; `ops.bones.TREES` knows its tree.
       rate: frames a second.
       videos: all of them.
     """
@@ -176,7 +176,7 @@ def window(values: np.ndarray, first: int, length: int) -> np.ndarray:
     Args:
       values: [T, ...].
       first: may be negative, or beyond the end.
-      length: of the window.
+      length: number of frames of the window.
 
     Returns:
       [length, ...], a view where the video has all of the frames.
@@ -199,8 +199,8 @@ def draw(frames: int, count: int, rng: np.random.Generator | None = None) -> np.
     comes more often than another by more than one.
 
     Args:
-      frames: of the video.
-      count: to draw.
+      frames: number of frames of the video.
+      count: number of frames to draw.
       rng: None takes frames at even distances.
     """
     if rng is None:
@@ -270,8 +270,8 @@ class SequenceExamples(Examples):
 
         Args:
           video: number of the video.
-          frame: that the window is about.
-          mirrored: see `mirror`.
+          frame: frame that the window is about.
+          mirrored: whether left and right are exchanged.
           drawn: [R] numbers of frames of the same video.
 
         Returns:
@@ -322,7 +322,7 @@ class WholeSequences(Examples):
     Attributes:
       source: the videos.
       receptive_field: rf.
-      causal: see `SequenceExamples`.
+      causal: whether a window ends at its frame instead of having it in the middle.
     """
 
     source: SequenceSource
