@@ -3,14 +3,14 @@
 What fields name (a method, a data set, a metric) is found by `find`: there are no tables to keep.
 """
 
-import difflib
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxpose.errors import ConfigError
+from jaxpose.errors import ConfigError, did_you_mean
 
 
 def names(package: str) -> list[str]:
@@ -39,11 +39,15 @@ def find(name: str, package: str, field: str) -> Any:
     known = names(package)
     if name in known:
         return importlib.import_module(f"{package}.{name}")
-    close = difflib.get_close_matches(name, known, n=1)
-    raise ConfigError(
-        f"{field} is {name!r}; it can be {', '.join(known)}, or a dotted path such as "
-        f"mylab.{package.rpartition('.')[2]}.Mine" + (f". Did you mean {close[0]!r}?" if close else "")
-    )
+    raise unknown(name, known, package, field)
+
+
+def unknown(name: str, known: Sequence[str], package: str, field: str) -> ConfigError:
+    """The error about a field that names nothing; it says what there is. Arguments as for `find`."""
+    example = f"mylab.{package.rpartition('.')[2]}.Mine"
+    hint = did_you_mean(name, known)
+    end = f".{hint}" if hint else ""
+    return ConfigError(f"{field} is {name!r}; it can be {', '.join(known)}, or a dotted path such as {example}{end}")
 
 
 def _imported(path: str, field: str) -> Any:
@@ -72,7 +76,7 @@ def base(name: str) -> ConfigDict:
     """A config without `method`: config files fill that in and change what they need.
 
     Args:
-      name: of the paper; runs go to runs/NAME unless --workdir says otherwise.
+      name: name of the paper; runs go to runs/NAME unless --workdir says otherwise.
     """
     config = ConfigDict()
     config.name = name

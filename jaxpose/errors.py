@@ -1,5 +1,8 @@
 """Errors that a user can act on."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class JaxposeError(Exception):
     """Base of the errors that this library raises about what it was given."""
@@ -32,3 +35,13 @@ class NonFiniteError(JaxposeError):
 
 class ContractError(JaxposeError):
     """A method breaks the contract of `methods.base`: a field has a shape or dtype that was not promised."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that does not exist: the known name that is most like it, if one is.
+
+    >>> did_you_mean("cocoo", ["coco", "mpii"]), did_you_mean("x", ["coco"])
+    (" Did you mean 'coco'?", '')
+    """
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -14,10 +14,13 @@ import flax.linen as nn
 import jax
 
 from jaxpose import skeleton as skeletons
-from jaxpose.errors import ConfigError
-from jaxpose.methods import checks
+from jaxpose.errors import ConfigError, did_you_mean
+from jaxpose.methods import checks, fields
 from jaxpose.nn.names import OriginalNames
 from jaxpose.types import Batch, Detections, LayerViews, Poses, Spec, Variables
+
+DTYPES = ("float32", "bfloat16")
+"""Compute precisions."""
 
 
 @jax.tree_util.register_dataclass
@@ -83,6 +86,19 @@ class Method(abc.ABC):
     """Whether the method is top-down: it sees one person at a time, in a box that somebody else gives."""
     outputs: ClassVar[tuple[str, ...]] = ("poses",)
     """Results of `predict`: "poses" for `Poses`, "boxes" for `Detections`, both for poses with their `detections`."""
+
+    def __post_init__(self):
+        """Checks what holds for every method; subclasses check their own fields after `super().__post_init__()`.
+
+        Raises:
+          ConfigError: a value that cannot work.
+        """
+        for field in dataclasses.fields(self):
+            self.require(fields.fits(getattr(self, field.name), field.type), field.name, fields.described(field.type))
+        known = skeletons.SKELETONS
+        one = f"one of {', '.join(sorted(known))}.{did_you_mean(self.skeleton, known)}".rstrip(".")
+        self.require(self.skeleton in known, "skeleton", one)
+        self.require(self.dtype in DTYPES, "dtype", " or ".join(DTYPES))
 
     @property
     def joints(self) -> skeletons.Skeleton:
@@ -160,7 +176,7 @@ class Method(abc.ABC):
         Raises:
           ConfigError: the network has no decoder layers that look for joints.
         """
-        raise ConfigError(f"{type(self).__name__} has no decoder layers that look for joints; PRTR has, in any form")
+        raise ConfigError(f"{type(self).__name__} has no decoder layers that look for joints")
 
     # --- what follows from it ---
 

@@ -113,7 +113,7 @@ class BottomUp(CanvasInput):
     """Prefix of the modules whose kernels keep initial values of their own; none if empty."""
 
     def __post_init__(self):
-        """Raises `ConfigError` for values that cannot work together."""
+        super().__post_init__()
         self.require(self.input_size > 0 and self.input_size % 32 == 0, "input_size", "a multiple of 32")
         self.require(1.0 in self.scales, "scales", "1.0 among the test scales")
         self.require(self.bucket > 0 and self.bucket % 64 == 0, "bucket", "a multiple of 64")

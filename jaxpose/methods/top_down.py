@@ -105,7 +105,7 @@ class CropMethod(CropInput):
     flip_test: bool = True
 
     def __post_init__(self):
-        """Raises `ConfigError` for values that cannot work together."""
+        super().__post_init__()
         self.require(self.channels in ("rgb", "bgr"), "channels", '"rgb" or "bgr"')
         for field in ("brightness", "contrast", "saturation"):
             self.require(0 <= getattr(self, field) <= 1, field, "a number from 0 to 1")

@@ -261,7 +261,7 @@ class Anatomy3D(SequenceInput):
     chunk: int = 64
 
     def __post_init__(self):
-        """Raises `ConfigError` for values that cannot work together."""
+        super().__post_init__()
         odd = len(self.widths) > 0 and all(w % 2 == 1 and w > 1 for w in self.widths)
         self.require(odd, "widths", "one or more odd numbers from 3")
         self.require(not self.middle_label or self.causal, "middle_label", "False unless causal")

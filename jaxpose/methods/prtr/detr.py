@@ -132,8 +132,7 @@ class DETR(SetPrediction, DetectionInput):
     outputs: ClassVar[tuple[str, ...]] = ("boxes",)
 
     def __post_init__(self):
-        """Raises `ConfigError` for values that cannot work together."""
-        self.check_network()
+        super().__post_init__()
         self.require(0 < self.max_people <= self.num_queries, "max_people", f"1 to num_queries {self.num_queries}")
         self.require(0 <= self.person_class < self.num_classes, "person_class", f"less than {self.num_classes} classes")
         self.require(0 < self.short_side <= self.long_side, "short_side", f"1 to long_side {self.long_side}")

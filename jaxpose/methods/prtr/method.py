@@ -287,9 +287,7 @@ class PRTR(SetPrediction, CropMethod):
     score_threshold: float = 0.2
 
     def __post_init__(self):
-        """Raises `ConfigError` for values that cannot work together."""
         super().__post_init__()
-        self.check_network()
         self.require(self.positional in ("sine", "learned"), "positional", '"sine" or "learned"')
         joints = self.joints.num_joints
         self.require(self.num_queries >= joints, "num_queries", f"at least one a joint, {joints}")

@@ -219,7 +219,6 @@ class SequentialPRTR(DETR):
     outputs: ClassVar[tuple[str, ...]] = ("poses", "boxes")
 
     def __post_init__(self):
-        """Raises `ConfigError` for values that cannot work together."""
         super().__post_init__()
         joints, width = self.joints.num_joints, self.keypoint_dim
         self.require(len(self.levels) > 0 and set(self.levels) <= {0, 1, 2, 3}, "levels", "some of 0, 1, 2 and 3")

@@ -45,8 +45,8 @@ class SetPrediction(Method):
     eos_coef: float = 0.1
     cost_class: float = 1.0
 
-    def check_network(self) -> None:
-        """Raises `ConfigError` for values that cannot work together."""
+    def __post_init__(self):
+        super().__post_init__()
         self.require(self.hidden_dim % 4 == 0, "hidden_dim", "a multiple of 4")
         self.require(self.hidden_dim % self.heads == 0, "heads", f"a divisor of hidden_dim {self.hidden_dim}")
         self.require(backbones.is_known(self.backbone), "backbone", backbones.KNOWN)
