@@ -1,8 +1,9 @@
-"""Everything a data set says but the pixels, as columns: one row an image, one row a person."""
+"""The labels of a data set, as columns: one row an image, one row a person."""
 
 import dataclasses
 import functools
 import logging
+from typing import Any
 
 import numpy as np
 
@@ -14,33 +15,37 @@ logger = logging.getLogger(__name__)
 HEAD_SIZE_OF_BOX = 0.6
 """PCKh divides by this share of the diagonal of the head's box (MPII's evaluation)."""
 
+UNLESS_GIVEN: Any = None
+"""Default of columns that are worked out from others where None is given, so that there always are arrays."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
     """The labels of a data set's split.
 
     Attributes:
-      skeleton: the keypoint set of `keypoints`.
-      image_id: [I] int64, unique.
-      file_name: [I] str.
-      width, height: [I] int32 pixels.
-      person_image: [P] int32, the row of the person's image.
-      person_id: [P] int64, unique, from 1.
-      box: [P, 4] float32 (x, y, w, h) pixels.
-      keypoints: [P, K, 2] float32 pixels.
-      visibility: [P, K] uint8: 0 not labelled, 1 hidden, 2 visible.
+      skeleton: keypoint set of `keypoints`.
+      image_id: [I] int64 unique numbers of the images.
+      file_name: [I] str names of the images.
+      width: [I] int32 pixels.
+      height: [I] int32 pixels.
+      person_image: [P] int32 row of the person's image.
+      person_id: [P] int64 unique number of the person, from 1.
+      box: [P, 4] float32 boxes (x, y, w, h) in pixels of the image.
+      keypoints: [P, K, 2] float32 joints in pixels of the image.
+      visibility: [P, K] uint8, one of 0 not labelled, 1 hidden, 2 visible.
       area: [P] float32 square pixels (of the person's mask, where the data set has one).
-      crowd: [P] bool, a region of many people: never an example, and in evaluation never a mistake.
-      track_id: [P] int64, the same person over frames; -1 where unknown.
+      crowd: [P] bool, True for a region of many people: never an example, and in evaluation never a mistake.
+      track_id: [P] int64 number of the person in all frames of a video; -1 where unknown.
       head_size: [P] float32 pixels, the length that PCKh divides by; 0 where unknown (all of them, unless given).
-      clip_boxes: whether a box ends at the image's border; not so where it is the region that is cropped (MPII).
-      num_keypoints: [P] int32, labelled joints as the data set counts them: evaluation leaves out people of whom there
-        are none. CrowdPose does not count head and neck. All labelled joints, unless given.
-      crowd_index: [I] float64 in [0, 1], how crowded CrowdPose finds an image; NaN where unknown (everywhere, unless
-        given).
+      clip_boxes: True if boxes end at the image's border; False where a box is the region that is cropped (MPII).
+      num_keypoints: [P] int32 number of labelled joints as the data set counts them: evaluation leaves out people
+        without any. CrowdPose does not count head and neck. All labelled joints, unless given.
+      crowd_index: [I] float64 in [0, 1], CrowdPose's measure of how crowded an image is; NaN where unknown (everywhere,
+        unless given).
       unlabelled: regions of people without labels: crowds, and single people whose joints nobody marked.
-      mirror: [P] bool, people that are looked at mirrored, such as right hands that a method sees as left ones (none,
-        unless given). Keypoints and boxes are those of the image as it is.
+      mirror: [P] bool, True for people that are looked at mirrored, such as right hands that a method sees as left ones
+        (nobody, unless given). Keypoints and boxes are those of the image as it is.
     """
 
     skeleton: Skeleton
@@ -56,12 +61,12 @@ class Annotations:
     area: np.ndarray
     crowd: np.ndarray
     track_id: np.ndarray
-    head_size: np.ndarray | None = None
+    head_size: np.ndarray = UNLESS_GIVEN
     clip_boxes: bool = True
-    num_keypoints: np.ndarray | None = None
-    crowd_index: np.ndarray | None = None
+    num_keypoints: np.ndarray = UNLESS_GIVEN
+    crowd_index: np.ndarray = UNLESS_GIVEN
     unlabelled: Regions = Regions.pack([], [])
-    mirror: np.ndarray | None = None
+    mirror: np.ndarray = UNLESS_GIVEN
 
     def __post_init__(self):
         defaults = {
@@ -101,8 +106,8 @@ class Annotations:
         """The same people with the joints of another skeleton, chosen by name; `num_keypoints` counts those.
 
         Args:
-          skeleton: the other one.
-          partial: joints that the data set lacks are not labelled; else they are an error.
+          skeleton: other skeleton.
+          partial: True if joints that the data set lacks are not labelled; else they are an error.
 
         Raises:
           ValueError: the data set lacks a joint of `skeleton`.
@@ -180,7 +185,7 @@ def tight_boxes(keypoints: np.ndarray, visibility: np.ndarray) -> np.ndarray:
 
 
 class Skipped:
-    """Counts what a reader leaves out, by reason, and names the first few of each in the log."""
+    """Records that a reader leaves out, by reason: counted in the log, where the first few of each are named."""
 
     def __init__(self, where: str):
         self.where = where

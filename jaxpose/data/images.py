@@ -13,9 +13,9 @@ def decode(data: bytes, name: str, upright: bool = False) -> np.ndarray:
     """[H, W, 3] uint8 RGB from the bytes of a JPEG, PNG, BMP or WebP file.
 
     Args:
-      data: the file's content.
-      name: how errors call the image.
-      upright: turn the picture as its EXIF data say. Annotations of data sets refer to the stored pixels.
+      data: content of the file.
+      name: name of the image in messages.
+      upright: True to turn the image as its EXIF data say. Annotations of data sets refer to the stored pixels.
 
     Raises:
       ImageError: the bytes are empty, truncated, or no image.

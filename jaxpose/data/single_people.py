@@ -1,4 +1,8 @@
-"""Data sets that list one person, or hand, a record: how RegDA splits their lists, and what their records become."""
+"""Published lists of single people or hands, a record each: their shuffled splits, and their records as annotations.
+
+Such data sets come without lists of their parts. Those are made by a shuffle with a fixed seed of Python's generator
+(`part_rows`) or by draws from it (`drawn_rows`), which have to be repeated exactly.
+"""
 
 import dataclasses
 import pathlib
@@ -18,20 +22,22 @@ from jaxpose.skeleton import Skeleton
 
 PARTS = ("train", "test", "all")
 SEED = 42
-"""Of Python's generator, whose shuffles and draws the original code takes."""
+"""Seed of Python's generator in the code that split the lists."""
 TEST_SHARE = 0.2
+"""Share of a list that is its test part, if that is not too long."""
 MOST_TESTED = 3200
+"""Greatest number of records of a test part."""
 
 
 def locate(data: Any, split: str, what: str, annotations: str, pictures: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """Where `config.data.<split>` says that annotations and pictures are.
+    """The path of the annotations and the folder of the pictures that `config.data.<split>` names.
 
     Args:
       data: `config.data`.
       split: "train" or "validation".
-      what: belongs in `data.dir`, for messages.
-      annotations: what `data.<split>.annotations` is as a rule, for messages.
-      pictures: the folder that belongs in `data.<split>.images`, for messages.
+      what: description of the folder that belongs in `data.dir`, for messages.
+      annotations: usual value of `data.<split>.annotations`, for messages.
+      pictures: usual value of `data.<split>.images`, for messages.
 
     Raises:
       ConfigError: a field is missing, or names no folder.
@@ -44,7 +50,7 @@ def locate(data: Any, split: str, what: str, annotations: str, pictures: str) ->
 
 
 def choice(data: Any, split: str, field: str, values: Sequence[str], default: str) -> str:
-    """`config.data.<split>.<field>`, or the default where it is missing or empty.
+    """The value of `config.data.<split>.<field>`, or the default where it is missing or empty.
 
     Raises:
       ConfigError: it is none of the values.
@@ -56,14 +62,14 @@ def choice(data: Any, split: str, field: str, values: Sequence[str], default: st
 
 
 def part_of(data: Any, split: str) -> str:
-    """`config.data.<split>.part`: one of PARTS; "train" of training and "test" of validation unless it is given."""
+    """The value of `config.data.<split>.part`, one of `PARTS`; by default "train" for training, else "test"."""
     return choice(data, split, "part", PARTS, {"train": "train"}.get(split, "test"))
 
 
 def part_rows(count: int, part: str) -> np.ndarray:
-    """The rows of a list that belong to a part, [N] in the order in which the original code walks them.
+    """Rows [N] of the records of a part, in the order of the shuffled list.
 
-    It shuffles the list. The test part is its first fifth, but no more than 3,200 records, the training part the rest.
+    The test part is the first fifth of that list, but no more than 3,200 records, the training part the rest.
     """
     rows = list(range(count))
     random.Random(SEED).shuffle(rows)
@@ -72,7 +78,7 @@ def part_rows(count: int, part: str) -> np.ndarray:
 
 
 def drawn_rows(count: int) -> np.ndarray:
-    """3,200 rows of a list at random, with replacement, as the original code tests on Human3.6M."""
+    """3,200 rows of a list at random, with replacement."""
     return np.array(random.Random(SEED).choices(range(count), k=MOST_TESTED), np.int64)
 
 
@@ -123,11 +129,11 @@ class SinglePeople:
     """One person, or hand, a row.
 
     Attributes:
-      folder: of the images.
-      names: [N] file names in it; several rows may have the same.
-      keypoints: [N, K, 2] pixels of the image; a row that is not finite is skipped.
-      visibility: [N, K] as in `Annotations`; None for visible joints.
-      mirror: [N] as in `Annotations`; None for nobody.
+      folder: folder of the images.
+      names: [N] file names in the folder; several rows may have the same.
+      keypoints: [N, K, 2] joints in pixels of the image; a row that is not finite is skipped.
+      visibility: [N, K] visibility as in `Annotations`; None if all joints are visible.
+      mirror: [N] bool as in `Annotations`; None if nobody is looked at mirrored.
     """
 
     folder: pathlib.Path
@@ -145,7 +151,7 @@ class SinglePeople:
     @property
     def finite(self) -> np.ndarray:
         """[N] bool, rows that can be used."""
-        return np.isfinite(self.keypoints).all((1, 2))
+        return np.all(np.isfinite(self.keypoints), axis=(1, 2))
 
     def squares(self, sizes: np.ndarray) -> np.ndarray:
         """`square_boxes.square_box` around all joints of every row that can be used, in images of `sizes` [N, 2]."""
@@ -156,10 +162,10 @@ class SinglePeople:
         """The rows as people of their images, in the order of the rows.
 
         Args:
-          where: they are listed, for messages.
-          skeleton: of the keypoints.
-          sizes: [N, 2] of the images.
-          boxes: [N, 4] (x, y, w, h); None for whole images.
+          where: name of the list, for messages.
+          skeleton: skeleton of the keypoints.
+          sizes: [N, 2] sizes (width, height) of the images in pixels.
+          boxes: [N, 4] boxes (x, y, w, h) in pixels of the images; None for whole images.
 
         Raises:
           DataError: nobody is left.
@@ -175,7 +181,7 @@ class SinglePeople:
         finite = self.finite
         log_not_finite(where, [name for name, use in zip(self.names, finite) if not use])
         if not finite.any():
-            raise DataError(f"{where}: nobody is left of the {len(finite)} people that it lists; see the log")
+            raise DataError(f"{where}: none of the {len(finite)} people that it lists can be used; the log says why")
         if boxes is None:
             boxes = np.concatenate([np.zeros_like(sizes), sizes], -1)
         visibility = np.full(self.keypoints.shape[:2], 2) if self.visibility is None else self.visibility

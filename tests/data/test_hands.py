@@ -120,7 +120,7 @@ def test_rhd_files_that_are_wrong(tmp_path):
         open_rhd(tmp_path, [pair], annotations="")
     with pytest.raises(DataError, match=r"record 1 has \(41, 3\), expected numbers of shape \(42, 3\)"):
         open_rhd(tmp_path, [pair, (pair[0], pair[1][1:])])
-    with pytest.raises(DataError, match="nobody is left of the 0 people"):
+    with pytest.raises(DataError, match="none of the 0 people that it lists can be used"):
         open_rhd(tmp_path, [(hand((80, 80), 9), hand((240, 240), 9))])
     (tmp_path / "RHD_published_v2" / "training" / "color" / "00000.png").unlink()
     data = pictures.config("rhd", tmp_path, "hand", **configs.rhd_folders()["train"])

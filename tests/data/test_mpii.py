@@ -142,7 +142,7 @@ class TestMatlab:
 
     def test_nobody_left(self, tmp_path):
         write_matlab(tmp_path, {"1.jpg": [person(())]}, [1])
-        with pytest.raises(DataError, match="nobody is left of the 1 people"):
+        with pytest.raises(DataError, match="none of the 1 people that it lists can be used"):
             open_source(config(tmp_path, "mpii.mat"), "train")
 
     def test_not_the_file(self, published):

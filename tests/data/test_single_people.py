@@ -98,7 +98,7 @@ def test_rows_become_people_in_their_order(three, caplog):
 
 def test_nobody_left(three):
     three.keypoints[:] = np.inf
-    with pytest.raises(DataError, match="hands: nobody is left of the 3 people"):
+    with pytest.raises(DataError, match="hands: none of the 3 people that it lists can be used"):
         three.source("hands", HAND, three.image_sizes(""))
 
 

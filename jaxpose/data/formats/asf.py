@@ -24,11 +24,11 @@ class Bone:
     """A rigid piece of a figure.
 
     Attributes:
-      name: in both files.
+      name: name of the bone in both files.
       parent: name of the bone at whose end it starts; "root" for the first ones.
-      offset: [3] from start to end at rest, metres, world axes.
-      axes: [3, 3] columns are the bone's own axes at rest, about which it turns.
-      freedoms: the axes of its angles in the clip, of "rx", "ry", "rz"; they turn in this order.
+      offset: [3] metres from the bone's start to its end at rest, along the world's axes.
+      axes: [3, 3] matrix whose columns are the bone's own axes at rest, about which it turns.
+      freedoms: axes of its angles in the clip, some of "rx", "ry", "rz"; they turn in this order.
     """
 
     name: str
@@ -40,14 +40,14 @@ class Bone:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """What an .asf file says.
+    """The content of an .asf file.
 
     Attributes:
-      path: of the file, for messages.
-      bones: every bone after its parent.
-      scale: metres of one unit of length of the clips.
-      radians: of one unit of angle.
-      root_order: what the root's numbers mean in a clip, of "tx", "ty", "tz", "rx", "ry", "rz".
+      path: path of the file, for messages.
+      bones: bones, every one after its parent.
+      scale: metres in a unit of length of the clips.
+      radians: radians in a unit of angle.
+      root_order: meaning of the root's numbers in a clip, "tx", "ty", "tz", "rx", "ry", "rz" in some order.
     """
 
     path: str
@@ -57,19 +57,19 @@ class Figure:
     root_order: tuple[str, ...]
 
     def rest(self) -> dict[str, np.ndarray]:
-        """Where bones end with all angles zero and the root at the origin: {name: [3]}, metres, y up."""
+        """The ends of the bones with all angles zero and the root at the origin: {name: [3]}, metres, y up."""
         zero = np.zeros((1, len(self.root_order)))
         still = {bone.name: np.zeros((1, len(bone.freedoms))) for bone in self.bones}
         return {name: end[0] for name, end in self.pose({"root": zero} | still).items()}
 
     def pose(self, clip: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Forward kinematics.
+        """The ends of the bones in every frame of a clip (forward kinematics).
 
         Args:
-          clip: from `read_clip`.
+          clip: angles of the bones, as `read_clip` gives them.
 
         Returns:
-          {"root" and names of bones: [T, 3]} where they end, in metres of the world, y up.
+          {"root" and names of bones: [T, 3]} ends in metres of the world, y up.
         """
         places = dict(zip(self.root_order, clip["root"].T, strict=True))
         turns = [axis for axis in self.root_order if axis.startswith("r")]
@@ -217,8 +217,8 @@ def read_clip(path: str | pathlib.Path, figure: Figure) -> dict[str, np.ndarray]
     """Reads an .amc file.
 
     Args:
-      path: of the file.
-      figure: whose clip it is.
+      path: path of the file.
+      figure: figure that moves in the clip.
 
     Returns:
       {"root" and names of bones that turn: [T, n]}, the numbers as written.

@@ -17,11 +17,11 @@ from jaxpose.errors import DataError
 
 
 class _RefusedError(pickle.UnpicklingError):
-    """What a pickle asks for is not admitted."""
+    """A pickle asks for something that is not admitted."""
 
 
 def _bytes_of(text: str, encoding: str) -> bytes:
-    """The one use of `_codecs.encode` in old pickles of arrays."""
+    """The bytes of a text, as old pickles of arrays ask for them by `_codecs.encode`."""
     if encoding != "latin1":
         raise _RefusedError(f"it encodes text as {encoding!r}")
     return text.encode("latin1")
@@ -51,7 +51,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickle(path: str | pathlib.Path) -> Any:
-    """What a pickle file holds; text of Python 2 is read as Latin-1.
+    """The object in a pickle file; text of Python 2 is read as Latin-1.
 
     Raises:
       DataError: the file is missing, damaged, or holds something that is not admitted.

@@ -1,4 +1,4 @@
-"""The two forms in which PoseTrack's labels and predictions are written, and how each becomes the other.
+"""The two forms in which PoseTrack's labels and predictions are written, and the way from each to the other.
 
 2018: COCO's keypoint format with more fields; any COCO-format video set is read as this form.
   images       id, file_name, vid_id (or video_id), frame_id, nframes, ignore_regions_x, ignore_regions_y
@@ -36,8 +36,8 @@ BOX_MARGIN = 0.15
 """A person without a box gets that of the annotated joints, so much longer at each end."""
 
 Content = dict[str, Any]
-Video = tuple[str, str]
-"""The number of a video as its images give it, "" if they don't, and the folder of its frames."""
+VideoKey = tuple[str, str]
+"""Number of a video as its images give it, "" if they don't, and folder of its frames."""
 
 
 def read(path: str | pathlib.Path) -> Content:
@@ -69,9 +69,9 @@ def unified(content: Any, name: str, first_image: int = 1, first_person: int = 1
     """Content of either form as that of 2018, which stays as it is.
 
     Args:
-      content: of a file.
-      name: of the file, for messages.
-      first_image, first_person: ids where the form of 2017 begins to count.
+      content: content of a file.
+      name: name of the file, for messages.
+      first_image, first_person: first ids, which the form of 2017 has not.
 
     Raises:
       DataError: it is neither.
@@ -87,16 +87,16 @@ def unified(content: Any, name: str, first_image: int = 1, first_person: int = 1
 def from_annolist(content: Mapping[str, Any], name: str, first_image: int = 1, first_person: int = 1) -> Content:
     """A file of 2017 in the form of 2018.
 
-    The field "form" then says where it comes from. A visible joint gets v = 2, a hidden one 1. Boxes are those of
+    The field "form" then is 2017. A visible joint gets v = 2, a hidden one 1. Boxes are those of
     `with_box`.
 
     Args:
-      content: {"annolist": ...}.
-      name: for messages.
-      first_image, first_person: ids where counting begins.
+      content: content of the file, {"annolist": ...}.
+      name: name of the file, for messages.
+      first_image, first_person: first ids of images and people.
 
     Raises:
-      DataError: an entry lacks something; the message says which and what.
+      DataError: an entry lacks something; the message names both.
     """
     images, people = [], []
     for number, entry in enumerate(content["annolist"]):
@@ -181,16 +181,18 @@ def with_box(person: dict[str, Any]) -> dict[str, Any]:
     return person | {"bbox": corner + [(1 + 2 * BOX_MARGIN) * e for e in extent]}
 
 
-def to_annolists(content: Mapping[str, Any], name: str = "content", predictions: bool = False) -> dict[Video, Content]:
+def to_annolists(
+    content: Mapping[str, Any], name: str = "content", predictions: bool = False
+) -> dict[VideoKey, Content]:
     """Content of 2018 as that of 2017, a file a video: what poseval evaluates.
 
     Joints without a place in `EVALUATED` (the ears) are left out, and so is an unannotated one, of which position and
     visibility are all 0; a joint that is not visible but has a position is annotated. People stay even without joints.
 
     Args:
-      content: in the form of 2018.
-      name: of it, for messages.
-      predictions: whether a frame without people gets `empty_person`, for evaluations that ask for somebody.
+      content: content in the form of 2018.
+      name: name of the content, for messages.
+      predictions: True if a frame without people gets `empty_person`, for evaluations that ask for somebody.
 
     Returns:
       {video: {"annolist": ...}}, videos and frames in the order of "images".
@@ -202,7 +204,7 @@ def to_annolists(content: Mapping[str, Any], name: str = "content", predictions:
     if missing := [joint for joint in EVALUATED if joint not in joints]:
         raise DataError(f"{name}: field 'categories': lacks the joints {missing}, which PoseTrack evaluates")
     people = people_of_images(content)
-    videos: dict[Video, Content] = {}
+    videos: dict[VideoKey, Content] = {}
     for image in content["images"]:
         found = [_person_2017(person, joints, name) for person in people.get(image["id"], ())]
         entry: dict[str, Any] = {"image": [{"name": image["file_name"]}], "imgnum": [(frame_number(image) or 0) + 1]}
@@ -215,7 +217,7 @@ def to_annolists(content: Mapping[str, Any], name: str = "content", predictions:
 
 
 def empty_person() -> dict[str, Any]:
-    """What the original code writes of a frame without people: joint 0 in the corner, below every other score."""
+    """An entry for a frame without people: joint 0 in the corner, below every other score."""
     point = {"id": [0], "x": [0], "y": [0], "score": [-100.0]}
     return {"annopoints": [{"point": [point]}], "score": [0], "track_id": [0]}
 
@@ -260,8 +262,8 @@ def polygons(image: Mapping[str, Any]) -> Iterator[tuple[list, list]]:
     yield from zip(image.get("ignore_regions_x") or (), image.get("ignore_regions_y") or (), strict=True)
 
 
-def video_of(image: Mapping[str, Any]) -> Video:
-    """Which video an image belongs to: what its fields say, and its folder (PoseTrack's numbers are not unique)."""
+def video_of(image: Mapping[str, Any]) -> VideoKey:
+    """The video of an image: its number and its folder, since PoseTrack's numbers are not unique."""
     number = next((image[field] for field in ("vid_id", "video_id") if image.get(field) is not None), "")
     return str(number), pathlib.PurePosixPath(image["file_name"]).parent.as_posix()
 
@@ -277,14 +279,14 @@ def frame_number(image: Mapping[str, Any]) -> int | None:
 
 def in_time(images: Sequence[dict]) -> list[dict]:
     """The images of one video by frame number; as they are listed if a number is unknown."""
-    numbers = [frame_number(image) for image in images]
-    if None in numbers:
+    numbers = [number for image in images if (number := frame_number(image)) is not None]
+    if len(numbers) < len(images):
         return list(images)
     return [image for _, image in sorted(zip(numbers, images, strict=True), key=lambda pair: pair[0])]
 
 
 def head_size(person: Mapping[str, Any]) -> float:
-    """Pixels that distances are divided by: of the field head_size, or of the head's box; 0 if unknown."""
+    """The length in pixels that distances are divided by, from the field head_size or the head's box; 0 if unknown."""
     if person.get("head_size"):
         return float(person["head_size"])
     box = person.get("bbox_head") or (0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""Regions of images where people are that nobody labelled: kept as the annotation file has them, drawn when needed."""
+"""Regions of images with people whom nobody labelled: kept as the annotation file has them, drawn when needed."""
 
 import dataclasses
 import json
@@ -17,9 +17,9 @@ class Regions:
     """Any number of regions for each image of a data set, packed; made by `pack`.
 
     Attributes:
-      image: [R] int32, the row of the image of each region, rising.
-      offset: [R + 1] int64, where each region begins in `text`, and its length at the end.
-      text: [M] uint8, the regions in JSON, one after the other.
+      image: [R] int32 row of the image of each region, rising.
+      offset: [R + 1] int64 position in `text` at which each region begins, and the length of `text`.
+      text: [M] uint8 JSON of the regions, one after the other.
     """
 
     image: np.ndarray
@@ -27,8 +27,13 @@ class Regions:
     text: np.ndarray
 
     @classmethod
-    def pack(cls, image: Sequence[int], segmentations: Sequence[Segmentation]) -> "Regions":
-        """Regions in any order, with the rows of their images."""
+    def pack(cls, image: Sequence[int] | np.ndarray, segmentations: Sequence[Segmentation]) -> "Regions":
+        """Regions in any order.
+
+        Args:
+          image: [R] rows of their images.
+          segmentations: [R] regions.
+        """
         rows = np.asarray(image, np.int32).reshape(len(segmentations))
         order = np.argsort(rows, kind="stable")
         texts = [json.dumps(segmentations[i], separators=(",", ":")).encode() for i in order]
@@ -59,7 +64,7 @@ def draw(segmentations: Sequence[Segmentation], width: int, height: int) -> np.n
 
 
 def is_drawable(segmentation: Any, width: int, height: int) -> bool:
-    """Whether this is a region of an image of that size: polygons of three corners or more, or complete run lengths."""
+    """True for a region of an image of that size: polygons of three corners or more, or complete run lengths."""
     if isinstance(segmentation, dict):
         counts = segmentation.get("counts")
         complete = isinstance(counts, str) or (isinstance(counts, list) and sum(counts) == width * height)

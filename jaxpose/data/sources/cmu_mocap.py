@@ -64,11 +64,11 @@ class Options:
       captured_rate: frames a second of the files.
       rate: frames a second of the videos; in between, joints are interpolated.
       cameras: number of cameras around each clip.
-      seed: of cameras and detector.
-      noise: of 2D keypoints that are seen, their standard deviation as a share of the person's height.
-      hidden_noise: of those that are hidden.
+      seed: seed of cameras and detector.
+      noise: standard deviation of the 2D keypoints that are seen, as a share of the person's height.
+      hidden_noise: standard deviation of the 2D keypoints that are hidden, as a share of the person's height.
       hidden: share of the time that a joint is hidden.
-      hidden_seconds: mean length of such a time.
+      hidden_seconds: mean length in seconds of the times in which a joint is hidden.
     """
 
     captured_rate: float = 120.0
@@ -144,12 +144,12 @@ def _clips(root: pathlib.Path, split: str, wanted: tuple[str, ...]) -> list[path
 
 
 def _ordered(paths: Any) -> list[pathlib.Path]:
-    """By the numbers in their names: 02_9 before 02_10."""
+    """Paths in the order of the numbers in their names: 02_9 before 02_10."""
     return sorted(paths, key=lambda path: [int(n) for n in re.findall(r"\d+", path.stem)] + [path.stem])
 
 
 def clip_videos(path: pathlib.Path, figure: asf.Figure, options: Options) -> list[Video]:
-    """A clip as each of its cameras sees it; a pure function of file, figure and options.
+    """A video of a clip from each of its cameras; a pure function of file, figure and options.
 
     Raises:
       DataError: the file is damaged, or the figure lacks bones.
@@ -214,10 +214,10 @@ def random_camera(joints: np.ndarray, number: int, count: int, rng: np.random.Ge
     """One of `count` cameras around a motion: it looks at the middle from 4 metres or more and has all of it in view.
 
     Args:
-      joints: [T, K, 3] metres in the world, z up.
-      number: of the camera, from 0.
-      count: of cameras; they stand about evenly around the motion.
-      rng: to draw from.
+      joints: [T, K, 3] joints in metres in the world, z up.
+      number: number of the camera, from 0.
+      count: number of cameras, which stand about evenly around the motion.
+      rng: generator to draw from.
     """
     low, high = joints.min((0, 1)), joints.max((0, 1))
     target = (low + high) / 2
@@ -245,19 +245,19 @@ _LASTING = 0.85
 
 
 def detect(joints: np.ndarray, intrinsics: np.ndarray, options: Options, rng: np.random.Generator) -> np.ndarray:
-    """What a 2D detector makes of a motion.
+    """The 2D keypoints that a simulated detector finds of a motion.
 
     Its errors are normal and last for some frames. A joint that is hidden for a while has larger ones. The score is the
     lower the larger the error is, and lower for hidden joints, but for some noise.
 
     Args:
-      joints: [T, K, 3] metres in the camera's frame.
-      intrinsics: [9] normalised.
-      options: how good it is.
-      rng: to draw from.
+      joints: [T, K, 3] joints in metres in the camera's frame.
+      intrinsics: [9] normalised intrinsics of the camera.
+      options: noise of the detector.
+      rng: generator to draw from.
 
     Returns:
-      [T, K, 3] (u, v, score).
+      [T, K, 3] keypoints (u, v, score).
     """
     shape = joints.shape[:2]
     exact = cameras.project(joints, intrinsics)
@@ -276,17 +276,17 @@ def lasting_noise(shape: tuple[int, ...], memory: float, rng: np.random.Generato
     fresh = rng.standard_normal(shape)
     keep = np.sqrt(1 - memory**2)
     fresh[0] /= keep
-    return scipy.signal.lfilter([keep], [1, -memory], fresh, axis=0)
+    return np.asarray(scipy.signal.lfilter([keep], [1, -memory], fresh, axis=0))
 
 
 def hidden(shape: tuple[int, int], share: float, frames: float, rng: np.random.Generator) -> np.ndarray:
-    """[T, K] bool, which joints are hidden when: a Markov chain for each joint.
+    """[T, K] bool, True where a joint is hidden: a Markov chain for each joint.
 
     Args:
-      shape: (T, K).
-      share: of all joints and frames, that are hidden; less than 1.
-      frames: mean length of the time that a joint is hidden; at least 1 / (1 - share), that of independent frames.
-      rng: to draw from.
+      shape: number of frames and of joints, (T, K).
+      share: share of hidden ones among all joints and frames; less than 1.
+      frames: mean number of frames that a joint stays hidden; at least 1 / (1 - share), that of independent frames.
+      rng: generator to draw from.
     """
     end = min(1 / frames, 1 - share)
     begin = end * share / (1 - share)

@@ -81,8 +81,8 @@ def parse_keypoints(content: Any, path: str) -> Annotations:
     its region, like that of crowds and of people without labelled joints, is among the `unlabelled` ones.
 
     Args:
-      content: of the file.
-      path: what errors call it.
+      content: content of the file.
+      path: name of the file in messages.
 
     Raises:
       DataError: not a keypoint file, or keypoint lists whose length does not fit the category's joints.
@@ -107,7 +107,7 @@ def _is_labelled(person: dict) -> bool:
 
 
 def _num_keypoints(person: dict) -> int:
-    """As the file counts, else the labelled joints."""
+    """Number of labelled joints, as the file counts them if it does."""
     return person.get("num_keypoints", sum(v > 0 for v in person["keypoints"][2::3]))
 
 
@@ -189,8 +189,8 @@ def read_detections(path: str | pathlib.Path, image_ids: np.ndarray) -> dict[str
     """Person boxes of a detector, from a COCO detection result file.
 
     Args:
-      path: a JSON list of {"image_id", "category_id", "bbox": [x, y, w, h], "score"}; category 1 is kept.
-      image_ids: [I] the images of the data set; boxes of other images are counted, logged and skipped.
+      path: path of a JSON list of {"image_id", "category_id", "bbox": [x, y, w, h], "score"}; category 1 is kept.
+      image_ids: [I] ids of the images of the data set; boxes of other images are counted, logged and skipped.
 
     Returns:
       {"image": [D] rows of `image_ids`, "box": [D, 4] float32, "score": [D] float32}, in file order.

@@ -77,9 +77,9 @@ def picture_sizes(folder: pathlib.Path, names: Sequence[str], remedy: str) -> np
     """[I, 2] int32 (width, height) of the pictures `names` in `folder`.
 
     Args:
-      folder: of the pictures.
-      names: file names in it.
-      remedy: what to do where pictures are missing, for the message.
+      folder: folder of the pictures.
+      names: [I] file names in the folder.
+      remedy: advice for the message where pictures are missing.
 
     Raises:
       DataError: pictures are missing or are none; the message counts them and names the first.

@@ -27,7 +27,7 @@ from jaxpose.skeleton import HAND
 VERSIONS = ("gs", "hom", "sample", "auto")
 """In the order of the pictures' numbers."""
 LISTED = ("gs", "auto", "sample", "hom")
-"""In the order in which the original code lists them, before it shuffles."""
+"""In the order of the list that is shuffled into parts."""
 
 
 def open_split(data: Any, split: str, *, progress: bool = True) -> Source:

@@ -110,7 +110,7 @@ def camera(subject: str, name: str) -> Camera:
 
 
 CAMERAS = tuple(_LENSES)
-"""Their names, in the order of the files."""
+"""Names of the cameras, in the order of the files."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +118,8 @@ class Options:
     """`config.data.h36m`.
 
     Attributes:
-      detector: of the 2D keypoints, the end of their file's name; "gt" for exact ones.
-      scores: file of the detector's confidence; empty for none.
+      detector: name of the 2D detector, with which the file of its keypoints ends; "gt" for exact keypoints.
+      scores: file of the detector's confidence; empty if there is none.
     """
 
     detector: str = "cpn_ft_h36m_dbb"
@@ -157,7 +157,7 @@ def open_sequences(data: Any, split: str, *, progress: bool = True) -> SequenceS
             f"config.data.{split}.actions is {actions}; subjects {subjects} have "
             f"{sorted({sequences.action_of(a) for s in subjects for a in world[s]})}"
         )
-    logger.info("%s: %d videos of %s, 2D by %s", root, len(videos), ", ".join(subjects), chosen.detector)
+    logger.info("%s: %d videos of %s, 2D keypoints of %s", root, len(videos), ", ".join(subjects), chosen.detector)
     return SequenceSource(f"{root} ({split})", H36M, RATE, tuple(videos))
 
 
@@ -201,22 +201,20 @@ def keep_joints(motion: np.ndarray, where: str = "joints") -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Detections:
-    """2D keypoints with scores; None for exact ones, and for scores of 1."""
+    """2D keypoints with scores; without positions they are exact, and without scores those are 1."""
 
     path: pathlib.Path
     positions: Mapping[str, Any] | None
-    scores_path: pathlib.Path
-    scores: Mapping[str, Any] | None
+    scores: "_Scores | None"
 
     @classmethod
     def open(cls, root: pathlib.Path, chosen: Options) -> "_Detections":
-        path, scores_path = root / f"data_2d_h36m_{chosen.detector}.npz", root / chosen.scores
+        path = root / f"data_2d_h36m_{chosen.detector}.npz"
         if chosen.detector == "gt":
-            return cls(path, None, scores_path, None)
+            return cls(path, None, None)
         _check_layout(path, pickles.read_npz_object(path, "metadata"))
         positions = _mapping(pickles.read_npz_object(path, "positions_2d"), f"{path}: 'positions_2d'")
-        scores = _mapping(pickles.read_pickle(scores_path), str(scores_path)) if chosen.scores else None
-        return cls(path, positions, scores_path, scores)
+        return cls(path, positions, _Scores.open(root / chosen.scores) if chosen.scores else None)
 
     def __call__(self, subject: str, action: str, seen: Camera, joints: np.ndarray) -> np.ndarray:
         """[T, 17, 3] (u, v, score) of joints [T, 17, 3] in the camera's frame."""
@@ -235,23 +233,34 @@ class _Detections:
                 "joints; the files do not belong together"
             )
         if self.scores is not None:
-            score = self._score(f"{subject}_{action}.{CAMERAS.index(seen.name)}", len(joints))
+            score = self.scores(f"{subject}_{action}.{CAMERAS.index(seen.name)}", len(joints))
         return np.concatenate([cameras.normalize_screen(pixels[: len(joints)], seen.size), score], -1)
 
-    def _score(self, key: str, frames: int) -> np.ndarray:
+
+@dataclasses.dataclass(frozen=True)
+class _Scores:
+    """A detector's confidence, {"SUBJECT_ACTION.CAMERA": [T, 17] or [T, 17, 1]}."""
+
+    path: pathlib.Path
+    values: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: pathlib.Path) -> "_Scores":
+        return cls(path, _mapping(pickles.read_pickle(path), str(path)))
+
+    def __call__(self, key: str, frames: int) -> np.ndarray:
         """[frames, 17, 1] confidence; a missing tail repeats the last frame."""
-        if key not in self.scores:
+        if key not in self.values:
             raise DataError(
-                f"{self.scores_path}: has no {key!r}, only {len(self.scores)} others such as "
-                f"{next(iter(self.scores), '')!r}; fetch the original file, or set "
+                f"{self.path}: has no {key!r}, only {len(self.values)} others such as "
+                f"{next(iter(self.values), '')!r}; fetch the original file, or set "
                 "config.data.h36m.scores to '' for scores of 1"
             )
-        values = np.asarray(self.scores[key])
-        values = _frames(values[..., None] if values.ndim == 2 else values, 1, f"{self.scores_path}: {key!r}")
+        values = np.asarray(self.values[key])
+        values = _frames(values[..., None] if values.ndim == 2 else values, 1, f"{self.path}: {key!r}")
         if values.min() < 0 or values.max() > 1:
             raise DataError(
-                f"{self.scores_path}: {key!r} is from {values.min():g} to {values.max():g}, expected "
-                "0 to 1: confidences"
+                f"{self.path}: {key!r} is from {values.min():g} to {values.max():g}, expected 0 to 1: confidences"
             )
         return sequences.window(values, 0, frames)
 

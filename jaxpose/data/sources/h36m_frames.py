@@ -1,10 +1,10 @@
-"""Human3.6M (http://vision.imar.ro/human3.6m) as single pictures: every fifth frame, with MPII's joints, as in RegDA.
+"""Human3.6M (http://vision.imar.ro/human3.6m) as single pictures: every fifth frame, with MPII's joints.
 
 Expected under `data.dir` is one of two forms. Frames and labels as the 3DMPPE repositories share them:
 
   annotations/Human36M_subject1_{data,camera,joint_3d}.json ...      images/s_01_act_02_subact_01_ca_01/*.jpg ...
 
-or what the original code makes of them on first use, people cut out and resized to 512 pixels:
+or what RegDA's code (Jiang et al., CVPR 2021) makes of them on first use, people cut out and resized to 512 pixels:
 
   annotations/keypoints2d_1.json ...                                 crop_images/s_01_act_02_subact_01_ca_01/*.jpg ...
 
@@ -64,7 +64,7 @@ def whole_box(box: np.ndarray) -> np.ndarray:
 
 
 def read_cut_out(folder: pathlib.Path, subject: int) -> tuple[list[str], np.ndarray]:
-    """File names and joints [N, 16, 2] of what the original code has cut out of a subject's frames.
+    """File names and joints [N, 16, 2] of the people who were cut out of a subject's frames.
 
     Raises:
       DataError: the file is missing or not what it should be.
@@ -111,9 +111,10 @@ def project(world: np.ndarray, rotation: np.ndarray, translation: np.ndarray, in
     """MPII's joints [..., 16, 2] in pixels of a frame.
 
     Args:
-      world: [..., 17, 3] mm, Human3.6M's joints.
-      rotation, translation: [3, 3] and [3] mm, from the world to the camera.
-      intrinsics: [3, 3] of the pinhole camera.
+      world: [..., 17, 3] joints of Human3.6M in millimetres in the world.
+      rotation: [3, 3] rotation from the world to the camera.
+      translation: [3] millimetres, from the world to the camera.
+      intrinsics: [3, 3] matrix of the pinhole camera in pixels.
     """
     joints = world[..., list(OF_H36M), :]
     shoulders = [MPII.index("right_shoulder"), MPII.index("left_shoulder")]

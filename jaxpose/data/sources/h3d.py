@@ -1,7 +1,7 @@
-"""Hand-3D-Studio (https://www.yangangwang.com/papers/ZHAO-H3S-2020-02.html) as RegDA cuts it out: one hand a picture.
+"""Hand-3D-Studio (https://www.yangangwang.com/papers/ZHAO-H3S-2020-02.html) cut out: one hand a picture.
 
-The authors of RegDA publish the pictures, 1.5 times as large as the hands (H3D_crop.tar; the link is in their
-Transfer-Learning-Library). Expected under `data.dir`, as it is unpacked:
+The authors of RegDA (Jiang et al., CVPR 2021) publish the pictures, 1.5 times as large as the hands (H3D_crop.tar; the
+link is in their Transfer-Learning-Library). Expected under `data.dir`, as it is unpacked:
 
   H3D_crop/annotation.json          H3D_crop/part1/ ... part5/
 

@@ -8,13 +8,14 @@ Expected under `data.dir`, as it is unpacked:
 with data.<split>.annotations = "joints.mat" and data.<split>.images = "images". `data.<split>.range` = (first, end)
 takes the images first, first + 1, ..., end - 1, counted from 0; without it, or if it is empty, all of them.
 
-Coordinates are taken as they are, like the original code of methods that train on these sets does. The third value of
+Coordinates are taken as they are, as methods that train on these sets do. The third value of
 a joint means 1 = hidden in LSP, where all joints are labelled; in the extension 0 = not labelled, with a void place.
-`data.<split>.hidden` = "unlabelled" leaves hidden joints out, as RegDA does; "labelled" is the default.
+`data.<split>.hidden` = "unlabelled" leaves hidden joints out; "labelled" is the default.
 
-With `data.skeleton` = "mpii" the people have MPII's joints, of which pelvis and thorax are not labelled. RegDA trains
-and tests on all of LSP with `data.<split>.boxes` = "image" and `data.padding` = 1. It rounds the narrower side of the
-resized picture down to whole pixels, so that its joints lie up to half a pixel of the crop further.
+With `data.skeleton` = "mpii" the people have MPII's joints, of which pelvis and thorax are not labelled. Domain
+adaptation (Jiang et al., CVPR 2021) trains and tests on all of LSP with `data.<split>.boxes` = "image" and
+`data.padding` = 1. Its code rounds the narrower side of the resized picture down to whole pixels, so that its joints
+lie up to half a pixel of the crop further.
 """
 
 import pathlib
@@ -85,8 +86,8 @@ def read_joints(path: str | pathlib.Path) -> tuple[np.ndarray, int]:
     Raises:
       DataError: the file is neither LSP's nor the extension's.
     """
-    joints = load_matlab(path).get("joints")
-    shape = np.shape(joints)
+    joints = np.asarray(load_matlab(path).get("joints"))
+    shape = joints.shape
     if len(shape) != 3 or shape[:2] not in ((3, LSP.num_joints), (LSP.num_joints, 3)):
         raise DataError(
             f"{path}: variable 'joints' has shape {shape}, expected (3, 14, people) of LSP or (14, 3, people) of LSP "

@@ -31,7 +31,7 @@ from jaxpose.errors import ConfigError, DataError
 from jaxpose.skeleton import MPII
 
 HEAD_SIZE_OF_LENGTH = 0.75
-"""Head size / distance from neck to head top, which MPII derived from the head's box: .8 of its diagonal apart."""
+"""Head size / distance from neck to head top, which MPII took from the head's box, .8 of its diagonal apart."""
 
 _SIDE = 250.0  # of the box, for a scale of 1; the scale is a person's height / 200 pixels
 _DOWN = 15.0  # the box's centre below the annotated one, for a scale of 1
@@ -42,12 +42,12 @@ class Person:
     """One annotated person; pixels count from 1.
 
     Attributes:
-      name: for messages.
-      image: file name.
-      center: (x, y).
-      scale: height / 200 pixels.
-      joints: [16, 3] x, y and visibility as in `Annotations`.
-      head_box: (x1, y1, x2, y2), or None.
+      name: name of the record, for messages.
+      image: file name of the image.
+      center: position (x, y) in pixels.
+      scale: the person's height / 200 pixels.
+      joints: [16, 3] joints: x and y in pixels, visibility as in `Annotations`.
+      head_box: box (x1, y1, x2, y2) of the head in pixels, or None.
     """
 
     name: str
@@ -84,7 +84,7 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     people = [p for p in people if _usable(p, skipped)]
     skipped.log()
     if not people:
-        raise DataError(f"{path}: nobody is left of the {skipped.total} people that it lists; see the log for reasons")
+        raise DataError(f"{path}: none of the {skipped.total} people that it lists can be used; the log says why")
     annotations = _columns(people, folder)
 
     def read(i: int) -> bytes:
@@ -106,9 +106,9 @@ def read_list(path: str | pathlib.Path, skipped: Skipped, head_boxes: np.ndarray
     A joint whose "joints_vis" is not positive is unlabelled, others are visible: the list knows no hidden joints.
 
     Args:
-      path: of the list.
-      skipped: takes note of records that cannot be used.
-      head_boxes: [N, 4] of the same people.
+      path: path of the list.
+      skipped: notes, to which records that cannot be used are added.
+      head_boxes: [N, 4] boxes (x1, y1, x2, y2) of the same people's heads.
 
     Raises:
       DataError: no such list, or another number of head boxes.
@@ -185,14 +185,14 @@ def read_matlab(path: str | pathlib.Path, skipped: Skipped, separated: bool = Fa
     """The people of the training images of the published .mat file, in its order.
 
     Args:
-      path: of mpii_human_pose_v1_u12_1.mat.
-      skipped: takes note of people without joints, position or scale.
-      separated: only those that the file's single_person lists: with some distance to all others.
+      path: path of mpii_human_pose_v1_u12_1.mat.
+      skipped: notes, to which people without joints, position or scale are added.
+      separated: True for those alone that the file's single_person lists: with some distance to all others.
 
     Raises:
       DataError: not that file.
     """
-    release = load_matlab(path, squeeze_me=True, struct_as_record=False).get("RELEASE")
+    release: Any = load_matlab(path, squeeze_me=True, struct_as_record=False).get("RELEASE")
     if missing := [f for f in ("annolist", "img_train") if not hasattr(release, f)]:
         raise DataError(f"{path}: structure 'RELEASE' lacks {missing}; expected mpii_human_pose_v1_u12_1.mat")
     pictures, training = _list_of(release.annolist), np.atleast_1d(release.img_train)
@@ -215,23 +215,27 @@ def _person(record: Any, image: str, number: int, skipped: Skipped) -> list[Pers
     """The person of one "annorect", or nothing."""
     name = f"{image}, person {number}"
     position, scale = getattr(record, "objpos", None), _number(record, "scale")
-    center = (_number(position, "x"), _number(position, "y"))
+    center_x, center_y = _number(position, "x"), _number(position, "y")
     points = _list_of(getattr(getattr(record, "annopoints", None), "point", []))
     if not points:
         skipped.add("no joint is labelled", name)
         return []
-    if scale is None or None in center:
+    if scale is None or center_x is None or center_y is None:
         skipped.add("fields 'objpos' and 'scale' don't tell position and size", name)
         return []
     joints = np.zeros((MPII.num_joints, 3))
     for point in points:
         joint, x, y = (_number(point, field) for field in ("id", "x", "y"))
-        if joint not in range(MPII.num_joints) or x is None or y is None:
+        if joint is None or joint not in range(MPII.num_joints) or x is None or y is None:
             skipped.add("field 'annopoints' has a point that is no joint", name)
             return []
         joints[int(joint)] = x, y, 1 if _number(point, "is_visible") == 0 else 2
-    box = tuple(_number(record, corner) for corner in ("x1", "y1", "x2", "y2"))
-    return [Person(name, image, center, scale, joints, None if None in box else box)]
+    return [Person(name, image, (center_x, center_y), scale, joints, _head_box(record))]
+
+
+def _head_box(record: Any) -> tuple[float, float, float, float] | None:
+    x1, y1, x2, y2 = (_number(record, corner) for corner in ("x1", "y1", "x2", "y2"))
+    return None if x1 is None or y1 is None or x2 is None or y2 is None else (x1, y1, x2, y2)
 
 
 def _list_of(value: Any) -> list:

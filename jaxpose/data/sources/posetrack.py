@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxpose.data import images
-from jaxpose.data.annotations import Annotations, Skipped
+from jaxpose.data.annotations import UNLESS_GIVEN, Annotations, Skipped
 from jaxpose.data.formats import posetrack as forms
 from jaxpose.data.formats.regions import Regions, is_drawable
 from jaxpose.data.sources import Source, require_folder
@@ -35,16 +35,16 @@ class VideoAnnotations(Annotations):
     """Labels of images that are frames of videos.
 
     Attributes:
-      video_id: [I] int64, the number of an image's video, from 1 in the order of the files; unless given, every image
-        is a video of its own.
-      frame_id: [I] int64, the position of an image in its video, from 0, whether or not all frames are listed.
-      num_frames: [I] int64, frames in the image's video.
+      video_id: [I] int64 number of the image's video, from 1 in the order of the files; unless given, every image is a
+        video of its own.
+      frame_id: [I] int64 position of the image in its video, from 0, whether or not all frames are listed.
+      num_frames: [I] int64 number of frames in the image's video.
       ignored: regions in which nobody is annotated and nothing is evaluated; they are among `unlabelled`, too.
     """
 
-    video_id: np.ndarray | None = None
-    frame_id: np.ndarray | None = None
-    num_frames: np.ndarray | None = None
+    video_id: np.ndarray = UNLESS_GIVEN
+    frame_id: np.ndarray = UNLESS_GIVEN
+    num_frames: np.ndarray = UNLESS_GIVEN
     ignored: Regions = Regions.pack([], [])
 
     def __post_init__(self):
@@ -99,12 +99,12 @@ def parse(content: forms.Content, name: str) -> VideoAnnotations:
     """The labels of content in the form of 2018, every image of which has a width and a height.
 
     Kept and skipped is what `sources.coco.parse_keypoints` says. A person without a box gets one around its joints
-    (`posetrack_forms.with_box`). In
-    an image that is not labelled everything is an `unlabelled` region, for there may be people.
+    (`formats.posetrack.with_box`). In an image that is not labelled everything is an `unlabelled` region, for there may
+    be people.
 
     Args:
-      content: as `posetrack_forms.read` gives it.
-      name: for messages.
+      content: content of the files, as `formats.posetrack.read` gives it.
+      name: name of the data set, for messages.
 
     Raises:
       DataError: as `parse_keypoints`.
@@ -120,15 +120,15 @@ def parse(content: forms.Content, name: str) -> VideoAnnotations:
         (ignored.image, _all(ignored)),
         (np.array(rows, int), everywhere),
     ]
-    columns = {field.name: getattr(a, field.name) for field in dataclasses.fields(Annotations)}
+    columns: dict[str, Any] = {field.name: getattr(a, field.name) for field in dataclasses.fields(Annotations)}
     columns["head_size"] = np.array([heads[i] for i in a.person_id.tolist()], np.float32)
     columns["unlabelled"] = Regions.pack(np.concatenate([r for r, _ in parts]), sum((list(s) for _, s in parts), []))
     return VideoAnnotations(**columns, **_video_columns(content["images"]), ignored=ignored)
 
 
-def _video_columns(listed: Sequence[dict]) -> dict[str, np.ndarray]:
-    """video_id, frame_id and num_frames of the images."""
-    rows: dict[forms.Video, list[int]] = {}
+def _video_columns(listed: Sequence[dict]) -> dict[str, Any]:
+    """The columns video_id, frame_id and num_frames of the images."""
+    rows: dict[forms.VideoKey, list[int]] = {}
     for row, image in enumerate(listed):
         rows.setdefault(forms.video_of(image), []).append(row)
     video, frame, frames = np.zeros((3, len(listed)), np.int64)
@@ -142,8 +142,8 @@ def _video_columns(listed: Sequence[dict]) -> dict[str, np.ndarray]:
 
 def _positions(members: Sequence[dict]) -> list[int]:
     """The positions of the listed frames of one video."""
-    numbers = [forms.frame_number(image) for image in members]
-    if None in numbers or len(set(numbers)) < len(numbers):
+    numbers = [number for image in members if (number := forms.frame_number(image)) is not None]
+    if len(set(numbers)) < len(members):
         return list(range(len(members)))
     stems = [pathlib.PurePosixPath(image["file_name"]).stem for image in members]
     from_one = min(numbers) > 0 and all(stem.isdecimal() and len(stem) == _DIGITS_FROM_ONE for stem in stems)

@@ -40,7 +40,7 @@ def open_records(folder: str | pathlib.Path, split: str) -> Source:
     folder = pathlib.Path(folder)
     if not (folder / "dataset_info.json").is_file():
         raise DataError(f"{folder}: has no dataset_info.json, so it holds no records; write them again")
-    builder = tfds.builder_from_directory(folder)
+    builder: Any = tfds.builder_from_directory(folder)  # TFDS hides what its methods take
     if split not in builder.info.splits:
         raise DataError(f"{folder}: has no split {split!r}; there are {sorted(builder.info.splits)}")
     decoders = {"image": tfds.decode.SkipDecoding()}
@@ -91,12 +91,10 @@ def read_columns(path: pathlib.Path) -> Annotations:
         area=columns["area"],
         crowd=columns["crowd"],
         track_id=columns["track_id"],
-        head_size=_head_size(columns),
         clip_boxes=bool(columns.get("clip_boxes", True)),
-        num_keypoints=columns.get("num_keypoints"),
-        crowd_index=columns.get("crowd_index"),
         unlabelled=_regions(columns, "unlabelled"),
-        mirror=columns.get("mirror"),
+        **{name: columns[name] for name in ("num_keypoints", "crowd_index", "mirror") if name in columns},
+        **_head_size(columns),
         **videos,
     )
 
@@ -119,18 +117,18 @@ def _regions(columns: dict[str, np.ndarray], name: str) -> Regions:
     return Regions(*(columns[f"{name}_{field.name}"] for field in dataclasses.fields(Regions)))
 
 
-def _head_size(columns: dict[str, np.ndarray]) -> np.ndarray | None:
-    """[P] lengths for PCKh: as written, or from the 3D joints and cameras of marionettes; None if neither is there."""
+def _head_size(columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The column of lengths for PCKh: as written, or from the 3D joints and cameras of marionettes; else nothing."""
     if "head_size" in columns:
-        return columns["head_size"]
+        return {"head_size": columns["head_size"]}
     if "joints_3d" not in columns or "intrinsics" not in columns:
-        return None
+        return {}
     focal = columns["intrinsics"][columns["person_image"]][:, 0, 0]
-    return marionette_head_size(columns["joints_3d"], focal)
+    return {"head_size": marionette_head_size(columns["joints_3d"], focal)}
 
 
 def marionette_head_size(joints_3d: np.ndarray, focal: np.ndarray) -> np.ndarray:
-    """The length that PCKh divides by, MPII's .6 of the diagonal of the head's box, for marionettes.
+    """The lengths that PCKh divides by, MPII's .6 of the diagonal of the head's box, for marionettes.
 
     The box is that of the bare skull turned to the camera, at the head's distance: from chin to crown twice the way
     from the skull's centre ("head") to "head_top", and `SKULL_ASPECT` of that wide. So it does not change with the
@@ -138,11 +136,11 @@ def marionette_head_size(joints_3d: np.ndarray, focal: np.ndarray) -> np.ndarray
     person's leg (hip to knee to ankle, in the picture, 400 people), here it is .24, the stricter measure.
 
     Args:
-      joints_3d: [P, 25, 3] mm in the camera frame, `skeleton.MARIONETTE`.
-      focal: [P] pixels.
+      joints_3d: [P, 25, 3] joints of `skeleton.MARIONETTE` in millimetres in the camera's frame.
+      focal: [P] focal lengths in pixels.
 
     Returns:
-      [P] float32 pixels; 0 for a head that is not before the camera.
+      [P] float32 lengths in pixels; 0 for a head that is not before the camera.
     """
     head, top = (joints_3d[:, skeletons.MARIONETTE.index(joint)].astype(np.float64) for joint in ("head", "head_top"))
     height = 2 * np.linalg.norm(top - head, axis=-1)

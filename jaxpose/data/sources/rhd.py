@@ -6,9 +6,9 @@ Expected under `data.dir`, as RHD_v1-1.zip is unpacked:
   RHD_published_v2/evaluation/anno_evaluation.pickle   RHD_published_v2/evaluation/color/00000.png ...
 
 with data.<split>.annotations and .images the paths of a row. A picture shows a whole person and so two hands, each of
-which is an example where it is large enough, mostly visible and away from the other one: see `choose_hands`, RegDA's
-rules. Its box is a square 1.5 times as large as all its joints; hidden joints are not labelled. Right hands are looked
-at mirrored, so that all are left ones.
+which is an example where it is large enough, mostly visible and away from the other one: see `choose_hands`. Its box is
+a square 1.5 times as large as all its joints; hidden joints are not labelled. Right hands are looked at mirrored, so
+that all are left ones.
 
 The pickle is read without running it (see `jaxpose.data.formats.pickles`).
 """
@@ -44,7 +44,7 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     annotations = "RHD_published_v2/training/anno_training.pickle"
     path, folder = locate(data, split, what, annotations, "RHD_published_v2/training/color")
     names, joints = read_joints(path)
-    finite = np.isfinite(joints).all((1, 2, 3))
+    finite = np.all(np.isfinite(joints), axis=(1, 2, 3))
     log_not_finite(str(path), [name for name, use in zip(names, finite) if not use])
     names, joints = [name for name, use in zip(names, finite) if use], joints[finite]
     sizes = SinglePeople(folder, names, joints[:, 0]).image_sizes("Unpack RHD_v1-1.zip again.")
@@ -76,17 +76,18 @@ def read_joints(path: str | pathlib.Path) -> tuple[list[str], np.ndarray]:
 
 
 def choose_hands(joints: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Square boxes of hands, and which of them RegDA uses.
+    """Square boxes of hands, and the choice of hands that are examples (Jiang et al., CVPR 2021).
 
     A hand is used whose box is more than 65 pixels wide, of which more than 16 joints are visible, and less than .3 of
     whose box lies in the tight box of the other hand.
 
     Args:
-      joints: [N, 2, 21, 3] x, y, visible of the two hands of each picture.
-      sizes: [N, 2] (width, height) of the pictures.
+      joints: [N, 2, 21, 3] joints (x, y, visible) of the two hands of each picture, in pixels.
+      sizes: [N, 2] sizes (width, height) of the pictures in pixels.
 
     Returns:
-      boxes [N, 2, 4] (left, upper, right, lower) int64, the last column and row included, and used [N, 2] bool.
+      boxes [N, 2, 4] (left, upper, right, lower) int64, the last column and row included, and [N, 2] bool, True for
+      hands that are used.
     """
     tight = square_boxes.tight_box(joints[..., :2])
     boxes = square_boxes.square_box(tight, sizes[:, None])

@@ -1,14 +1,13 @@
-"""SURREAL (https://www.di.ens.fr/willow/research/surreal/data) as RegDA cuts it out: one rendered person a picture.
+"""SURREAL (https://www.di.ens.fr/willow/research/surreal/data), cut out: one rendered person a picture.
 
-The authors of RegDA publish the pictures, 1.5 times as large as their people (train0.tgz, train1.tgz, train2.tgz,
-test.tgz, val.tgz; links are in their Transfer-Learning-Library). Unpacked under `data.dir`:
+The authors of RegDA (Jiang et al., CVPR 2021) publish the pictures, 1.5 times as large as their people (train0.tgz,
+train1.tgz, train2.tgz, test.tgz, val.tgz; links are in their Transfer-Learning-Library). Unpacked under `data.dir`:
 
   train/run0.json, train/run0/*.jpg, train/run1.json, ... run2          test/run0.json, ... as well; val/ too
 
 with data.<split>.annotations and data.<split>.images both "train", or both "test". A list holds records of {"name",
 "keypoint2d": 24 joints of SMPL in pixels of the picture}. `data.<split>.part` is "train", "test" or "all" of the
-folder's shuffled list: like the original code, training leaves out the first 3,200 people of train/, and tests are on
-the first 3,200 of test/.
+folder's shuffled list: training leaves out the first 3,200 people of train/, and tests are on the first 3,200 of test/.
 
 Its joints become those of MPII by the original's table, quirks included: SMPL's left limbs are the right ones here, and
 the shoulders are SMPL's collar bones, which lie nearer to the neck.
