@@ -21,13 +21,13 @@ class Rng(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """How a person or a whole image is looked at: the region of the image, turned and perhaps mirrored.
+    """The region of an image that is looked at, of a person or of all of it, turned and perhaps mirrored.
 
     Attributes:
-      center: [2] pixels of the image.
-      size: [2] (width, height) of the region in pixels of the image.
-      rotation: degrees.
-      mirror: whether left and right are exchanged.
+      center: [2] middle of the region in pixels of the image.
+      size: [2] size (width, height) of the region in pixels of the image.
+      rotation: angle in degrees.
+      mirror: True if left and right are exchanged.
     """
 
     center: np.ndarray
@@ -39,7 +39,7 @@ class View:
         """The view of a part of what this one shows, turned and mirrored like it.
 
         Args:
-          region: (left, upper, width, height) of the part, in pixels of the image, in the turned and mirrored region.
+          region: place and size (left, upper, width, height) of the part in this view, in pixels of the image.
         """
         corner, size = np.array(region[:2], np.float64), np.array(region[2:], np.float64)
         turn = geometry.crop_affine(np.zeros(2), np.ones(2), (1, 1), self.rotation, self.mirror)[:, :2]
@@ -51,20 +51,20 @@ class View:
 class Augmentation:
     """Random views for training, in the order of draws of the top-down family (SimpleBaselines, HRNet, PRTR).
 
-    With `uniform_rotation` and `area` they are those of RegDA. The original turns what it has cut out, with black
-    corners, and interpolates twice; here one map leads from the image to the crop, so that a turned view shows what the
-    image has beyond the region.
+    Views with `uniform_rotation` and `area` are those of domain adaptation (Jiang et al., CVPR 2021). The original code
+    turns what it has cut out, with black corners, and interpolates twice; here one map leads from the image to the
+    crop, so that a turned view shows what the image has beyond the region.
 
     Attributes:
-      scale: the region's size is multiplied by 1 + N(0, 1) * scale, clipped to 1 -+ scale.
-      octaves: instead, multiply it by 2 to the power N(0, 1) * scale, clipped to twice `scale` (DSNT).
-      rotation: degrees; the angle is N(0, 1) * rotation, clipped to twice that.
-      uniform_rotation: instead, the angle is uniform within -+ rotation.
-      rotation_probability: of turning at all.
-      mirror: probability.
+      scale: spread of the region's size, which is multiplied by 1 + N(0, 1) * scale, clipped to 1 -+ scale.
+      octaves: True to multiply it by 2 to the power N(0, 1) * scale instead, clipped to twice `scale` (as in DSNT).
+      rotation: spread of the angle in degrees, which is N(0, 1) * rotation, clipped to twice that.
+      uniform_rotation: True if the angle is uniform within -+ rotation instead.
+      rotation_probability: probability of turning at all.
+      mirror: probability of a mirrored view.
       half_body: probability of looking at the upper or lower half alone, where more than 8 joints are visible.
-      area: least and greatest share of the turned region's area that a part of it has which is looked at instead; see
-        `random_part`. Empty for all of it.
+      area: least and greatest share of the turned region's area in the part of it that is looked at instead; see
+        `random_part`. Empty for all of the region.
 
     Raises:
       ConfigError: `area` is no such pair.
@@ -87,7 +87,7 @@ class Augmentation:
             )
 
     def __call__(self, view: View, keypoints: np.ndarray, visible: np.ndarray, joints: Skeleton, rng: Rng) -> View:
-        """A random variation of `view` for a person with `keypoints` [K, 2], `visible` [K]."""
+        """A random variation of a view for a person with these keypoints [K, 2] and their labels [K]."""
         center, size = view.center, view.size
         if self.half_body and np.sum(visible > 0) > 8 and rng.random() < self.half_body:
             aspect = float(size[0] / size[1])
@@ -105,7 +105,7 @@ class Augmentation:
         return float(np.clip(rng.standard_normal() * self.rotation, -2 * self.rotation, 2 * self.rotation))
 
     def factor(self, normal: float) -> float:
-        """By how much the region grows for a draw from N(0, 1)."""
+        """The factor by which the region grows for a draw from N(0, 1)."""
         if self.octaves:
             return 2 ** np.clip(normal * self.scale, -2 * self.scale, 2 * self.scale)
         return np.clip(normal * self.scale + 1, 1 - self.scale, 1 + self.scale)
@@ -117,19 +117,20 @@ _ATTEMPTS = 10
 
 
 def random_part(size: np.ndarray, area: tuple[float, ...], rng: Rng, aspect: float = 0.0) -> tuple[float, ...]:
-    """A part of a region at random: one of a random share of its area, at a random place.
+    """A random part of a region: one of a random share of its area, at a random place.
 
     A share whose part is larger than the region is drawn again, ten times at most; then the part is all of it. So a
-    region of the part's own aspect never grows, whatever the greatest share: RegDA's 0.6 to 1.3 are 0.6 to 1 in effect.
+    region of the part's own aspect never grows, whatever the greatest share: shares of 0.6 to 1.3 are 0.6 to 1 in
+    effect.
 
     Args:
-      size: (width, height) of the region in pixels.
+      size: size (width, height) of the region in pixels.
       area: least and greatest share.
-      rng: gives a share a `random`, and then two `integers`, from above and from the left.
+      rng: generator, of which every share takes a `random`, and the place two `integers`, from above and from the left.
       aspect: width / height of the part; 0 for that of the region.
 
     Returns:
-      (left, upper, width, height) in pixels of the region, whole ones but for all of it.
+      Place and size (left, upper, width, height) of the part in pixels of the region, whole ones but for all of it.
     """
     width, height = (float(side) for side in size)
     aspect = aspect or width / height
@@ -148,11 +149,11 @@ class CanvasAugmentation:
 
     Attributes:
       scale: bounds of the factor by which the region's side exceeds the image's.
-      rotation: degrees; the angle is uniform within -+ rotation.
-      shift: of the region's centre, at most so many pixels where the region's side is 200: a fifth of it, for 40. Whole
-        pixels of the image, each way independently, uniform from -k to k - 1, as both original programs have it.
-      mirror: probability.
-      side: of the image, that the region's side is compared with.
+      rotation: greatest angle in degrees; the angle is uniform within -+ rotation.
+      shift: greatest shift of the region's centre in pixels where the region's side is 200: a fifth of it, for 40. Each
+        way it is a whole number of pixels of the image, uniform from -k to k - 1, as both original programs have it.
+      mirror: probability of a mirrored view.
+      side: side of the image, "short" or "long", that the region's side is compared with.
     """
 
     scale: tuple[float, float] = (0.75, 1.5)
@@ -180,13 +181,13 @@ class CanvasAugmentation:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """How a part of an image is looked at, upright, at the top left of a canvas.
+    """A part of an image, upright, at the top left of a canvas.
 
     Attributes:
-      region: (x, y, w, h) of the part in pixels of the image, mirrored first if it is to be.
-      extent: (width, height) of what is seen in pixels of the canvas.
-      width: of the whole image.
-      mirror: whether left and right of the whole image are exchanged before.
+      region: place and size (x, y, w, h) of the part in pixels of the image, after it is mirrored if it is to be.
+      extent: size (width, height) of the part in pixels of the canvas.
+      width: width of the whole image in pixels.
+      mirror: True if left and right of the whole image are exchanged before.
     """
 
     region: tuple[float, float, float, float]
@@ -195,7 +196,7 @@ class Window:
     mirror: bool = False
 
     def affine(self) -> np.ndarray:
-        """The map [2, 3] from image to canvas pixels: of what is drawn there, and of joints."""
+        """The map [2, 3] from image to canvas pixels, for pixels and joints alike."""
         x, y, w, h = self.region
         scale = np.diag([self.extent[0] / w, self.extent[1] / h])
         mirror = np.array([[-1.0, 0, self.width - 1], [0, 1, 0]]) if self.mirror else np.eye(2, 3)
@@ -208,7 +209,7 @@ class Window:
         while a joint's becomes W - 1 - x.
 
         Returns:
-          [N, 4] clipped to what is seen, and [N] bool, of which boxes something is.
+          Boxes [N, 4] clipped to what is seen, and [N] bool, True for boxes of which something is seen.
         """
         corners = box_ops.box_to_corner(boxes)
         if self.mirror:
@@ -225,11 +226,11 @@ class DetectionAugmentation:
     paper, so that the same numbers suit any size of canvas.
 
     Attributes:
-      short_sides: of the image, one of them at random; 480 to 800 pixels in the paper.
-      mirror: probability.
+      short_sides: lengths of the image's short side, one of which is taken at random; 480 to 800 pixels in the paper.
+      mirror: probability of a mirrored view.
       crop: probability of looking at a part: the image is resized to one of `crop_short_sides`, a rectangle of random
         sides is cut out of it at random, and resized like a whole image.
-      crop_short_sides: of the image before it is cut; 400, 500 and 600 pixels in the paper.
+      crop_short_sides: lengths of the image's short side before it is cut; 400, 500 and 600 pixels in the paper.
       crop_sides: bounds of both sides of the rectangle, which are whole pixels and not longer than the image; 384 and
         600 pixels in the paper.
 
@@ -257,12 +258,13 @@ class DetectionAugmentation:
 
 @dataclasses.dataclass(frozen=True)
 class CornerCanvas:
-    """Lays whole images, or parts of them, at the top left of a canvas, as DETR sees them.
+    """A canvas at whose top left whole images lie, or parts of them, as DETR sees them.
 
     Attributes:
-      size: (width, height) of the canvas in pixels.
-      short_side, long_side: the short side of what is seen gets that length in the plain view, or less where the long
-        side would be longer than that or the canvas is too small.
+      size: size (width, height) of the canvas in pixels.
+      short_side: length in pixels that the short side of what is seen gets in the plain view, or less where the long
+        side would be too long or the canvas is too small.
+      long_side: greatest length in pixels that the long side of what is seen gets.
     """
 
     size: tuple[int, int]
@@ -290,17 +292,18 @@ class CornerCanvas:
             corner = [rng.integers(0, side + 1) for side in resized - seen]
             factor = np.array([width, height]) / resized
             region = (*(corner * factor).tolist(), *(seen * factor).tolist())
-        return Window(region, self.fit(*map(int, seen), choose(augmentation.short_sides)), width, mirror)
+        extent = self.fit(int(seen[0]), int(seen[1]), choose(augmentation.short_sides))
+        return Window(region, extent, width, mirror)
 
     def fit(self, width: int, height: int, short_side: float) -> tuple[int, int]:
-        """The size that an image of this size gets on the canvas; `short_side` as a multiple of the plain one."""
+        """The size on the canvas of an image of this size; `short_side` is a multiple of the plain view's."""
         extent = box_ops.fitted_size(width, height, max(1, round(short_side * self.short_side)), self.long_side)
         shrink = min(1.0, *(room / side for room, side in zip(self.size, extent, strict=True)))
         width, height = (max(1, int(side * shrink + 1e-6)) for side in extent)
         return width, height
 
     def cut(self, image: np.ndarray, window: Window) -> np.ndarray:
-        """[H, W, 3] of an image [h, w, 3]; black outside of what the window shows."""
+        """The canvas [H, W, 3] with an image [h, w, 3]; black outside of what the window shows."""
         canvas = np.zeros((self.size[1], self.size[0], image.shape[2]), image.dtype)
         width, height = window.extent
         canvas[:height, :width] = warp(image, window.affine(), window.extent)
@@ -308,19 +311,19 @@ class CornerCanvas:
 
 
 MAX_FINER = 8
-"""So many samples a side of a crop's pixel are averaged at most."""
+"""Greatest number of samples along a side of a crop's pixel that are averaged."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PersonCrop:
-    """Cuts one person out of an image.
+    """The crop of one person.
 
     Attributes:
-      size: (width, height) of the crop.
+      size: size (width, height) of the crop in pixels.
       padding: factor by which the region exceeds the person's box.
-      half_pixel: see `geometry.crop_affine`; the convention of DSNT.
-      antialias: average over all pixels of the image that a pixel of the crop covers, where the region is larger than
-        the crop; by default four of them are interpolated, as in the original code of the top-down family.
+      half_pixel: convention of pixels as in `geometry.crop_affine`; DSNT's if True.
+      antialias: True to average over all pixels of the image that a pixel of the crop covers, where the region is
+        larger than the crop; by default four of them are interpolated, as in the original code of the top-down family.
     """
 
     size: tuple[int, int]
@@ -359,11 +362,11 @@ class PersonCrop:
         """The person's fields of `methods.top_down.person_spec` that come from the picture.
 
         Args:
-          image: [H, W, 3] uint8 RGB.
-          view: from `view`, perhaps augmented.
-          keypoints: [K, 2] pixels of the image.
-          visible: [K]; a joint counts where positive. Others are not moved by the crop, only by mirroring.
-          joints: their skeleton.
+          image: [H, W, 3] uint8 RGB image.
+          view: view of the person, perhaps augmented.
+          keypoints: [K, 2] joints in pixels of the image.
+          visible: [K] labels; a joint counts where positive. Others are not moved by the crop, only by mirroring.
+          joints: skeleton of the joints.
         """
         canvas, to_crop = self.cut(image, view)
         keypoints, seen = self.joints(view, keypoints, visible, joints)
@@ -377,7 +380,7 @@ class PersonCrop:
     def joints(
         self, view: View, keypoints: np.ndarray, visible: np.ndarray, joints: Skeleton
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Joints [K, 2] in pixels of the crop and [K] in {0, 1} which of them count; arguments as for `example`."""
+        """Joints [K, 2] in pixels of the crop, and [K] 1 for those that count, else 0; arguments as for `example`."""
         seen = np.asarray(visible > 0)
         if view.mirror:
             keypoints, seen = keypoints[joints.flip_index], seen[joints.flip_index]
@@ -388,7 +391,7 @@ class PersonCrop:
 
 @dataclasses.dataclass(frozen=True)
 class SquareCanvas:
-    """Lays whole images on a square; maps of the network cover the same square with fewer pixels.
+    """A square canvas on which whole images lie; maps of the network cover the same square with fewer pixels.
 
     A view is never mirrored here: that is left to the device, after the warp.
 
@@ -407,13 +410,13 @@ class SquareCanvas:
         return geometry.crop_affine(view.center, view.size, (side, side), view.rotation)
 
     def cut(self, image: np.ndarray, view: View) -> np.ndarray:
-        """[S, S, 3] of an image [H, W, 3]; black outside the image."""
+        """The canvas [S, S, 3] with an image [H, W, 3]; black outside the image."""
         return warp(image, self.affine(view), (self.size, self.size))
 
     def cut_mask(self, mask: np.ndarray, view: View, stride: int) -> np.ndarray:
-        """[S / stride, S / stride] uint8 in {0, 1} of a mask [H, W] bool: more than half of what a pixel sees is True.
+        """A mask [H, W] bool on a map [S / stride, S / stride] uint8: 1 where more than half of a pixel is True, else 0.
 
-        What lies outside the image is False.
+        Pixels outside the image are 0.
         """
         side = self.size // stride
         levels = warp(mask.astype(np.uint8) * 255, self.affine(view, stride), (side, side))
@@ -424,10 +427,10 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], finer: in
     """An image [H, W] or [H, W, 3] on a canvas, interpolated linearly; zeros outside the image.
 
     Args:
-      image: what to lay on the canvas; its dtype is kept.
-      matrix: [2, 3], from image to canvas pixels.
-      size: (width, height) of the canvas.
-      finer: each pixel is the mean of `finer` x `finer` samples.
+      image: image to lay on the canvas; its dtype is kept.
+      matrix: [2, 3] map from image to canvas pixels.
+      size: size (width, height) of the canvas in pixels.
+      finer: number of samples along each side of a pixel, whose mean it is.
     """
     import cv2
 

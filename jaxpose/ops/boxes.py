@@ -169,7 +169,7 @@ def cut_corners(corners: SameArray, window: tuple[float, float, float, float]) -
     return moved, (moved[..., 2:] > moved[..., :2]).all(-1)
 
 
-def scale_corners(corners: SameArray, old: tuple[int, int], new: tuple[int, int]) -> SameArray:
+def scale_corners(corners: SameArray, old: tuple[float, float], new: tuple[float, float]) -> SameArray:
     """Boxes [..., 4] of corner form after their image was resized from (width, height) `old` to `new`."""
     factor = np.array(new, np.float32) / np.array(old, np.float32)
     return namespace(corners).multiply(corners, np.concatenate([factor, factor]))
