@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxpose import rng, sharding
+from jaxpose import methods, rng, sharding
 from jaxpose.convert.files import save_variables
 from jaxpose.data import build
 from jaxpose.errors import CheckpointError, ConfigError, NonFiniteError
@@ -92,7 +92,7 @@ class TestResumption:
         )
         assert recorded(tmp_path, 8) == recorded(finished, 8)
 
-    @pytest.mark.parametrize("name", sorted(tiny.CONFIGS.keys() - {"prtr"}))
+    @pytest.mark.parametrize("name", sorted({*methods.names()} - {"prtr"}))
     def test_of_every_method(self, folder, tmp_path, name):
         slow = "c.train.log_every = 1"
         whole, cut = tmp_path / "whole", tmp_path / "cut"

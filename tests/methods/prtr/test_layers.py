@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
 from jaxpose.errors import ConfigError
 from jaxpose.methods.prtr.deformable import ring
 from jaxpose.methods.prtr.detr import DETR
 from jaxpose.methods.prtr.method import PRTR
 from jaxpose.methods.prtr.sequential_prtr import SequentialPRTR
+from jaxpose.methods.prtr.tiny import RESNET, TRANSFORMER
 from jaxpose.training import optim
 from jaxpose.types import synthetic_batch
 
-SMALL = tiny.RESNET | tiny.TRANSFORMER | {"decoder_layers": 3, "num_queries": 20}
+SMALL = RESNET | TRANSFORMER | {"decoder_layers": 3, "num_queries": 20}
 SIZE = (64, 96)
 DENSE = PRTR(**SMALL, input_size=SIZE, flip_test=False)
 DEFORMABLE = dataclasses.replace(DENSE, deformable=True, decoder_points=3)

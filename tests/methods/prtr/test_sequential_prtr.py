@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -14,13 +13,14 @@ from jaxpose import methods
 from jaxpose.errors import ConfigError
 from jaxpose.methods.prtr.detr import DETR
 from jaxpose.methods.prtr.sequential_prtr import SequentialPRTR, crop_features, crop_grid
+from jaxpose.methods.prtr.tiny import RESNET, TRANSFORMER
 from jaxpose.types import synthetic_batch
 
 WIDTH, HEIGHT = 96, 64
 N, P, Q, K, TOP = 3, 6, 20, 17, 4
 DETECTOR = {
-    **tiny.RESNET,
-    **tiny.TRANSFORMER,
+    **RESNET,
+    **TRANSFORMER,
     "input_size": (WIDTH, HEIGHT),
     "decoder_layers": 1,
     "dropout": 0.0,
