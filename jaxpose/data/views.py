@@ -414,7 +414,7 @@ class SquareCanvas:
         return warp(image, self.affine(view), (self.size, self.size))
 
     def cut_mask(self, mask: np.ndarray, view: View, stride: int) -> np.ndarray:
-        """A mask [H, W] bool on a map [S / stride, S / stride] uint8: 1 where more than half of a pixel is True, else 0.
+        """A mask [H, W] bool as uint8 [S / stride, S / stride]: 1 where more than half of a pixel is True, else 0.
 
         Pixels outside the image are 0.
         """
