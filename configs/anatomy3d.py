@@ -37,7 +37,6 @@ Joints that another program or jaxpose.cli.predict found become 3D with jaxpose 
 from ml_collections import ConfigDict
 
 from jaxpose.config import base
-from jaxpose.errors import ConfigError
 
 H36M_FRAMES = 1_559_808
 """Of the training subjects, each seen by four cameras, as public training logs count them."""
@@ -46,9 +45,7 @@ VARIANTS = ("direct", "causal", "cmu", "cmu_direct", "h36m", "h36m_gt", "h36m_ca
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    if variant and variant not in VARIANTS:
-        raise ConfigError(f"configs/anatomy3d.py has no variant {variant!r}; there are {', '.join(VARIANTS)}")
-    config = base("anatomy3d")
+    config = base("anatomy3d", variant, VARIANTS)
     config.method = ConfigDict({"name": "anatomy3d", "skeleton": "h36m", "dtype": config.get_ref("dtype")})
     config.data.skeleton = "h36m"
     config.optim.update({"optimizer": "amsgrad", "learning_rate": 1e-3, "weight_decay": 0.0})
@@ -61,8 +58,6 @@ def get_config(variant: str = "") -> ConfigDict:
     if "cmu" in parts:
         config.data.source = "cmu_mocap"
     config.method.update({"causal": "causal" in parts, "direct": "direct" in parts})
-    if variant:
-        config.name = f"anatomy3d_{variant}"
     return config
 
 

@@ -58,7 +58,6 @@ import functools
 from ml_collections import ConfigDict
 
 from jaxpose.config import augmentation, base
-from jaxpose.errors import ConfigError
 
 POSES = {"posetrack17": 80_144, "posetrack18": 153_615}
 """Annotated poses as the paper counts them, of training and validation together."""
@@ -78,17 +77,11 @@ def get_config(variant: str = "") -> ConfigDict:
         "posetrack17": functools.partial(recipe, learning_rate=1e-3, factor=0.1, poses=POSES["posetrack17"]),
         "posetrack18": functools.partial(recipe, learning_rate=1e-4, factor=0.99, poses=POSES["posetrack18"]),
     }
-    if variant not in variants:
-        raise ConfigError(
-            f"configs/dcpose.py has no variant {variant!r}; there are {', '.join(filter(None, variants))}"
-        )
-    config = base("dcpose")
+    config = base("dcpose", variant, list(filter(None, variants)))
     config.method = ConfigDict({"name": "dcpose", "skeleton": "posetrack", "dtype": config.get_ref("dtype")})
     config.data.skeleton = "posetrack"
     config.evaluate.update({"metrics": ("posetrack", "coco"), "best": "mAP"})
     variants[variant](config)
-    if variant:
-        config.name = f"dcpose_{variant}"
     if variant.startswith("posetrack"):
         config.data.source = "posetrack"
         config.data.update(folders())

@@ -33,7 +33,6 @@ makes up for it; without one, set --config.method.aligned_mirror=True for a netw
 from ml_collections import ConfigDict
 
 from jaxpose.config import base, coco_folders, crowdpose_folders
-from jaxpose.errors import ConfigError
 
 COCO_IMAGES = 64_115  # of train2017 with people
 CROWDPOSE_IMAGES = 12_000  # of train and validation
@@ -47,17 +46,14 @@ RECIPES = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = base("dekr")
+    config = base("dekr", variant, list(RECIPES))
     config.method = ConfigDict({"name": "dekr", "skeleton": "coco", "dtype": config.get_ref("dtype")})
     config.method.update({"flip_test": True, "scales": (1.0,), "aligned_mirror": False})
     config.evaluate.update({"suppression": "none", "batch_size": 16})
     if not variant:
         laptop(config)
-    elif variant in RECIPES:
-        recipe(config, *RECIPES[variant], crowdpose=variant.startswith("crowdpose"))
-        config.name = f"dekr_{variant}"
     else:
-        raise ConfigError(f"configs/dekr.py has no variant {variant!r}; there are {', '.join(RECIPES)}")
+        recipe(config, *RECIPES[variant], crowdpose=variant.startswith("crowdpose"))
     return config
 
 

@@ -32,7 +32,6 @@ and images/ of Leeds Sports Pose Extended.
 from ml_collections import ConfigDict
 
 from jaxpose.config import augmentation, base, mpii_folders
-from jaxpose.errors import ConfigError
 
 MPII_PEOPLE = 25_925  # training examples
 MPII_MEAN = (0.440442830, 0.444026709, 0.432682842)
@@ -45,7 +44,7 @@ RECIPES = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = base("dsnt")
+    config = base("dsnt", variant, ["lspet", *RECIPES])
     config.method = ConfigDict({"name": "dsnt", "skeleton": "mpii", "dtype": config.get_ref("dtype")})
     config.method.update({"strategy": "dsnt", "regularizer": "js", "reg_weight": 1.0, "sigma": 1.0})
     config.method.update({"rectifier": "softmax", "dilate": 2, "flip_test": True})
@@ -55,14 +54,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluate.best = "PCKh@0.5"
     if variant in ("", "lspet"):
         laptop(config)
-    elif variant in RECIPES:
-        recipe(config, *RECIPES[variant])
     else:
-        raise ConfigError(f"configs/dsnt.py has no variant {variant!r}; there are {', '.join(['lspet', *RECIPES])}")
+        recipe(config, *RECIPES[variant])
     if variant == "lspet":
         lspet(config)
-    if variant:
-        config.name = f"dsnt_{variant}"
     return config
 
 

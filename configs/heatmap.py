@@ -34,7 +34,6 @@ boxes: --config.data.validation.boxes=COCO_val2017_detections_AP_H_56_person.jso
 from ml_collections import ConfigDict
 
 from jaxpose.config import augmentation, base, coco_folders, mpii_folders
-from jaxpose.errors import ConfigError
 
 COCO_PEOPLE = 149_813  # training examples of COCO 2017
 MPII_PEOPLE = 22_246  # training examples of Newell's split in the JSON form
@@ -54,7 +53,7 @@ RECIPES = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = base("heatmap")
+    config = base("heatmap", variant, ["lspet", *RECIPES])
     config.method = ConfigDict({"name": "heatmap", "skeleton": "mpii", "dtype": config.get_ref("dtype")})
     config.method.update({"sigma": 2.0, "flip_test": True})
     config.data.skeleton = "mpii"
@@ -62,14 +61,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluate.best = "PCKh@0.5"
     if variant in ("", "lspet"):
         laptop(config)
-    elif variant in RECIPES:
-        recipe(config, *RECIPES[variant], coco=variant.startswith("coco"))
     else:
-        raise ConfigError(f"configs/heatmap.py has no variant {variant!r}; there are {', '.join(['lspet', *RECIPES])}")
+        recipe(config, *RECIPES[variant], coco=variant.startswith("coco"))
     if variant == "lspet":
         lspet(config)
-    if variant:
-        config.name = f"heatmap_{variant}"
     return config
 
 

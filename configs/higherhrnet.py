@@ -30,7 +30,6 @@ command without --backbone. Several test scales: --config.method.scales="(0.5, 1
 from ml_collections import ConfigDict
 
 from jaxpose.config import base, coco_folders, crowdpose_folders
-from jaxpose.errors import ConfigError
 
 COCO_IMAGES = 64_115  # of train2017 with people
 CROWDPOSE_IMAGES = 12_000  # of train and validation
@@ -45,19 +44,14 @@ RECIPES = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = base("higherhrnet")
+    config = base("higherhrnet", variant, ["one_resolution", *RECIPES])
     config.method = ConfigDict({"name": "higherhrnet", "skeleton": "coco", "dtype": config.get_ref("dtype")})
     config.method.update({"flip_test": True, "scales": (1.0,)})
     config.evaluate.update({"suppression": "none", "batch_size": 16})
     if variant in ("", "one_resolution"):
         laptop(config, high_resolution=not variant)
-    elif variant in RECIPES:
-        recipe(config, *RECIPES[variant], crowdpose=variant.startswith("crowdpose"))
     else:
-        known = ", ".join(["one_resolution", *RECIPES])
-        raise ConfigError(f"configs/higherhrnet.py has no variant {variant!r}; there are {known}")
-    if variant:
-        config.name = f"higherhrnet_{variant}"
+        recipe(config, *RECIPES[variant], crowdpose=variant.startswith("crowdpose"))
     return config
 
 

@@ -52,7 +52,6 @@ import functools
 from ml_collections import ConfigDict
 
 from jaxpose.config import augmentation, base, coco_folders
-from jaxpose.errors import ConfigError
 
 COCO_PEOPLE = 149_813  # training examples of COCO 2017
 COCO_IMAGES = 118_287  # with or without people
@@ -87,16 +86,12 @@ def get_config(variant: str = "") -> ConfigDict:
         "detector_coco": detector_recipe,
         "sequential_coco": sequential_recipe,
     }
-    if variant not in variants:
-        raise ConfigError(f"configs/prtr.py has no variant {variant!r}; there are {', '.join(filter(None, variants))}")
-    config = base("prtr")
+    config = base("prtr", variant, list(filter(None, variants)))
     name = METHODS.get(variant, "prtr")
     config.method = ConfigDict({"name": name, "skeleton": "coco", "dtype": config.get_ref("dtype")})
     if name == "prtr":
         config.method.update({"dropout": 0.0, "flip_test": True, "score_threshold": 0.2})
     variants[variant](config)
-    if variant:
-        config.name = f"prtr_{variant}"
     if "coco" in variant:
         config.data.source = "coco"
         config.data.update(coco_folders())

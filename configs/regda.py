@@ -60,7 +60,6 @@ from jaxpose.config import (
     rhd_folders,
     surreal_folders,
 )
-from jaxpose.errors import ConfigError
 
 FEATURES = {"name": "features", "match": "^(backbone|upsampling)/", "multiplier": 0.1}
 HEAD = {"name": "head", "match": "^head/"}
@@ -89,17 +88,13 @@ RECIPES = {
 def get_config(variant: str = "") -> ConfigDict:
     variants = {"": laptop, "marionettes_lspet": lspet}
     variants |= {name: functools.partial(recipe, *fields) for name, fields in RECIPES.items()}
-    if variant not in variants:
-        raise ConfigError(f"configs/regda.py has no variant {variant!r}; there are {', '.join(filter(None, variants))}")
-    config = base("regda")
+    config = base("regda", variant, list(filter(None, variants)))
     config.method = ConfigDict({"name": "regda", "skeleton": "mpii", "dtype": config.get_ref("dtype")})
     config.method.update({"adaptation": "regda", "head_layers": 2, "sigma": 2.0, "margin": 4.0, "trade_off": 1.0})
     config.data.skeleton = "mpii"
     config.evaluate.update({"metrics": ("groups",), "best": "PCK@0.05", "gap": ("source_only", "oracle")})
     adaptation_rates(config)
     variants[variant](config)
-    if variant:
-        config.name = f"regda_{variant}"
     return config
 
 

@@ -41,7 +41,6 @@ pose network and the frozen parallel branch (of its first four stacks).
 from ml_collections import ConfigDict
 
 from jaxpose.config import augmentation, base, coco_folders, mpii_folders
-from jaxpose.errors import ConfigError
 
 COCO_PEOPLE = 149_813  # training examples of COCO 2017
 MPII_EPOCH = 8000  # steps that the 2017 code calls an epoch
@@ -59,7 +58,7 @@ BRANCHES = ({"name": "parallel", "match": "^parallel/"}, {"name": "pose", "match
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    config = base("rmpe")
+    config = base("rmpe", variant, [*RECIPES, "mpii", "mpii_sppe"])
     config.method = ConfigDict({"name": "rmpe", "skeleton": "coco", "dtype": config.get_ref("dtype")})
     config.method.update({"flip_test": True, "sstn": False, "parallel": "none"})
     config.evaluate.suppression = "parametric"
@@ -68,13 +67,8 @@ def get_config(variant: str = "") -> ConfigDict:
     elif variant in RECIPES:
         recipe(config, *RECIPES[variant])
         config.method.deformable = variant == "coco_dcn"
-    elif variant in ("mpii", "mpii_sppe"):
-        hourglasses(config, transformer=variant == "mpii")
     else:
-        known = ", ".join([*RECIPES, "mpii", "mpii_sppe"])
-        raise ConfigError(f"configs/rmpe.py has no variant {variant!r}; there are {known}")
-    if variant:
-        config.name = f"rmpe_{variant}"
+        hourglasses(config, transformer=variant == "mpii")
     return config
 
 

@@ -72,14 +72,23 @@ def _module(path: str) -> Any:
         raise
 
 
-def base(name: str) -> ConfigDict:
+def base(name: str, variant: str = "", variants: Sequence[str] = ()) -> ConfigDict:
     """A config without `method`: config files fill that in and change what they need.
 
     Args:
-      name: name of the paper; runs go to runs/NAME unless --workdir says otherwise.
+      name: name of the paper. Runs go to runs/NAME, or runs/NAME_VARIANT, unless --workdir says otherwise.
+      variant: variant of the config; empty for the default.
+      variants: names of the config's variants.
+
+    Raises:
+      ConfigError: there is no such variant.
     """
+    if variant and variant not in variants:
+        hint = did_you_mean(variant, variants)
+        end = f".{hint}" if hint else ""
+        raise ConfigError(f"configs/{name}.py has no variant {variant!r}; there are {', '.join(variants)}{end}")
     config = ConfigDict()
-    config.name = name
+    config.name = f"{name}_{variant}" if variant else name
     config.seed = 0
     config.dtype = "float32"  # compute precision: float32 or bfloat16
     config.init_from = ""  # to start from: a file that jaxpose convert wrote, or another run's folder
