@@ -7,15 +7,27 @@
 `jaxpose marionettes --scene=crowd --output=sheet.png` draws a sheet of them.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxpose.marionettes.body import JOINTS
 from jaxpose.marionettes.config import GENERATOR_VERSION, MarionettesConfig
-from jaxpose.marionettes.picture import Picture
 from jaxpose.marionettes.scenes import picture
 from jaxpose.marionettes.sequences import Sequence, sequence
+from jaxpose.marionettes.shots import Rendering
 
-__all__ = ["GENERATOR_VERSION", "JOINTS", "MarionettesConfig", "Picture", "Sequence", "picture", "prepare", "sequence"]
+if TYPE_CHECKING:
+    from jaxpose.marionettes.builder import prepare
+
+__all__ = [
+    "GENERATOR_VERSION",
+    "JOINTS",
+    "MarionettesConfig",
+    "Rendering",
+    "Sequence",
+    "picture",
+    "prepare",
+    "sequence",
+]
 
 
 def __getattr__(name: str) -> Any:

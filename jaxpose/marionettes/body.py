@@ -177,10 +177,10 @@ def _rotations(pose: np.ndarray) -> np.ndarray:
 
 
 def pose_body(shape: Shape, pose: np.ndarray) -> Skeleton3D:
-    """Forward kinematics.
+    """The body in a pose (forward kinematics).
 
     Args:
-      shape: the person.
+      shape: proportions of the person.
       pose: [T, 31] joint angles in degrees, in the order of ANGLES.
 
     Returns:

@@ -6,10 +6,9 @@ lock, so that a killed or a parallel run leaves nothing half-finished under the 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import io
 import itertools
+import logging
 import multiprocessing
 import os
 import pathlib
@@ -17,19 +16,21 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import filelock
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxpose.data.formats.storage import ordered_fields, write_columns
+from jaxpose.data.formats.storage import LocalBuilder, ordered_fields, write_columns
 from jaxpose.marionettes.config import GENERATOR_VERSION, SPLITS, MarionettesConfig
 from jaxpose.marionettes.examples import all_records, columns
 
+logger = logging.getLogger(__name__)
 
-class Marionettes(tfds.core.GeneratorBasedBuilder):
+
+class Marionettes(LocalBuilder):
     """Procedural people; see `MarionettesConfig` for the choices and `prepare` for the way to write them."""
 
     VERSION = tfds.core.Version(GENERATOR_VERSION)
-    url_infos = None  # nothing is downloaded; TFDS would look for checksums with a package that it does not require
 
     def __init__(
         self, *, marionettes: MarionettesConfig | None = None, workers: int = 1, progress: bool = True, **kwargs: Any
@@ -99,15 +100,6 @@ def features(config: MarionettesConfig) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    """Holds an advisory lock; the operating system drops it if the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def prepare(
     config: MarionettesConfig,
     data_dir: str | os.PathLike[str],
@@ -118,14 +110,14 @@ def prepare(
     """Writes a data set once and returns its folder.
 
     Args:
-      config: what to generate.
+      config: description of the data set.
       data_dir: root of prepared data sets.
-      workers: number of processes; None takes one a core. What is written does not depend on it.
-      progress: show a progress bar.
+      workers: number of processes; None for one a core. The data do not depend on it.
+      progress: True to show a progress bar.
 
     Returns:
-      `data_dir`/marionettes/`fingerprint`/`version`: TFDS records (splits `train` and `validation`; read them with
-      `tfds.builder_from_directory`) and `annotations-{split}.npz`. A second call returns at once.
+      The folder `data_dir`/marionettes/`fingerprint`/`version` with TFDS records (splits `train` and `validation`; read
+      them with `tfds.builder_from_directory`) and `annotations-{split}.npz`. A second call returns it at once.
 
     Raises:
       RuntimeError: worker processes could not start.
@@ -138,18 +130,24 @@ def prepare(
         raise RuntimeError(
             'marionettes: put the call of prepare() under `if __name__ == "__main__":`, or pass workers=1'
         )
-    with _locked(folder.parent / ".lock"):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder.parent / ".lock"):  # the operating system drops it if the process dies
         for stale in folder.parent.glob("incomplete.*"):
             shutil.rmtree(stale)
         if not _complete(folder):
-            builder = Marionettes(marionettes=config, workers=workers or _cores(), progress=progress, data_dir=root)
-            tfds.disable_progress_bar()
-            try:
-                with ordered_fields():
-                    builder.download_and_prepare(file_format="array_record")
-            finally:
-                tfds.enable_progress_bar()
+            count = config.train + config.validation
+            logger.info("rendering %s marionettes (%s) to %s; this happens once", f"{count:,}", config.scene, folder)
+            _write(Marionettes(marionettes=config, workers=workers or _cores(), progress=progress, data_dir=root))
     return folder
+
+
+def _write(builder: Marionettes) -> None:
+    tfds.disable_progress_bar()
+    try:
+        with ordered_fields():
+            builder.download_and_prepare(file_format="array_record")
+    finally:
+        tfds.enable_progress_bar()
 
 
 def _complete(folder: pathlib.Path) -> bool:

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from jaxpose.marionettes.exact import DEGREE, cross, product, rot_z, sincos, transform, unit
-from jaxpose.marionettes.render import View
+from jaxpose.marionettes.render import Rays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Camera:
 
     @property
     def intrinsics(self) -> np.ndarray:
-        """K [3, 3]."""
+        """Matrix [3, 3] from the camera's frame to pixels."""
         return np.array([[self.focal, 0.0, self.centre[0]], [0.0, self.focal, self.centre[1]], [0.0, 0.0, 1.0]])
 
     @property
@@ -38,14 +38,14 @@ class Camera:
         scale = self.focal / points[..., 2:]
         return points[..., :2] * scale + np.array(self.centre)
 
-    def view(self, width: int, height: int, samples: int, shift: tuple[float, float] = (0.0, 0.0)) -> View:
+    def rays(self, width: int, height: int, samples: int, shift: tuple[float, float] = (0.0, 0.0)) -> Rays:
         """Rays of a width x height picture with samples^2 rays a pixel; `shift` moves them by parts of a pixel."""
 
         def axis(count: int, centre: float, offset: float) -> np.ndarray:
             pixel = (np.arange(count * samples) + 0.5) / samples - 0.5 + offset
             return ((pixel - centre) / self.focal).astype(np.float32)
 
-        return View(axis(width, self.centre[0], shift[0]), axis(height, self.centre[1], shift[1]), True)
+        return Rays(axis(width, self.centre[0], shift[0]), axis(height, self.centre[1], shift[1]), True)
 
 
 def look_at(

@@ -1,4 +1,4 @@
-"""What to generate: the one description from which every picture follows."""
+"""The description of a data set of marionettes, from which every picture follows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 
+from jaxpose.errors import ConfigError
 from jaxpose.marionettes.looks import LOOKS
 
 GENERATOR_VERSION = "1.0.0"  # raise whenever the same configuration would give other bytes
@@ -22,13 +23,13 @@ class MarionettesConfig:
         pictures with track ids) or `sequence` (no pictures: 2D joints with detector noise, 3D joints, camera).
       look: `studio` (plain backdrop, soft light) or `street` (textured, lit from anywhere, blurred, noisy, cluttered).
       train: number of pictures, clips or sequences in the training split.
-      validation: the same for the validation split; its people, poses and surroundings are other ones.
-      width: of a picture in pixels.
-      height: of a picture in pixels.
-      frames: length of a clip or a sequence; 1 for pictures.
+      validation: number of them in the validation split, with other people, poses and surroundings.
+      width: width of a picture in pixels.
+      height: height of a picture in pixels.
+      frames: number of frames of a clip or a sequence; 1 for pictures.
       people: least and greatest number of people in a crowd, or in the middle of a clip, passers-by not counted.
       occlusion: probability that something stands (or passes) in front of the people.
-      seed: another seed, another world.
+      seed: seed of all that is random.
     """
 
     scene: str = "single"
@@ -60,12 +61,12 @@ class MarionettesConfig:
         )
         for field, good, expected in checks:
             if not good:
-                raise ValueError(f"MarionettesConfig.{field}: found {getattr(self, field)!r}, expected {expected}")
+                raise ConfigError(f"MarionettesConfig.{field}: found {getattr(self, field)!r}, expected {expected}")
 
     def count(self, split: str) -> int:
         """Number of pictures, clips or sequences in a split."""
         if split not in SPLITS:
-            raise ValueError(f"split: found {split!r}, expected one of {', '.join(SPLITS)}")
+            raise ConfigError(f"split: found {split!r}, expected one of {', '.join(SPLITS)}")
         return self.train if split == "train" else self.validation
 
     def fingerprint(self) -> str:

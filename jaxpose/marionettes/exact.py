@@ -139,8 +139,9 @@ class Random:
         for weight in options.values():
             total += weight
         mark = self.uniform(0.0, total)
-        for option, weight in options.items():
-            mark -= weight
+        *others, last = options
+        for option in others:
+            mark -= options[option]
             if mark < 0.0:
                 return option
-        return option
+        return last

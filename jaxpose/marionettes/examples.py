@@ -15,9 +15,9 @@ import numpy as np
 import tqdm
 
 from jaxpose.marionettes.config import MarionettesConfig
-from jaxpose.marionettes.picture import Picture
 from jaxpose.marionettes.scenes import picture
 from jaxpose.marionettes.sequences import Sequence, sequence
+from jaxpose.marionettes.shots import Rendering
 
 JPEG_QUALITY = 92
 _OF_PEOPLE = ("person_id", "track_id", "box", "area", "crowd", "joints", "joints_3d")  # one row a person
@@ -36,12 +36,12 @@ def records(config: MarionettesConfig, split: str, index: int) -> list[dict[str,
     if config.scene == "sequence":
         return [_sequence_record(sequence(config, split, index), index)]
     made = picture(config, split, index)
-    if isinstance(made, Picture):
+    if isinstance(made, Rendering):
         return [_picture_record(made, index, 0, f"{split}/{index:06d}.jpg")]
     return [_picture_record(p, index, t, f"{split}/{index:06d}/{t:04d}.jpg") for t, p in enumerate(made)]
 
 
-def _picture_record(p: Picture, clip: int, frame: int, file_name: str) -> dict[str, Any]:
+def _picture_record(p: Rendering, clip: int, frame: int, file_name: str) -> dict[str, Any]:
     height, width = p.image.shape[:2]
     return {
         "image": encode_jpeg(p.image),

@@ -1,4 +1,4 @@
-"""The clothed figure: which solids hang on which segment, in which material, for one person."""
+"""The clothed figure of one person: solids that hang on segments of the body, and their materials."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def cloth_color(rng: Random) -> Color:
 
 
 class _Tailor:
-    """Collects the solids of one figure; lengths in mm."""
+    """The solids of one figure while it is put together; lengths in mm."""
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
@@ -258,7 +258,7 @@ def _shirt_material(rng: Random, shape: Shape) -> Material:
 
 
 def dress(shape: Shape, rng: Random) -> Figure:
-    """Draws skin, hair and clothes and hangs the solids of one person on the segments."""
+    """The solids of one person on the segments of the body, with random skin, hair and clothes."""
     t = _Tailor(shape)
     skin_color = rng.choice(SKIN)
     skin = t.material(Material(skin_color, gloss=0.10))

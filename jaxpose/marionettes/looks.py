@@ -11,7 +11,7 @@ from jaxpose.marionettes.camera import Camera
 from jaxpose.marionettes.exact import DEGREE, Random, dot, rot_y, sincos, smoothstep, transform, unit
 from jaxpose.marionettes.figure import NEUTRAL, vivid
 from jaxpose.marionettes.materials import CHECKS, PLAIN, RINGS, STRIPES, Material
-from jaxpose.marionettes.render import BOX, CONE, NOBODY, Solids, Surface, View
+from jaxpose.marionettes.render import BOX, CONE, NOBODY, Rays, Solids, Surface
 
 LOOKS = ("studio", "street")
 SMOOTH, TILES, BRICKS, PLANKS = range(4)
@@ -42,7 +42,7 @@ class Texture:
 
 @dataclasses.dataclass(frozen=True)
 class Finish:
-    """What the camera does to the picture: exposure gain per channel, blur in passes, noise in grey levels."""
+    """Traces of the camera in the picture: exposure gain per channel, blur in passes, noise in grey levels."""
 
     gain: np.ndarray  # [3]
     blur: int
@@ -158,7 +158,7 @@ def _blotches(lattice: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 class _Planes(NamedTuple):
-    """Where the rays of a view end, each [h, w]."""
+    """Ends of rays on floor or wall, each [h, w]."""
 
     point: np.ndarray  # [3, h, w] in the camera frame, mm
     floor: np.ndarray  # share of floor in the pixel; the rest is wall
@@ -167,10 +167,10 @@ class _Planes(NamedTuple):
     v: np.ndarray
 
 
-def _meet_planes(stage: Stage, camera: Camera, view: View) -> _Planes:
+def _meet_planes(stage: Stage, camera: Camera, rays: Rays) -> _Planes:
     """Intersects rays with floor and wall; edges between them are one pixel soft."""
     r = camera.rotation.astype(np.float32)
-    x, y = view.columns[None, :], view.rows[:, None]
+    x, y = rays.columns[None, :], rays.rows[:, None]
     ray = [(r[0, k] * x + r[2, k]) + r[1, k] * y for k in range(3)]
     eye = camera.position
     n = stage.wall_normal.astype(np.float32)
@@ -220,9 +220,9 @@ class Backdrop(NamedTuple):
     takes_shadow: np.ndarray  # [h, w] 0 to 1
 
 
-def backdrop(stage: Stage, camera: Camera, view: View) -> Backdrop:
-    """The empty stage, seen by the rays of a view."""
-    planes = _meet_planes(stage, camera, view)
+def backdrop(stage: Stage, camera: Camera, rays: Rays) -> Backdrop:
+    """The empty stage as a grid of rays sees it."""
+    planes = _meet_planes(stage, camera, rays)
     floor, wall = stage.floor, stage.wall
     below = planes.floor >= 0.5
     color = planes.floor[..., None] * (floor.color - wall.color).astype(np.float32) + wall.color.astype(np.float32)
@@ -244,12 +244,12 @@ def illuminate(
     """Lambert shading with a dome of ambient light and a soft highlight.
 
     Args:
-      surface: visible samples in the camera frame.
-      color: [N, 3] albedo.
+      surface: visible samples in the camera's frame.
+      color: [N, 3] albedo, 0..255.
       gloss: [N] strength of the highlight.
-      light: the lamps, in the world.
-      camera: turns the light into the camera frame.
-      lit: [N] 1 where the key light arrives, 0 in full shadow.
+      light: lights in the world.
+      camera: camera into whose frame the light is turned.
+      lit: [N] share of the key light that arrives, 0 in full shadow.
 
     Returns:
       [N, 3] colours, 0..255 and above.

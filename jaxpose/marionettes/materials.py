@@ -28,13 +28,13 @@ class Material:
     gloss: float = 0.0
 
 
-def _stripe(x: np.ndarray, period: np.ndarray) -> np.ndarray:
+def _stripe(x: np.ndarray, period: np.ndarray | np.floating) -> np.ndarray:
     phase = x / period
     return (phase - np.floor(phase)) < np.float32(0.5)
 
 
 def _accented(pattern: np.ndarray, period: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Whether the accent colour shows, for samples with local coordinates in mm."""
+    """[N] bool, True where the accent colour shows, for samples with local coordinates in mm."""
     rings, stripes = _stripe(y, period), _stripe(x, period)
     front = z > 0.0
     across = np.abs(x)
@@ -71,7 +71,7 @@ def _paint_face(color: np.ndarray, accent: np.ndarray, u: np.ndarray) -> None:
 
 
 def _at_rest(local: np.ndarray, solids: Solids, i: np.ndarray) -> list:
-    """Places in the rest pose, mm, three [N]: where patterns are cut."""
+    """Places in the rest pose in mm, three [N], at which patterns are cut."""
     axes, centre = solids.rest_axes.astype(np.float32), solids.rest_centre.astype(np.float32)
     return [
         ((axes[i, k, 0] * local[0] + axes[i, k, 1] * local[1]) + axes[i, k, 2] * local[2]) + centre[i, k]

@@ -183,8 +183,8 @@ def random_motion(rng: Random, shape: Shape, action: str, keys: int = 1) -> Moti
     """A movement of one person.
 
     Args:
-      rng: the stream to draw from.
-      shape: the person, used to keep hands out of the body.
+      rng: stream to draw from.
+      shape: proportions of the person, by which hands are kept out of the body.
       action: a key of ACTIONS or one of GAITS.
       keys: number of key poses to pass through, one every 0.5 to 1.1 s; 1 holds a pose.
 

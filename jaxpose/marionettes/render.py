@@ -14,6 +14,7 @@ is zero. The minimum over s is a square completed, which leaves one quadratic in
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +60,7 @@ def joined(groups: list[Solids]) -> Solids:
     return Solids(*(np.concatenate([getattr(g, f.name) for g in groups]) for f in dataclasses.fields(Solids)))
 
 
-class View(NamedTuple):
+class Rays(NamedTuple):
     """A grid of rays: column x and row y give the ray o + t d, and t is the depth z.
 
     Perspective rays start at the origin with d = (x, y, 1); parallel rays start at (x, y, 0) with d = (0, 0, 1).
@@ -83,7 +84,7 @@ def inverse(solids: Solids) -> np.ndarray:
     return np.swapaxes(solids.axes, 1, 2) / size[..., None]
 
 
-def _reach(solids: Solids, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _reach(solids: Solids, rays: Rays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bounds of every solid in ray coordinates, [P, 2] low and high, and its nearest depth [P]."""
     row = np.sqrt(dot(solids.axes, solids.axes))
     box = (np.abs(solids.axes[..., 0]) + np.abs(solids.axes[..., 1])) + np.abs(solids.axes[..., 2])
@@ -94,7 +95,7 @@ def _reach(solids: Solids, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarr
         half = np.where(is_box, box, row * radius[:, None])
         front, back = centre[:, 2:] - half[:, 2:], centre[:, 2:] + half[:, 2:]
         a, b = centre[:, :2] - half[:, :2], centre[:, :2] + half[:, :2]
-        if view.perspective:
+        if rays.perspective:
             front = np.maximum(front, 1.0)
             back = np.maximum(back, 1.0)
             a = a / np.where(a < 0.0, front, back)
@@ -106,7 +107,7 @@ def _reach(solids: Solids, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _sphere(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """First root of a t^2 + 2 b t + c: where the ray enters; NaN where it misses."""
+    """First root of a t^2 + 2 b t + c, at which the ray enters; NaN where it misses."""
     return (-b - np.sqrt(b * b - a * c)) / a
 
 
@@ -136,19 +137,21 @@ def _meet_cone(o: list, d: list, length: float, near: float, far: float, slant: 
 
 def _meet_box(o: list, d: list) -> np.ndarray:
     """Entry of local rays into the cube [-1, 1]^3; NaN where they miss."""
-    enter, leave = None, None
+    enter, leave = [], []
     for k in range(3):
         across = 1.0 / np.where(np.abs(d[k]) < 1e-12, np.float32(1e-12), d[k])
         middle, half = -o[k] * across, np.abs(across)
-        enter = middle - half if enter is None else np.maximum(enter, middle - half)
-        leave = middle + half if leave is None else np.minimum(leave, middle + half)
-    return np.where(enter < leave, enter, np.float32(np.nan))
+        enter.append(middle - half)
+        leave.append(middle + half)
+    last, first = functools.reduce(np.maximum, enter), functools.reduce(np.minimum, leave)
+    return np.where(last < first, last, np.float32(np.nan))
 
 
 def _meet(kind: int, cut: bool, o: list, d: list, size: tuple) -> np.ndarray:
-    """Where local rays o + t d enter a solid of `size` (length, near, far, slant): t, or NaN where they miss."""
+    """The t at which local rays o + t d enter a solid of `size` (length, near, far, slant); NaN where they miss."""
     if kind == CONE:
-        return _meet_cone(o, d, *size, cut)
+        length, near, far, slant = size
+        return _meet_cone(o, d, length, near, far, slant, cut)
     if kind == BOX:
         return _meet_box(o, d)
     dd = d[0] * d[0] + d[1] * d[1] + d[2] * d[2]
@@ -165,23 +168,23 @@ def _local_rays(m: list, mc: list, x: np.ndarray, y: np.ndarray, start: float, p
     return o, [np.float32(m[k][2]) for k in range(3)]
 
 
-def rasterise(solids: Solids, view: View) -> Buffers:
-    """Nearest solid for every ray of a view. Each solid only touches the rectangle that bounds it.
+def rasterise(solids: Solids, rays: Rays) -> Buffers:
+    """The nearest solid on every ray. Each solid only touches the rectangle that bounds it.
 
     Args:
-      solids: solids in the frame of the view (camera frame in mm).
-      view: the rays.
+      solids: solids in the frame of the rays (the camera's, in mm).
+      rays: grid of rays.
 
     Returns:
-      Depth and owner buffers of the view's size.
+      Depth and owner buffers of the grid's size.
     """
-    shape = (len(view.rows), len(view.columns))
+    shape = (len(rays.rows), len(rays.columns))
     depth = np.full(shape, np.inf, np.float32)
     owner = np.full(shape, -1, np.int32)
-    low, high, nearest = _reach(solids, view)
-    left, right = np.searchsorted(view.columns, low[:, 0]), np.searchsorted(view.columns, high[:, 0], "right")
-    top, bottom = np.searchsorted(view.rows, low[:, 1]), np.searchsorted(view.rows, high[:, 1], "right")
-    drawn = (left < right) & (top < bottom) & ((nearest > 1.0) | (not view.perspective))
+    low, high, nearest = _reach(solids, rays)
+    left, right = np.searchsorted(rays.columns, low[:, 0]), np.searchsorted(rays.columns, high[:, 0], "right")
+    top, bottom = np.searchsorted(rays.rows, low[:, 1]), np.searchsorted(rays.rows, high[:, 1], "right")
+    drawn = (left < right) & (top < bottom) & ((nearest > 1.0) | (not rays.perspective))
     to_local = inverse(solids)
     matrix, offset = to_local.tolist(), transform(to_local, solids.centre).tolist()
     starts, kinds, cuts = solids.centre[:, 2].tolist(), solids.kind.tolist(), solids.cut.tolist()
@@ -190,8 +193,8 @@ def rasterise(solids: Solids, view: View) -> Buffers:
     with np.errstate(all="ignore"):
         for i in np.flatnonzero(drawn).tolist():
             rows, columns = slice(top[i], bottom[i]), slice(left[i], right[i])
-            x, y = view.columns[None, columns], view.rows[rows, None]
-            o, d = _local_rays(matrix[i], offset[i], x, y, starts[i], view.perspective)
+            x, y = rays.columns[None, columns], rays.rows[rows, None]
+            o, d = _local_rays(matrix[i], offset[i], x, y, starts[i], rays.perspective)
             t = _meet(kinds[i], cuts[i], o, d, sizes[i]) + np.float32(starts[i])
             closer = t < depth[rows, columns]
             np.copyto(depth[rows, columns], t, where=closer)
@@ -200,14 +203,14 @@ def rasterise(solids: Solids, view: View) -> Buffers:
 
 
 def entry_depths(solids: Solids, points: np.ndarray) -> np.ndarray:
-    """Where the camera's rays through `points` enter every solid.
+    """The depths at which the camera's rays through points enter every solid.
 
     Args:
-      solids: P solids in the camera frame.
-      points: [N, 3] points in front of the camera, mm.
+      solids: P solids in the camera's frame.
+      points: [N, 3] points in front of the camera, in mm.
 
     Returns:
-      [N, P] depth z of the first entry, inf where the ray misses the solid.
+      [N, P] depths z of the first entry, inf where the ray misses the solid.
     """
     out = np.full((len(points), len(solids)), np.inf)
     to_local = inverse(solids)
@@ -225,22 +228,22 @@ def entry_depths(solids: Solids, points: np.ndarray) -> np.ndarray:
 
 
 class Surface(NamedTuple):
-    """Visible samples in a flat list: where they are, whose, and how the surface lies there."""
+    """Visible samples in a flat list: place, solid and surface of each."""
 
-    index: np.ndarray  # [N] flat position in the view
-    solid: np.ndarray  # [N]
-    point: np.ndarray  # [3, N] in the frame of the view, mm
+    index: np.ndarray  # [N] flat position in the grid of rays
+    solid: np.ndarray  # [N] position in the solids
+    point: np.ndarray  # [3, N] in the frame of the rays, mm
     normal: np.ndarray  # [3, N] unit, towards the outside
     local: np.ndarray  # [3, N] local coordinates
 
 
-def surface(solids: Solids, buffers: Buffers, view: View) -> Surface:
+def surface(solids: Solids, buffers: Buffers, rays: Rays) -> Surface:
     """Points, normals and local coordinates of all samples that show a solid."""
     index = np.flatnonzero(buffers.owner.ravel() >= 0)
     i = buffers.owner.ravel()[index]
     z = buffers.depth.ravel()[index]
-    width = len(view.columns)
-    x, y = view.columns[index % width] * z, view.rows[index // width] * z
+    width = len(rays.columns)
+    x, y = rays.columns[index % width] * z, rays.rows[index // width] * z
     to_local = inverse(solids).astype(np.float32)
     centre = solids.centre.astype(np.float32)
     px, py, pz = x - centre[i, 0], y - centre[i, 1], z - centre[i, 2]

@@ -11,7 +11,7 @@ from jaxpose.marionettes.camera import Camera, look_at
 from jaxpose.marionettes.config import SPLITS, MarionettesConfig
 from jaxpose.marionettes.exact import Random, sincos
 from jaxpose.marionettes.motion import CLIP_WEIGHTS, STILL_WEIGHTS, TWO_PI
-from jaxpose.marionettes.picture import SHUTTER, Picture, Shot, film, take
+from jaxpose.marionettes.shots import SHUTTER, Rendering, Shot, film, take
 from jaxpose.marionettes.staging import NOW, FilmSet, cast, frame_person, random_heading
 
 FRAME_RATE = 15.0  # of clips, Hz
@@ -50,7 +50,7 @@ def _wide_camera(rng: Random, config: MarionettesConfig) -> Camera:
 
 def _free_spot(rng: Random, camera: Camera, width: int, taken: list, depths: tuple[float, float]) -> np.ndarray:
     """A floor spot [3] in view that is little covered by those already taken; notes it in `taken`."""
-    best, least = None, None
+    tries = []
     for _ in range(8):
         u = rng.uniform(0.0, 1.0)
         depth = depths[0] * depths[1] / (depths[1] + (depths[0] - depths[1]) * u)  # even in size rather than in depth
@@ -60,11 +60,10 @@ def _free_spot(rng: Random, camera: Camera, width: int, taken: list, depths: tup
         for other_column, other_tall in taken:
             overlap = 0.19 * (tall + other_tall) - abs(column - other_column)
             cover += max(overlap, 0.0) / min(tall, other_tall)
-        if least is None or cover < least:
-            x = (column - camera.centre[0]) / camera.focal * depth
-            best, least = (np.array([x, 0.0, -depth]), (column, tall)), cover
-    taken.append(best[1])
-    return best[0]
+        tries.append((cover, depth, column, tall))
+    _, depth, column, tall = min(tries, key=lambda each: each[0])
+    taken.append((column, tall))
+    return np.array([(column - camera.centre[0]) / camera.focal * depth, 0.0, -depth])
 
 
 def _group(config: MarionettesConfig, rng: Random, camera: Camera, scene: FilmSet, depths: tuple[float, float]) -> None:
@@ -120,7 +119,7 @@ def _pass_by(rng: Random, scene: FilmSet, camera: Camera) -> None:
 
 
 def _hand_held(rng: Random, first: Camera, times: np.ndarray) -> Callable[[int], Camera]:
-    """A camera that drifts and trembles; returns moment -> Camera."""
+    """A camera that drifts and trembles, as a function of the moment."""
     drift = rng.array(-1.0, 1.0, 3) * np.array([350.0, 60.0, 200.0])
     pan = rng.array(-1.0, 1.0, 3) * np.array([450.0, 60.0, 0.0])
     tremble = rng.array(0.0, 14.0, 2)
@@ -137,18 +136,18 @@ def _hand_held(rng: Random, first: Camera, times: np.ndarray) -> Callable[[int],
     return camera
 
 
-def picture(config: MarionettesConfig, split: str, index: int) -> Picture | list[Picture]:
+def picture(config: MarionettesConfig, split: str, index: int) -> Rendering | list[Rendering]:
     """Picture number `index` of a split, or all frames of clip number `index`.
 
     A pure function of its arguments, bit-identical on every machine.
 
     Args:
-      config: what to generate; any scene but `sequence`.
-      split: `train` or `validation`.
-      index: from 0 to the split's size.
+      config: description of the data set; any scene but "sequence".
+      split: "train" or "validation".
+      index: number of the picture or clip in the split, from 0.
 
     Returns:
-      A `Picture`, or a list of them if the scene is a clip.
+      A `Rendering`, or a list of them if the scene is a clip.
 
     Raises:
       IndexError: there is no such picture.

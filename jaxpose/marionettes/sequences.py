@@ -1,4 +1,4 @@
-"""Sequences without pictures: 3D motion, its projection, and what a 2D detector would make of it."""
+"""Sequences without pictures: 3D motion, its projection, and the keypoints that a 2D detector would find."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Sequence:
     """One person who performs one action for T frames before a fixed camera.
 
     Attributes:
-      joints_2d: [T, 25, 3] float32 exact projection (x, y) in pixels and visibility 2 (seen), 1 (hidden) or 0
-        (outside the picture).
-      detections: [T, 25, 2] float32 (x, y) in pixels as a detector would give them: noise that grows where the joint is
-        hidden and lasts for some frames.
-      visibility_score: [T, 25] float32 the detector's confidence, 0 to 1.
-      joints_3d: [T, 25, 3] float32 mm in the camera frame.
-      intrinsics: [3, 3] float32.
-      rotation: [3, 3] float32 world to camera.
-      translation: [3] float32 mm.
+      joints_2d: [T, 25, 3] float32 exact joints (x, y) in pixels, and visibility 2 (seen), 1 (hidden) or 0 (outside the
+        picture).
+      detections: [T, 25, 2] float32 joints (x, y) in pixels as a detector would give them: noise that grows where the
+        joint is hidden and lasts for some frames.
+      visibility_score: [T, 25] float32 confidence of the detector, 0 to 1.
+      joints_3d: [T, 25, 3] float32 joints in mm in the camera's frame.
+      intrinsics: [3, 3] float32 matrix of the camera in pixels.
+      rotation: [3, 3] float32 rotation from the world to the camera.
+      translation: [3] float32 mm, from the world to the camera.
       subject: number of the person; the splits share none.
-      action: its name.
+      action: name of the action.
     """
 
     joints_2d: np.ndarray

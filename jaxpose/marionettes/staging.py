@@ -1,4 +1,4 @@
-"""Film sets: actors with their performance, things with their paths, and the camera's view of them."""
+"""Film sets: actors with their performance, things with their paths, and the camera that frames them."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def perform(
     """An action of one person at `times` [T] (seconds).
 
     Args:
-      rng: the stream to draw from.
-      shape: the person.
-      action: see motion.ACTIONS and motion.GAITS.
-      heading: degrees about y at time 0.
-      times: increasing, in seconds; a single one makes a still.
-      spot: [3] where on the floor the pelvis is at the middle moment, mm.
-      turn: change of heading, degrees a second.
+      rng: stream to draw from.
+      shape: proportions of the person.
+      action: name of the action, one of motion.ACTIONS and motion.GAITS.
+      heading: direction at time 0 in degrees about y.
+      times: [T] moments in seconds, increasing; a single one makes a still.
+      spot: [3] place on the floor below the pelvis at the middle moment, in mm.
+      turn: change of heading in degrees a second.
 
     Returns:
       The posed body and the path [T, 3] of its pelvis in the world.
@@ -77,7 +77,7 @@ def cast(rng: Random, action: str, heading: float, times: np.ndarray, spot: np.n
 
 
 def random_heading(rng: Random) -> float:
-    """Mostly towards the camera, often sideways, sometimes away."""
+    """A direction in degrees: mostly towards the camera, often sideways, sometimes away."""
     return rng.uniform(-75.0, 75.0) if rng.chance(0.6) else rng.uniform(-180.0, 180.0)
 
 

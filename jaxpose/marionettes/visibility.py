@@ -1,4 +1,4 @@
-"""Which joints can be seen: rays from the camera to the joints, against every solid of the scene."""
+"""The visibility of joints: rays from the camera to the joints, against every solid of the scene."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _HOME = {
 
 
 def _home_parts() -> np.ndarray:
-    """[25, S] whether a segment carries the flesh around a joint."""
+    """[25, S] bool, True if a segment carries the flesh around a joint."""
     table = np.zeros((len(JOINTS), len(SEGMENTS)), bool)
     for j, joint in enumerate(JOINTS):
         side, _, rest = joint.partition("_")
@@ -44,7 +44,7 @@ HOME = _home_parts()
 
 
 def flesh(shape: Shape) -> np.ndarray:
-    """[25] mm of the body's own flesh and clothing through which a joint still counts as seen."""
+    """[25] thickness in mm of the body's own flesh and clothing through which a joint still counts as seen."""
     shoulder, elbow, wrist = shape.arm_radii
     hip, knee, ankle = shape.leg_radii
     depth = shape.head[2]
@@ -61,18 +61,15 @@ def flesh(shape: Shape) -> np.ndarray:
 
 
 def seen(joints: np.ndarray, solids: Solids, shapes: Sequence[Shape]) -> np.ndarray:
-    """Which joints the camera sees.
+    """[N, 25] bool, True for joints that the camera sees.
 
     A joint lies inside its limb, so its own segments may stand in front of it as far as `flesh` allows; anything else
     in front of it hides it: other limbs, other people, things.
 
     Args:
-      joints: [N, 25, 3] of persons 0 to N - 1 in the camera frame, mm, in front of the camera.
-      solids: the scene in the camera frame.
-      shapes: the N persons' proportions.
-
-    Returns:
-      [N, 25] bool.
+      joints: [N, 25, 3] joints of persons 0 to N - 1 in the camera's frame, in mm, in front of the camera.
+      solids: solids of the scene in the camera's frame.
+      shapes: proportions of the N persons.
     """
     allowance = np.stack([flesh(shape) for shape in shapes])
     entry = entry_depths(solids, joints.reshape(-1, 3)).reshape(*joints.shape[:2], len(solids))

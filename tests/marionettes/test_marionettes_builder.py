@@ -102,6 +102,14 @@ def test_data_do_not_depend_on_the_number_of_processes(folder, tmp_path):
     assert contents(two) == contents(folder)
 
 
+def test_one_line_says_what_is_rendered_and_where(tmp_path, capsys, caplog):
+    with caplog.at_level("INFO", "jaxpose"):
+        folder = prepare(CONFIG, tmp_path, workers=1, progress=False)
+        prepare(CONFIG, tmp_path, workers=1, progress=False)
+    assert caplog.messages == [f"rendering 8 marionettes (single) to {folder}; this happens once"]
+    assert capsys.readouterr().out == ""
+
+
 def test_a_second_call_writes_nothing(folder):
     before = {f: f.stat().st_mtime_ns for f in folder.iterdir()}
     started = time.monotonic()
@@ -179,7 +187,7 @@ def test_column_files_hold_no_time_of_writing(tmp_path):
 
 def test_a_sheet_can_be_drawn(tmp_path):
     output = tmp_path / "sheet.png"
-    command = [sys.executable, "-m", "jaxpose.marionettes", "--count", "3", "--columns", "2", "--size", "64", "64"]
+    command = [sys.executable, "-m", "jaxpose", "marionettes", "--count", "3", "--columns", "2", "--size", "64", "64"]
     root = pathlib.Path(builder.__file__).parents[3]
     subprocess.run([*command, "--skeleton", "--zoom", "2", "--output", str(output)], check=True, cwd=root)
     assert cv2.imread(str(output)).shape == (256, 256, 3)

@@ -8,8 +8,8 @@ from jaxpose.marionettes.body import JOINTS
 from jaxpose.marionettes.camera import look_at
 from jaxpose.marionettes.exact import Random
 from jaxpose.marionettes.looks import block, make_stage, stacked
-from jaxpose.marionettes.picture import LEAST_AREA, LEAST_JOINTS, Shot, _joints, take
 from jaxpose.marionettes.render import joined, rasterise
+from jaxpose.marionettes.shots import LEAST_AREA, LEAST_JOINTS, Shot, _joints, take
 from jaxpose.marionettes.staging import NOW, FilmSet, cast
 from jaxpose.marionettes.visibility import HOME, seen
 
@@ -73,7 +73,7 @@ def test_seen_joints_are_owned_by_their_person_in_the_depth_buffer():
         shot = scenes.crowd(config, Random(1, index))
         camera, size = shot.camera(0), (config.width, config.height)
         solids = joined([*shot.scene.people(0), shot.scene.things(0)]).moved(camera.rotation, camera.translation)
-        owner = rasterise(solids, camera.view(*size, 1)).owner
+        owner = rasterise(solids, camera.rays(*size, 1)).owner
         person, part = np.append(solids.person, -1), np.append(solids.part, -1)
         flat, _ = _joints(shot.scene, 0, solids, camera, size)
         for number, joint in zip(*np.nonzero(flat[..., 2] == 2), strict=True):

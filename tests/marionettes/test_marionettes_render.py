@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpose.marionettes import render
-from jaxpose.marionettes.render import BOX, CONE, ELLIPSOID, Solids, View, entry_depths, joined, rasterise, surface
+from jaxpose.marionettes.render import BOX, CONE, ELLIPSOID, Rays, Solids, entry_depths, joined, rasterise, surface
 
-VIEW = View(((np.arange(40) - 19.5) / 40).astype(np.float32), ((np.arange(32) - 15.5) / 40).astype(np.float32), True)
+RAYS = Rays(((np.arange(40) - 19.5) / 40).astype(np.float32), ((np.arange(32) - 15.5) / 40).astype(np.float32), True)
 
 
 def solid(kind, axes, centre, length=0.0, near=1.0, far=1.0, cut=False, person=0):
@@ -62,10 +62,10 @@ def test_depths_are_those_of_the_shape(kind, seed, length, near, far, squash):
     axes = turn(seed) @ (np.diag([squash, 1.0, 1.0]) if kind == CONE else np.diag([near, far, length]))
     size = {"length": length, "near": near, "far": far} if kind == CONE else {}
     one = solid(kind, axes, [40.0, -30.0, 1500.0], **size)
-    buffers = rasterise(one, VIEW)
+    buffers = rasterise(one, RAYS)
     depths = np.arange(900.0, 2000.0, 1.0)
     for row, column in ((16, 20), (14, 21), (12, 24), (18, 17), (10, 20), (16, 27)):
-        ray = np.array([VIEW.columns[column], VIEW.rows[row], 1.0])
+        ray = np.array([RAYS.columns[column], RAYS.rows[row], 1.0])
         crossed = inside(one, ray * depths[:, None])
         found = float(buffers.depth[row, column])
         assert found <= depths[np.argmax(crossed)] + 0.3 or not crossed.any()  # nothing nearer was missed
@@ -84,15 +84,15 @@ def test_bounding_rectangles_lose_nothing(kind, seed, perspective):
     size = {"length": length, "near": near, "far": far} if kind == CONE else {}
     one = solid(kind, axes, [*rng.uniform(-500, 500, 2), 1500.0], **size)
     scale = 1.0 if perspective else 1500.0
-    view = View(VIEW.columns * np.float32(scale), VIEW.rows * np.float32(scale), perspective)
+    rays = Rays(RAYS.columns * np.float32(scale), RAYS.rows * np.float32(scale), perspective)
     far, near = np.full((1, 2), 1e9), np.full(1, 100.0)
     with mock.patch.object(render, "_reach", return_value=(-far, far, near)):
-        everywhere = rasterise(one, view)
-    shown = rasterise(one, view)
+        everywhere = rasterise(one, rays)
+    shown = rasterise(one, rays)
     np.testing.assert_array_equal(shown.owner, everywhere.owner)
     np.testing.assert_array_equal(shown.depth, everywhere.depth)
     if perspective:
-        points = np.stack([*np.meshgrid(view.columns, view.rows), np.ones(shown.owner.shape)], axis=-1)
+        points = np.stack([*np.meshgrid(rays.columns, rays.rows), np.ones(shown.owner.shape)], axis=-1)
         depth = entry_depths(one, points.reshape(-1, 3).astype(np.float64)).reshape(shown.depth.shape)
         both = np.isfinite(depth) & np.isfinite(shown.depth)
         assert (np.isfinite(depth) != np.isfinite(shown.depth)).mean() < 0.004  # rays that graze the outline
@@ -101,10 +101,10 @@ def test_bounding_rectangles_lose_nothing(kind, seed, perspective):
 
 def test_a_sphere_is_where_it_should_be():
     one = solid(ELLIPSOID, 100.0 * np.eye(3), [0.0, 0.0, 1000.0])
-    view = View(np.zeros(1, np.float32), np.zeros(1, np.float32), True)
-    buffers = rasterise(one, view)
+    rays = Rays(np.zeros(1, np.float32), np.zeros(1, np.float32), True)
+    buffers = rasterise(one, rays)
     assert float(buffers.depth[0, 0]) == pytest.approx(900.0, abs=1e-3)
-    spots = surface(one, buffers, view)
+    spots = surface(one, buffers, rays)
     np.testing.assert_allclose(spots.normal[:, 0], [0.0, 0.0, -1.0], atol=1e-6)
     np.testing.assert_allclose(spots.point[:, 0], [0.0, 0.0, 900.0], atol=1e-3)
 
@@ -114,7 +114,7 @@ def test_the_nearer_solid_wins_in_any_order():
     far = solid(ELLIPSOID, 200.0 * np.eye(3), [0.0, 0.0, 1500.0], person=2)
     for order in ([near, far], [far, near]):
         both = joined(order)
-        owner = rasterise(both, VIEW).owner
+        owner = rasterise(both, RAYS).owner
         assert both.person[owner[16, 20]] == 1
         assert both.person[owner[16, 24]] == 2
 
@@ -122,7 +122,7 @@ def test_the_nearer_solid_wins_in_any_order():
 def test_a_cut_cone_is_open_at_its_end():
     axes = np.stack([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]], axis=-1)  # opens towards the camera
     pipe = {"length": 300.0, "near": 80.0, "far": 80.0}
-    axis = View(np.zeros(1, np.float32), np.zeros(1, np.float32), True)
+    axis = Rays(np.zeros(1, np.float32), np.zeros(1, np.float32), True)
     closed = rasterise(solid(CONE, axes, [0.0, 0.0, 1500.0], **pipe), axis)
     opened = rasterise(solid(CONE, axes, [0.0, 0.0, 1500.0], cut=True, **pipe), axis)
     assert float(closed.depth[0, 0]) == pytest.approx(1120.0, abs=1e-2)
@@ -137,7 +137,7 @@ def test_normals_point_outwards(seed):
     axes = turn(seed) @ np.diag(rng.uniform(0.7, 1.4, 3) if kind == CONE else rng.uniform(60, 200, 3))
     size = {"length": 200.0, "near": 90.0, "far": 60.0} if kind == CONE else {}
     one = solid(kind, axes, [0.0, 0.0, 1500.0], **size)
-    spots = surface(one, rasterise(one, VIEW), VIEW)
+    spots = surface(one, rasterise(one, RAYS), RAYS)
     np.testing.assert_allclose(np.linalg.norm(spots.normal, axis=0), 1.0, atol=1e-4)
     pick = np.linspace(0, spots.point.shape[1] - 1, 12).astype(int)
     p, n = spots.point.T[pick].astype(float), spots.normal.T[pick].astype(float)
@@ -146,4 +146,4 @@ def test_normals_point_outwards(seed):
 
 
 def test_solids_behind_the_camera_are_not_drawn():
-    assert (rasterise(solid(ELLIPSOID, 100.0 * np.eye(3), [0.0, 0.0, -500.0]), VIEW).owner == -1).all()
+    assert (rasterise(solid(ELLIPSOID, 100.0 * np.eye(3), [0.0, 0.0, -500.0]), RAYS).owner == -1).all()

@@ -1,4 +1,4 @@
-"""From a scene to a picture: light, shadows, anti-aliasing, and the annotations that go with it."""
+"""Pictures taken of a scene: light, shadows, anti-aliasing, and the annotations that go with them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxpose.marionettes.camera import Camera
 from jaxpose.marionettes.config import MarionettesConfig
 from jaxpose.marionettes.exact import Random, cross, transform, unit
 from jaxpose.marionettes.materials import Material, albedo
-from jaxpose.marionettes.render import Buffers, Solids, View, joined, rasterise, surface
+from jaxpose.marionettes.render import Buffers, Rays, Solids, joined, rasterise, surface
 from jaxpose.marionettes.staging import FilmSet
 from jaxpose.marionettes.visibility import labelled, seen
 
@@ -26,21 +26,22 @@ JITTER = ((-0.25, -0.25), (0.25, 0.25), (-0.25, 0.25), (0.25, -0.25))  # their r
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A rendered picture and its N people.
+class Rendering:
+    """A rendered picture, or frame of a clip, and its N people.
 
     Attributes:
-      image: [H, W, 3] uint8 RGB.
-      box: [N, 4] float32 (x, y, w, h) in pixels, the tight box of the visible part, as annotators draw it.
-      joints_2d: [N, 25, 3] float32 exact projection (x, y) in pixels, also of joints outside the picture, and
-        visibility 2 (seen), 1 (hidden) or 0 (outside the picture).
-      joints_3d: [N, 25, 3] float32 mm in the camera frame.
-      area: [N] float32 visible pixels.
-      track_id: [N] int64 the same for the same person throughout a clip.
-      crowd: [N] bool drawn but too small or too far outside to be labelled (clips only); all visibilities are 0.
-      intrinsics: [3, 3] float32.
-      rotation: [3, 3] float32 world to camera.
-      translation: [3] float32 mm.
+      image: [H, W, 3] uint8 RGB picture.
+      box: [N, 4] float32 boxes (x, y, w, h) in pixels, tight around the visible part, as annotators draw them.
+      joints_2d: [N, 25, 3] float32 exact joints (x, y) in pixels, also outside the picture, and visibility 2 (seen), 1
+        (hidden) or 0 (outside the picture).
+      joints_3d: [N, 25, 3] float32 joints in mm in the camera's frame.
+      area: [N] float32 number of visible pixels.
+      track_id: [N] int64 number of the person throughout a clip.
+      crowd: [N] bool, True for people who are drawn but too small or too far outside to be labelled (clips only); all
+        their visibilities are 0.
+      intrinsics: [3, 3] float32 matrix of the camera in pixels.
+      rotation: [3, 3] float32 rotation from the world to the camera.
+      translation: [3] float32 mm, from the world to the camera.
     """
 
     image: np.ndarray
@@ -56,11 +57,11 @@ class Picture:
 
 
 class Shot(NamedTuple):
-    """Everything that a picture or a clip is taken of."""
+    """A scene, its surroundings and the camera before it, of which a picture or a clip is taken."""
 
     scene: FilmSet
     stage: looks.Stage
-    camera: Callable[[int], Camera]  # moment -> camera
+    camera: Callable[[int], Camera]  # of the moment
 
 
 class ShadowMap(NamedTuple):
@@ -73,7 +74,7 @@ class ShadowMap(NamedTuple):
 
 
 def shadow_map(solids: Solids, to_light: np.ndarray, resolution: int = 128) -> ShadowMap:
-    """Renders the solids as the light sees them; `to_light` is a unit vector in the camera frame."""
+    """The solids as the light sees them; `to_light` is a unit vector in the camera frame."""
     z = -to_light
     x = unit(cross(np.array([0.0, 1.0, 0.0]) if abs(z[1]) < 0.9 else np.array([1.0, 0.0, 0.0]), z))
     frame = np.stack([x, cross(z, x), z])
@@ -81,8 +82,8 @@ def shadow_map(solids: Solids, to_light: np.ndarray, resolution: int = 128) -> S
     low, high = turned.centre[:, :2].min(axis=0) - 300.0, turned.centre[:, :2].max(axis=0) + 300.0
     texel = float(np.max(high - low)) / resolution
     steps = (np.arange(resolution) + 0.5) * texel
-    view = View((low[0] + steps).astype(np.float32), (low[1] + steps).astype(np.float32), False)
-    return ShadowMap(frame, (float(low[0]), float(low[1])), texel, rasterise(turned, view).depth)
+    rays = Rays((low[0] + steps).astype(np.float32), (low[1] + steps).astype(np.float32), False)
+    return ShadowMap(frame, (float(low[0]), float(low[1])), texel, rasterise(turned, rays).depth)
 
 
 def lit(shadows: ShadowMap, point: np.ndarray, bias: float, spread: float) -> np.ndarray:
@@ -109,16 +110,16 @@ def paint(
 ) -> tuple[np.ndarray, Buffers]:  # fmt: skip
     """Renders solids (camera frame) before the stage; returns float colours [H, W, 3] and the sample buffers."""
     width, height = size
-    view = camera.view(width, height, samples, shift)
-    buffers = rasterise(solids, view)
+    rays = camera.rays(width, height, samples, shift)
+    buffers = rasterise(solids, rays)
     shadows = shadow_map(solids, transform(camera.rotation, stage.light.direction))
     strength = np.float32(stage.light.shadow)
-    empty = looks.backdrop(stage, camera, camera.view(width, height, 1, shift))
+    empty = looks.backdrop(stage, camera, camera.rays(width, height, 1, shift))
     dark = (1 - lit(shadows, empty.point, 25.0, 55.0)) * empty.takes_shadow.astype(np.float32) * strength
     share = stage.light.key / (stage.light.key + stage.light.sky)
     ground = empty.color * (1 - dark[..., None] * share.astype(np.float32))
     canvas = np.repeat(np.repeat(ground, samples, axis=0), samples, axis=1).reshape(-1, 3)
-    spots = surface(solids, buffers, view)
+    spots = surface(solids, buffers, rays)
     color, gloss = albedo(spots, solids, materials)
     reached = 1 - strength * (1 - lit(shadows, spots.point + spots.normal * np.float32(12.0), 24.0, 16.0))
     canvas[spots.index] = looks.illuminate(spots, color, gloss, stage.light, camera, reached)
@@ -160,18 +161,18 @@ def _joints(scene: FilmSet, moment: int, solids: Solids, camera: Camera, size: t
 
 
 def _annotated(outline: Outline | None, joints_2d: np.ndarray) -> bool:
-    """Whether enough of a person shows to be worth an annotation."""
+    """True if enough of a person shows to be worth an annotation."""
     return outline is not None and outline.area >= LEAST_AREA and int((joints_2d[:17, 2] > 0).sum()) >= LEAST_JOINTS
 
 
-def _picture(
+def _rendering(
     image: np.ndarray, people: list[int], crowd: list[bool], outline: list, joints_2d: np.ndarray,
     joints_3d: np.ndarray, camera: Camera,
-) -> Picture:  # fmt: skip
-    """Gathers the annotations of some of the actors."""
+) -> Rendering:  # fmt: skip
+    """A picture with the annotations of some of the actors."""
     flat = joints_2d[people]
     flat[..., 2] *= ~np.array(crowd, bool)[:, None]
-    return Picture(
+    return Rendering(
         image=image,
         box=np.array([outline[i].box for i in people], np.float32).reshape(-1, 4),
         joints_2d=flat.astype(np.float32),
@@ -185,7 +186,7 @@ def _picture(
     )
 
 
-def take(shot: Shot, config: MarionettesConfig, rng: Random) -> Picture | None:
+def take(shot: Shot, config: MarionettesConfig, rng: Random) -> Rendering | None:
     """A still picture. People who would be left without annotation (too small, too far outside) are not drawn.
 
     None if that is everybody.
@@ -201,18 +202,21 @@ def take(shot: Shot, config: MarionettesConfig, rng: Random) -> Picture | None:
         kept = [i for i in drawn if _annotated(outline[i], joints_2d[i])]
         if kept == drawn:
             image = looks.develop(color, shot.stage.finish, rng)
-            return _picture(image, drawn, [False] * len(drawn), outline, joints_2d, joints_3d, camera)
+            return _rendering(image, drawn, [False] * len(drawn), outline, joints_2d, joints_3d, camera)
         drawn = kept
     return None
 
 
-def film(shot: Shot, config: MarionettesConfig, rng: Random) -> list[Picture]:
-    """The frames of a clip with motion blur: each is the mean of pictures taken while the shutter is open, whose
-    sample positions differ, so that the same average smooths edges. Annotations hold for the middle of the exposure."""
+def film(shot: Shot, config: MarionettesConfig, rng: Random) -> list[Rendering]:
+    """The frames of a clip with motion blur.
+
+    Each is the mean of pictures taken while the shutter is open, whose sample positions differ, so that the same
+    average smooths edges. Annotations hold for the middle of the exposure.
+    """
     return [_frame(shot, frame, config, rng) for frame in range(config.frames)]
 
 
-def _frame(shot: Shot, frame: int, config: MarionettesConfig, rng: Random) -> Picture:
+def _frame(shot: Shot, frame: int, config: MarionettesConfig, rng: Random) -> Rendering:
     size, scene = (config.width, config.height), shot.scene
     total = np.zeros((config.height, config.width, 3), np.float32)
     for k, shift in zip(EXPOSED, JITTER, strict=True):
@@ -223,10 +227,10 @@ def _frame(shot: Shot, frame: int, config: MarionettesConfig, rng: Random) -> Pi
     moment = frame * len(SHUTTER) + SHUTTER.index(0.0)
     camera = shot.camera(moment)
     solids = joined([*scene.people(moment), scene.things(moment)]).moved(camera.rotation, camera.translation)
-    buffers = rasterise(solids, camera.view(*size, 1))
+    buffers = rasterise(solids, camera.rays(*size, 1))
     outline = outlines(buffers, solids, len(scene.actors), 1)
     joints_2d, joints_3d = _joints(scene, moment, solids, camera, size)
     people = [i for i, line in enumerate(outline) if line is not None]
     crowd = [not _annotated(outline[i], joints_2d[i]) for i in people]
     image = looks.develop(total * np.float32(1.0 / len(EXPOSED)), shot.stage.finish, rng)
-    return _picture(image, people, crowd, outline, joints_2d, joints_3d, camera)
+    return _rendering(image, people, crowd, outline, joints_2d, joints_3d, camera)
