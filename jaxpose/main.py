@@ -1,54 +1,96 @@
-"""Train or evaluate: python -m jaxpose.main --config=configs/prtr.py --workdir=DIR [--mode=train|evaluate].
+"""Trains or evaluates: python -m jaxpose.main --config=configs/prtr.py --workdir=DIR [--mode=train|evaluate].
 
 Fields of the config can be changed: --config.train.steps=10 --config.data.dir=/data/coco. A run that stopped goes on
 with the same command. A config with stages is several runs in a row, in folders of their own within DIR.
+`jaxpose train` and `jaxpose evaluate` are the same with a mode of their own.
 """
 
+import argparse
 import logging
+import os
 import sys
+from collections.abc import Sequence
 
-from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
+
+from jaxpose.cli import command, config_flags
+from jaxpose.errors import ConfigError
+
+PLATFORMS = ("cpu", "gpu", "tpu")
 
 
-def define_flags() -> None:
-    config_flags.DEFINE_config_file("config", None, "Config file, as in configs/prtr.py or configs/prtr.py:coco.")
-    flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/NAME of the config.")
-    flags.DEFINE_string("stage", "", "Of a config with stages: train no others than this one and those it builds on.")
-    flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
-    flags.DEFINE_string("coordinator", "", "host:port of process 0, where several processes train together.")
-    flags.DEFINE_integer("num_processes", 0, "How many processes train together.")
-    flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0.")
-    flags.DEFINE_string("platform", "", "Where to compute: cpu, gpu or tpu; by default the best there is.")
-    flags.DEFINE_integer("cpu_devices", 0, "Pretend that the CPU is so many devices, to try out sharding.")
-    flags.mark_flag_as_required("config")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `python -m jaxpose.main`; returns its exit status."""
+    parser = command.Parser("main", __doc__, fields=True, prog="python -m jaxpose.main")
+    parser.add_argument("--mode", choices=("train", "evaluate"), default="train", help="what to do (default: train)")
+    return start(parser, arguments)
 
 
-def main(arguments: list[str]) -> None:
-    if len(arguments) > 1:
-        raise app.UsageError(f"unexpected arguments {arguments[1:]}; fields are set as --config.field=value")
+def start(parser: command.Parser, arguments: Sequence[str] | None) -> int:
+    """Trains or evaluates as a command line says; returns the exit status.
+
+    Args:
+      parser: parser that sets `mode`, to which all other flags are added.
+      arguments: those of the process if None.
+    """
+    config_flags.add_config(parser)
+    add = parser.add_argument
+    add("--workdir", help="folder of the run (default: runs/NAME, with the config's name)")
+    add(
+        "--stage", default="", help="stage to end with, for a config with stages; only stages that it needs are trained"
+    )
+    add("--platform", choices=PLATFORMS, help="kind of device to compute on (default: the best that there is)")
+    add(
+        "--cpu-devices", type=command.count, default=0, help="number of devices to show the CPU as, to try out sharding"
+    )
+    add("--coordinator", default="", metavar="HOST:PORT", help="address of process 0, to train with several processes")
+    add("--num-processes", type=command.count, default=0, help="number of processes that train together")
+    add("--process-id", type=int, default=-1, help="number of this process, from 0")
+    return command.run(parser, _start, arguments)
+
+
+def _start(options: argparse.Namespace) -> None:
     import jax
 
-    from jaxpose.errors import JaxposeError
     from jaxpose.runs import startup
 
-    options = flags.FLAGS
+    config = config_flags.load(options.config, options.fields)
+    known = all(name in os.environ for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+    if options.coordinator and not known and (not options.num_processes or options.process_id < 0):
+        raise ConfigError("--coordinator needs --num-processes and --process-id")
     log_to_stderr()
     if options.platform:
         jax.config.update("jax_platforms", options.platform)
     if options.cpu_devices:
         jax.config.update("jax_num_cpu_devices", options.cpu_devices)
+    startup.start(options.coordinator, options.num_processes, options.process_id)
+    if options.platform:
+        _require_devices(options.platform)
+    run(config, options.workdir or f"runs/{config.name}", options.mode, options.stage)
+
+
+def _require_devices(platform: str) -> None:
+    import jax
+
     try:
-        startup.start(options.coordinator, options.num_processes, options.process_id)
-        run(options.config, options.workdir or f"runs/{options.config.name}", options.mode, options.stage)
-    except JaxposeError as error:
-        logging.getLogger("jaxpose").error("%s: %s", type(error).__name__, error)
-        sys.exit(1)
+        jax.devices()
+    except RuntimeError as error:
+        raise ConfigError(f"--platform={platform}: JAX finds no such device ({str(error).splitlines()[0]})") from error
 
 
 def run(config: ConfigDict, workdir: str, mode: str, stage: str = "") -> None:
-    """Trains, or evaluates what was trained; of a config with stages all of them, or what `stage` names."""
+    """Trains a config, or evaluates what was trained; all stages where it has some.
+
+    Args:
+      config: config with all fields.
+      workdir: folder of the run.
+      mode: "train" or "evaluate".
+      stage: name of a stage to end with (train) or of the only one to evaluate; all of them if empty.
+
+    Raises:
+      JaxposeError: whatever training or evaluation raises.
+    """
     from jaxpose.evaluation import evaluator
     from jaxpose.training import loop, stages
 
@@ -62,7 +104,7 @@ def run(config: ConfigDict, workdir: str, mode: str, stage: str = "") -> None:
 
 
 def log_to_stderr() -> None:
-    """The library's messages with the time of day; other libraries' warnings only."""
+    """Shows the library's messages with the time of day, and other libraries' warnings only."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
@@ -72,5 +114,4 @@ def log_to_stderr() -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    sys.exit(main())

@@ -10,16 +10,18 @@ import itertools
 
 import numpy as np
 
+from jaxpose.errors import ConfigError
+
 
 @dataclasses.dataclass(frozen=True)
 class Skeleton:
     """A named, ordered set of keypoints.
 
     Attributes:
-      name: how configs refer to it.
-      joints: joint names in storage order; "left_" and "right_" are the person's own sides.
+      name: name of the skeleton in configs.
+      joints: names of the joints in storage order; "left_" and "right_" are the person's own sides.
       limbs: pairs of joint names to draw.
-      sigmas: per joint, the OKS standard deviation as a fraction of the square root of the person's area.
+      sigmas: OKS constant of each joint, a standard deviation as a fraction of the square root of the person's area.
       upper_body: names of the joints above the hips (half-body augmentation).
     """
 
@@ -89,7 +91,7 @@ class Skeleton:
 
 
 OTHER_NAMES = {"head_bottom": "neck"}
-"""What skeletons without a joint of some name call the same place."""
+"""Names of the same place in skeletons without a joint of some name."""
 
 
 def _mirror_name(joint: str) -> str:
@@ -216,10 +218,10 @@ def get(name: str) -> Skeleton:
     """The skeleton called `name`.
 
     Raises:
-      ValueError: no such skeleton; the message lists those that exist.
+      ConfigError: no such skeleton; the message lists those that exist.
     """
     if name not in SKELETONS:
-        raise ValueError(f"unknown skeleton {name!r}; known: {', '.join(sorted(SKELETONS))}")
+        raise ConfigError(f"unknown skeleton {name!r}; known: {', '.join(sorted(SKELETONS))}")
     return SKELETONS[name]
 
 
@@ -239,12 +241,11 @@ def from_coco_category(category: dict) -> Skeleton:
         if known.joints == joints:
             return known
     sigma = dict(zip(MARIONETTE.joints, MARIONETTE.sigmas, strict=True))
+    pairs: list[tuple[int, int]] = list(category.get("skeleton", ()))
     return Skeleton(
         name=category.get("name", "custom"),
         joints=joints,
-        limbs=tuple(
-            (joints[a - 1], joints[b - 1]) for a, b in category.get("skeleton", ()) if max(a, b) <= len(joints)
-        ),
+        limbs=tuple((joints[a - 1], joints[b - 1]) for a, b in pairs if max(a, b) <= len(joints)),
         sigmas=tuple(sigma.get(j, 0.079) for j in joints),
         upper_body=tuple(j for j in joints if j in MARIONETTE.upper_body),
     )

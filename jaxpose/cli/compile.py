@@ -1,23 +1,24 @@
-"""Compile a config's train step for a TPU slice without having one.
+"""Compiles a config's train step for a TPU slice without having one.
 
-    jaxpose compile --config=configs/prtr.py:coco --topology=v5e:4x4
+    jaxpose compile --config=prtr:coco --topology=v5e:4x4
 
 uses the real TPU compiler (`pip install jaxpose[tpu-compile]`) on any Linux machine and prints, for one device: memory
 needed against memory there is, arithmetic, bytes moved, collectives with their bytes, operations that a TPU is slow at,
 and the roofline time with what bounds it. Exit status 1: the step does not fit, or does not compile.
 """
 
+import argparse
 import collections
 import dataclasses
 import os
 import pathlib
 import re
-import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags
-from ml_collections import config_flags
+from jaxpose.cli import command, config_flags
+from jaxpose.errors import ConfigError
 
 GIB = 2**30
 ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4,
@@ -36,8 +37,8 @@ class Chip:
       flops: bfloat16 operations a second.
       bandwidth: bytes a second to and from HBM.
       interconnect: bytes a second between chips.
-      accelerator: name of the slice type, to which its number of cores is appended.
-      cores: per chip, as slice names count them.
+      accelerator: name of the slice type, to which the number of its cores is appended.
+      cores: cores of a chip, as slice names count them.
     """
 
     memory: float
@@ -57,19 +58,19 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What one device does in one step.
+    """The work of one device in one step.
 
     Attributes:
-      devices: of the slice.
-      memory: {what: bytes}.
-      flops: arithmetic operations.
-      bytes_accessed: between HBM and the cores, as the compiler estimates it; of loops, as of flops, one round.
+      devices: number of devices of the slice.
+      memory: {part of memory: bytes}.
+      flops: arithmetic operations; loops count as one round.
+      bytes_accessed: bytes between HBM and the cores, as the compiler estimates them; loops count as one round.
       collectives: {kind: (count, bytes)}.
       slow: {kind: count} of operations in `SLOW`.
       parameters: bytes of all parameters.
       statistics: bytes of all batch statistics.
-      compile_seconds: on this machine.
-      chip: the device.
+      compile_seconds: time of the compilation on this machine.
+      chip: figures of the device.
     """
 
     devices: int
@@ -92,7 +93,7 @@ class Report:
         return self.needed <= self.chip.memory
 
     def times(self) -> dict[str, float]:
-        """{what: seconds} if it alone limited the step. Ring collectives pass every byte twice."""
+        """{resource: seconds of a step that it alone would limit}. Ring collectives pass every byte twice."""
         traffic = sum(size for _, size in self.collectives.values()) * 2 * (self.devices - 1) / self.devices
         return {
             "arithmetic": self.flops / self.chip.flops,
@@ -113,7 +114,7 @@ class Report:
         lines.append(f"parameters    {self.parameters / 1e6:.3f} MB, batch statistics {self.statistics / 1e6:.3f} MB")
         lines.append("slow paths    " + (", ".join(f"{n} {kind}" for kind, n in sorted(self.slow.items())) or "none"))
         times = self.times()
-        bound = max(times, key=times.get)
+        bound = max(times, key=lambda name: times[name])
         listed = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in times.items())
         loops = self.slow.get("while", 0)
         lines.append(f"roofline      {1e3 * times[bound]:.2f} ms, bound by {bound} ({listed})")
@@ -129,8 +130,6 @@ def prepare_environment(topology: str) -> Chip:
     Raises:
       ConfigError: a topology that is not "GENERATION:AxB[xC]" of a known generation.
     """
-    from jaxpose.errors import ConfigError
-
     generation, _, shape = topology.partition(":")
     if generation not in CHIPS or not re.fullmatch(r"\d+(x\d+)+", shape):
         raise ConfigError(f"--topology is {topology!r}; expected one like v5e:4x4, of a generation in {list(CHIPS)}")
@@ -156,8 +155,7 @@ def compile_step(config: Any, topology: str, chip: Chip) -> tuple[Any, Report]:
     from jax.experimental import topologies
 
     from jaxpose import sharding
-    from jaxpose.errors import ConfigError
-    from jaxpose.training.loop import Trainer
+    from jaxpose.training.train_step import Trainer
 
     try:
         slice_ = topologies.get_topology_desc(topology, platform="tpu")
@@ -233,32 +231,25 @@ def _size(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def define_flags() -> None:
-    config_flags.DEFINE_config_file("config", None, "Config file, as in configs/prtr.py:coco.")
-    flags.DEFINE_string("topology", "v5e:4x4", "TPU generation and slice: v5e:4x4, v5p:4x4x4, v6e:2x2, ...")
-    flags.DEFINE_string("stage", "", "Of a config with stages; by default the last one.")
-    flags.DEFINE_string("hlo", "", "File for the compiled program's text.")
-    flags.mark_flag_as_required("config")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status: 0 if the step fits the memory of a device."""
+    parser = command.Parser("compile", __doc__, fields=True)
+    config_flags.add_config(parser)
+    add = parser.add_argument
+    topology = "TPU generation and slice, such as v5e:4x4, v5p:4x4x4 or v6e:2x2 (default %(default)s)"
+    add("--topology", default="v5e:4x4", help=topology)
+    add("--stage", default="", help="stage of a config with stages (default: the last one)")
+    add("--hlo", type=pathlib.Path, help="file to write the compiled program's text to")
+    return command.run(parser, _run, arguments)
 
 
-def main(arguments: list[str]) -> None:
-    del arguments
-    from jaxpose.errors import JaxposeError
+def _run(options: argparse.Namespace) -> int:
+    config = config_flags.load(options.config, options.fields)
+    chip = prepare_environment(options.topology)
+    from jaxpose.training import stages
 
-    options = flags.FLAGS
-    try:
-        chip = prepare_environment(options.topology)
-        from jaxpose.training import stages
-
-        compiled, report = compile_step(stages.pick(options.config, options.stage), options.topology, chip)
-    except JaxposeError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    compiled, report = compile_step(stages.pick(config, options.stage), options.topology, chip)
     print(report)
     if options.hlo:
-        pathlib.Path(options.hlo).write_text(compiled.as_text())
-    sys.exit(0 if report.fits else 1)
-
-
-if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+        options.hlo.write_text(compiled.as_text())
+    return 0 if report.fits else 1

@@ -1,4 +1,4 @@
-"""3D poses of people in videos as a command: 2D joints in, 3D joints out.
+"""Turns the 2D joints of people in videos into 3D joints, and draws them.
 
     jaxpose predict RUN_2D dance.mp4 --output found
     jaxpose lift WORKDIR found/dance.json --video dance.mp4 --output DIR [--joints coco] [--format gif]
@@ -6,37 +6,36 @@
 
 The first form lifts every person that was followed in a video: the JSON file that predict wrote of it, or one with the
 same fields `frame`, `track_id` and `keypoints` (x, y, score of each joint) by another program. --video shows the frames
-beside the 3D pose; without it, --size says how large they are. Joints of another skeleton than the run's are named by
---joints; those that it lacks are put between others. A .npz file with "keypoints" [T, K, 3] (x, y, score) of one person
-does as well. The camera must be at rest, and take about as many frames a second as in training (50 in all configs).
+beside the 3D pose; without it, --size says how large they are. --joints names another skeleton than the run's; joints
+that it lacks are put between others. A .npz file with "keypoints" [T, K, 3] (x, y, score) of one person does as well.
+The camera must be at rest, and take about as many frames a second as in training (50 in all configs).
 
 The second form lifts videos of the run's own validation split, by number, and draws the true poses too.
 
 It writes to DIR, for each person, dance_ID.mp4 or .gif (the picture or the 2D joints, and the 3D pose from two sides)
-and dance_ID.png (some of its frames); and dance_3d.json, a list of one object a person and frame, with
-  frame     its number
-  time      of the frame in seconds
-  track_id  of the person, as text; of the second form the video's name, and files are called validation_N.mp4 and so on
+and dance_ID.png (some of its frames); and dance_3d.json, a list with one object a person and frame:
+  frame     number of the frame
+  time      time of the frame in seconds
+  track_id  number of the person, as text; in the second form the video's name, with files called validation_N.mp4
   joints    (x, y, z) of each joint: millimetres to the right, down and away from the camera, from the root
-  scores    of the 2D joints
+  scores    scores of the 2D joints
 """
 
 import argparse
 import dataclasses
 import functools
-import json
 import logging
 import pathlib
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from jaxpose import skeleton as skeletons
-from jaxpose.cli import predict
+from jaxpose.cli import command, config_flags
+from jaxpose.cli.files import write_image, write_list
 from jaxpose.data.examples.sequences import MILLIMETRES
-from jaxpose.errors import DataError
+from jaxpose.errors import ConfigError, DataError
 from jaxpose.evaluation.metrics.mpjpe import mpjpe
 from jaxpose.inference import lifter
 from jaxpose.inference.lifter import Lifted, Lifter, Track
@@ -45,62 +44,56 @@ from jaxpose.viz import animation, overlay, poses_3d
 
 logger = logging.getLogger(__name__)
 
-Picture = Callable[[int], np.ndarray]
-"""What to show beside the 3D pose of a frame of a track: [H, W, 3] uint8 RGB."""
-
 SIDE = 400
-"""Pixels of each part of a picture."""
+"""Side of each part of a picture in pixels."""
 STILLS = 5
-"""Frames of a track on its sheet."""
+"""Number of frames on the sheet of a track."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A person to lift, and what is known of the place.
+    """A person to lift, with the camera and video.
 
     Attributes:
-      file: what is written for it, without folder and suffix.
+      file: name of the files that are written, without folder and suffix.
       track: 2D joints of the run's skeleton.
-      size: (width, height) of the picture.
+      size: (width, height) of the picture in pixels.
       rate: frames a second.
-      footage: the frames, by number; None shows 2D joints alone.
-      truth: [T, K, 3] millimetres from the root, if it is known.
-      orientation: [4] of the camera, if it is known.
+      footage: function that gives the numbered frames; None shows 2D joints alone.
+      truth: [T, K, 3] true joints in millimetres from the root, if they are known.
+      orientation: [4] orientation of the camera, if it is known.
     """
 
     file: str
     track: Track
     size: tuple[int, int]
     rate: float
-    footage: "Callable[[], Iterator[tuple[int, np.ndarray]]] | None" = None
+    footage: Callable[[], Iterator[tuple[int, np.ndarray]]] | None = None
     truth: np.ndarray | None = None
     orientation: np.ndarray | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status: 0, or 1 if it could not be done."""
-    return predict.run_command(_run, _parser().parse_args(arguments), logger)
+    return command.run(_parser(), _run, arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jaxpose lift", description="Lifts 2D joints of people in videos to 3D, and draws them."
-    )
+def _parser() -> command.Parser:
+    parser = command.Parser("lift", __doc__, fields=True)
     add = parser.add_argument
     add("workdir", type=pathlib.Path, help="folder of a run that lifts sequences")
     add("poses", type=pathlib.Path, nargs="?", help="JSON file of the people of a video, or .npz")
     add("--validation", type=int, nargs="+", metavar="N", help="videos of the run's validation split instead, from 0")
     add("--output", type=pathlib.Path, required=True, help="folder to write to")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--video", type=pathlib.Path, help="the video, a file or a folder of frames")
-    where.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="of the video's pictures in pixels")
+    where.add_argument("--video", type=pathlib.Path, help="the video: a file, or a folder of frames")
+    where.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="size of the video's frames in pixels")
     add("--rate", type=float, default=0.0, help="frames a second (default: that of --video, else 30)")
     add("--joints", choices=sorted(skeletons.SKELETONS), help="skeleton of the file's joints (default: the run's)")
-    add("--people", type=predict.positive, default=8, help="at most, those seen longest (default %(default)s)")
-    add("--format", choices=("mp4", "gif", "none"), default="mp4", help="of animations (default %(default)s)")
-    add("--set", action="append", default=[], type=predict.change, metavar="FIELD=VALUE",
-        help="a field of the run's config to change; may be given again")  # fmt: skip
-    add("--step", type=int, help="of the checkpoint (default: the newest good one)")
+    add("--people", type=command.positive, default=8, help="most people, those seen longest (default %(default)s)")
+    add("--format", choices=("mp4", "gif", "none"), default="mp4", help="format of animations (default %(default)s)")
+    add("--step", type=int, help="step of the checkpoint (default: the newest good one)")
+    config_flags.add_changes(parser)
     return parser
 
 
@@ -115,9 +108,9 @@ def _run(options: argparse.Namespace) -> int:
     from jaxpose.runs import startup
 
     if (options.poses is None) == (options.validation is None):
-        raise DataError("give either a JSON file of poses or --validation")
+        raise ConfigError("give either a JSON file of poses or --validation")
     startup.start()
-    loaded = lifter.load(options.workdir, options.step, dict(options.set))
+    loaded = lifter.load(options.workdir, options.step, config_flags.changes(options))
     scenes = _validation_scenes(loaded, options) if options.validation else _video_scenes(loaded, options)
     written = options.output / f"{options.poses.stem if options.poses else 'validation'}_3d.json"
     _protect_inputs(options, [written, *(_animation(scene, options) for scene in scenes)])
@@ -132,8 +125,7 @@ def _run(options: argparse.Namespace) -> int:
             seen = lifted.valid
             error = f", MPJPE {mpjpe(lifted.joints[seen], scene.truth[seen]).mean():.1f} mm"
         logger.info("%s: %d frames%s", scene.track.name, len(scene.track), error)
-    lines = ",\n".join(json.dumps(entry, allow_nan=False) for entry in entries)
-    written.write_text(f"[\n{lines}\n]\n")
+    write_list(written, entries)
     logger.info("%d people -> %s", len(scenes), options.output)
     return 0
 
@@ -149,7 +141,7 @@ def _protect_inputs(options: argparse.Namespace, written: Sequence[pathlib.Path]
         raise DataError(f"--output {options.output} would replace the input {replaced[0]}; give another")
 
 
-# --- what to lift ---
+# --- people to lift ---
 
 
 def _validation_scenes(loaded: Lifter, options: argparse.Namespace) -> list[Scene]:
@@ -200,7 +192,7 @@ def _video_scenes(loaded: Lifter, options: argparse.Namespace) -> list[Scene]:
     return scenes
 
 
-# --- what to draw ---
+# --- pictures ---
 
 
 def _draw(scene: Scene, lifted: Lifted, skeleton: Skeleton, options: argparse.Namespace) -> None:
@@ -208,7 +200,7 @@ def _draw(scene: Scene, lifted: Lifted, skeleton: Skeleton, options: argparse.Na
     level = functools.partial(_level, orientation=scene.orientation)
     joints, truth = level(lifted.joints), None if scene.truth is None else level(scene.truth)
     shown = joints[lifted.valid]
-    view = poses_3d.View.around(shown if truth is None else np.concatenate([shown, truth]), side=SIDE)
+    view = poses_3d.Viewpoint.around(shown if truth is None else np.concatenate([shown, truth]), side=SIDE)
     file = _animation(scene, options)
     chosen = set(np.linspace(0, len(scene.track) - 1, min(STILLS, len(scene.track))).round().astype(int).tolist())
     stills: list[np.ndarray] = []
@@ -229,7 +221,7 @@ def _draw(scene: Scene, lifted: Lifted, skeleton: Skeleton, options: argparse.Na
             pass
     else:
         animation.write_animation(file, kept(), scene.rate)
-    predict.write_image(file.with_suffix(".png"), overlay.panel(stills, columns=1))
+    write_image(file.with_suffix(".png"), overlay.panel(stills, columns=1))
 
 
 def _level(joints: np.ndarray, orientation: np.ndarray | None) -> np.ndarray:
@@ -237,21 +229,17 @@ def _level(joints: np.ndarray, orientation: np.ndarray | None) -> np.ndarray:
 
 
 def _beside(scene: Scene, skeleton: Skeleton) -> Iterator[np.ndarray]:
-    """What stands beside the 3D pose of every frame: the picture with the 2D joints on it, or the joints alone."""
+    """The left part of every frame's picture: the frame with the 2D joints on it, or the joints alone."""
     track = scene.track
     region = poses_3d.square_around(track.keypoints[..., :2])
     images = scene.footage() if scene.footage else iter(())
-    number, image = next(images, (None, None))
-    for t, keypoints in enumerate(track.keypoints):
-        while number is not None and number < track.first + t:
-            number, image = next(images, (None, None))
+    frame = next(images, None)
+    for number, keypoints in enumerate(track.keypoints, start=track.first):
+        while frame is not None and frame[0] < number:
+            frame = next(images, None)
         points, scores = keypoints[:, :2], keypoints[:, 2]
-        if number == track.first + t:
-            drawn = overlay.draw_poses(image, points[None], scores[None], skeleton=skeleton)
+        if frame is not None and frame[0] == number:
+            drawn = overlay.draw_poses(frame[1], points[None], scores[None], skeleton=skeleton)
             yield poses_3d.fit(drawn, SIDE)
         else:
             yield poses_3d.draw_keypoints(points, scores, region, skeleton, SIDE)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

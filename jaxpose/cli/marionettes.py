@@ -1,17 +1,23 @@
-"""A contact sheet: jaxpose marionettes --scene=crowd --look=street --output=sheet.png."""
+"""Draws a sheet of the built-in synthetic people.
 
-from __future__ import annotations
+    jaxpose marionettes --scene=crowd --look=street --output=sheet.png
+
+Pictures are those of a data set of marionettes with the same options; a clip fills rows of its own.
+"""
 
 import argparse
+import pathlib
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
+from jaxpose.cli import command
+from jaxpose.cli.files import write_image
 from jaxpose.marionettes.config import SCENES, SPLITS, MarionettesConfig
 from jaxpose.marionettes.looks import LOOKS
-from jaxpose.marionettes.picture import Picture
 from jaxpose.marionettes.scenes import picture
+from jaxpose.marionettes.shots import Rendering
 from jaxpose.skeleton import MARIONETTE
 
 
@@ -33,7 +39,7 @@ def overlay(image: np.ndarray, joints_2d: np.ndarray, box: np.ndarray, zoom: int
                 cv2.circle(image, at[i], zoom, _color(name), -1 if joints[i, 2] == 2 else 1, cv2.LINE_AA)
 
 
-def sheet(pictures: Sequence[Picture], columns: int, zoom: int, skeleton: bool) -> np.ndarray:
+def sheet(pictures: Sequence[Rendering], columns: int, zoom: int, skeleton: bool) -> np.ndarray:
     """Pictures side by side, [H, W, 3] uint8 RGB."""
     tiles = []
     for p in pictures:
@@ -45,45 +51,51 @@ def sheet(pictures: Sequence[Picture], columns: int, zoom: int, skeleton: bool) 
     return np.concatenate([np.concatenate(tiles[i : i + columns], axis=1) for i in range(0, len(tiles), columns)])
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="jaxpose marionettes", description="Draws a sheet of pictures.")
-    parser.add_argument("--scene", choices=[s for s in SCENES if s != "sequence"], default="single")
-    parser.add_argument("--look", choices=LOOKS, default="studio")
-    parser.add_argument("--split", choices=SPLITS, default="train")
-    parser.add_argument("--first", type=int, default=0, help="first picture or clip")
-    parser.add_argument("--count", type=int, default=24, help="number of pictures, or of clips")
-    parser.add_argument("--columns", type=int, default=6, help="pictures in a row; a clip fills rows of its own")
-    parser.add_argument("--size", type=int, nargs=2, default=None, metavar=("WIDTH", "HEIGHT"))
-    parser.add_argument("--frames", type=int, default=6, help="frames of a clip")
-    parser.add_argument("--people", type=int, nargs=2, default=(2, 6), metavar=("LEAST", "MOST"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--zoom", type=int, default=2)
-    parser.add_argument("--skeleton", action="store_true", help="draw boxes and joints")
-    parser.add_argument("--output", required=True, help="an image file")
-    args = parser.parse_args()
-    width, height = args.size or ((160, 160) if args.scene == "single" else (320, 240))
-    config = MarionettesConfig(
-        scene=args.scene,
-        look=args.look,
-        train=args.first + args.count,
-        validation=args.first + args.count,
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = command.Parser("marionettes", __doc__)
+    add = parser.add_argument
+    add("--scene", choices=[s for s in SCENES if s != "sequence"], default="single", help="(default %(default)s)")
+    add("--look", choices=LOOKS, default="studio", help="(default %(default)s)")
+    add("--split", choices=SPLITS, default="train", help="(default %(default)s)")
+    add("--first", type=command.count, default=0, help="number of the first picture or clip (default %(default)s)")
+    add("--count", type=command.positive, default=24, help="number of pictures, or of clips (default %(default)s)")
+    add("--columns", type=command.positive, default=6, help="pictures in a row (default %(default)s)")
+    add("--size", type=command.positive, nargs=2, metavar=("WIDTH", "HEIGHT"), help="size of a picture in pixels")
+    add("--frames", type=command.positive, default=6, help="frames of a clip (default %(default)s)")
+    add("--people", type=command.positive, nargs=2, default=(2, 6), metavar=("LEAST", "MOST"), help="people in a crowd")
+    add("--seed", type=command.count, default=0, help="seed of the data set (default %(default)s)")
+    add(
+        "--zoom",
+        type=command.positive,
+        default=2,
+        help="scale of pictures on the sheet (default %(default)s)",
+    )
+    add("--skeleton", action="store_true", help="draw boxes and joints")
+    add("--output", type=pathlib.Path, required=True, help="image file to write")
+    return command.run(parser, _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
+    pictures: list[Rendering] = []
+    for index in range(options.first, options.first + options.count):
+        made = picture(_config(options), options.split, index)
+        pictures.extend(made if isinstance(made, list) else [made])
+    write_image(options.output, sheet(pictures, options.columns, options.zoom, options.skeleton))
+
+
+def _config(options: argparse.Namespace) -> MarionettesConfig:
+    single = options.scene == "single"
+    width, height = options.size or ((160, 160) if single else (320, 240))
+    least, most = (1, 1) if single else options.people
+    return MarionettesConfig(
+        scene=options.scene,
+        look=options.look,
+        train=options.first + options.count,
+        validation=options.first + options.count,
         width=width,
         height=height,
-        frames=args.frames if args.scene == "clip" else 1,
-        people=(1, 1) if args.scene == "single" else tuple(args.people),
-        seed=args.seed,
+        frames=options.frames if options.scene == "clip" else 1,
+        people=(least, most),
+        seed=options.seed,
     )
-    pictures: list[Picture] = []
-    for index in range(args.first, args.first + args.count):
-        made = picture(config, args.split, index)
-        pictures.extend(made if isinstance(made, list) else [made])
-    image = sheet(pictures, args.columns, args.zoom, args.skeleton)
-    if not cv2.imwrite(args.output, image[..., ::-1]):
-        raise OSError(
-            f"{args.output}: could not write the sheet; is the folder there, does the name end in .png or .jpg?"
-        )
-
-
-if __name__ == "__main__":
-    main()

@@ -89,8 +89,8 @@ BESIDES = {"prtr.py:deformable_coco": 1.5}
 def compiled(*flags: str) -> tuple[float, float]:
     """MB of all gradients that are sent, and of all parameters, of a config that fits a slice."""
     pytest.importorskip("libtpu", reason="needs the extra 'tpu-compile'")
-    command = [sys.executable, "-m", "jaxpose.cli.compile", "--topology=v5e:4x4", *flags]
-    out = subprocess.run(command, cwd=pathlib.Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "jaxpose.compile", "--topology=v5e:4x4", *flags]
+    out = subprocess.run(command, cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True, check=True)
     lines = {line.split()[0]: line for line in out.stdout.splitlines()}
     assert "FITS" in lines
     assert "all-gather" not in lines

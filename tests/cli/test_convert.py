@@ -40,6 +40,6 @@ def test_backbone_of_a_file(tmp_path):
 def test_misfit_fails_without_a_file(tmp_path):
     result = run(tmp_path, originals.fill(originals.resnet(4)))
     assert result.returncode == 1
-    assert "ConversionError: the checkpoint does not fit the configured network" in result.stderr
+    assert "jaxpose: error: the checkpoint does not fit the configured network" in result.stderr
     assert "unknown: conv1.weight (4, 3, 7, 7)" in result.stderr
     assert not (tmp_path / "ours.npz").exists()

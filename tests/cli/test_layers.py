@@ -7,15 +7,13 @@ from bright_boxes import BrightBoxes
 from bright_spot import VARIABLES, BrightSpot, picture
 from methods.prtr.test_layers import DEFORMABLE, DENSE, SEQUENTIAL
 
-from jaxpose.cli import layers, predict
+from jaxpose.cli import inputs, layers
 from jaxpose.inference.predictor import Predictor
-from jaxpose.runs import startup
 
 
 @pytest.fixture
 def command(monkeypatch, tmp_path):
     """Runs the command on a method; returns (exit status, {file: picture})."""
-    monkeypatch.setattr(startup, "start", lambda: None)
     monkeypatch.chdir(tmp_path)
 
     def run(method, *arguments, variables=None):
@@ -23,7 +21,7 @@ def command(monkeypatch, tmp_path):
             found = Predictor(method, variables or method.init(jax.random.key(1)), batch_size=batch_size)
             return found.with_detector(Predictor(BrightBoxes(), {}, batch_size=4)) if detector else found
 
-        monkeypatch.setattr(predict, "load", load)
+        monkeypatch.setattr(inputs, "load", load)
         status = layers.main(["run", *arguments, "--output", "out"])
         return status, {p.name: cv2.imread(str(p)) for p in sorted((tmp_path / "out").glob("*"))}
 
@@ -52,11 +50,11 @@ def test_people_of_the_sequential_form(command):
     assert command(SEQUENTIAL, "1.png", "--box_threshold", "1")[0] == 0
 
 
-def test_unusable_inputs_and_methods(command, caplog):
+def test_unusable_inputs_and_methods(command, caplog, error):
     status, sheets = command(DENSE, "1.png", "3.png", "--joints", "nose")
     assert (status, list(sheets)) == (1, ["1_1.png"])
     assert "3.png: there is no such file" in caplog.text
     assert command(DENSE, "1.png", "--joints", "nose,tail")[0] == 1
-    assert "no joints ['tail']" in caplog.text
+    assert "no joints ['tail']" in error()
     assert command(BrightSpot(), "1.png", variables=VARIABLES)[0] == 1
-    assert "BrightSpot has no decoder layers" in caplog.text
+    assert "BrightSpot has no decoder layers" in error()

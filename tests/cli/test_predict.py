@@ -8,16 +8,9 @@ import pytest
 from bright_boxes import BrightBoxes
 from bright_spot import VARIABLES, BrightSpot, BrightSpots, around, picture
 
-from jaxpose.cli import predict
+from jaxpose.cli import inputs, predict
 from jaxpose.errors import CheckpointError
 from jaxpose.inference.predictor import Predictor
-from jaxpose.runs import startup
-
-
-@pytest.fixture(autouse=True)
-def started(monkeypatch):
-    """The command does not set up JAX again, nor a cache in the home folder."""
-    monkeypatch.setattr(startup, "start", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +30,7 @@ def command(predictor, monkeypatch, tmp_path):
             found = Predictor(methods[str(workdir)](), {}, batch_size=batch_size, box_threshold=box_threshold)
         return found.with_detector(load(detector, None, 4, {}, None, box_threshold)) if detector else found
 
-    monkeypatch.setattr(predict, "load", load)
+    monkeypatch.setattr(inputs, "load", load)
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments, workdir="run"):
@@ -108,11 +101,11 @@ def test_nothing_usable(command, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_inputs_are_never_replaced(command, tmp_path, caplog):
+def test_inputs_are_never_replaced(command, tmp_path, error):
     save(tmp_path / "out" / "1.png", picture((30, 40)))
     before = (tmp_path / "out" / "1.png").read_bytes()
     assert command(tmp_path / "out" / "1.png") == (1, None)
-    assert "would replace the input" in caplog.text
+    assert "would replace the input" in error()
     assert (tmp_path / "out" / "1.png").read_bytes() == before
     save(tmp_path / "2.png", picture((30, 40)))
     (tmp_path / "out" / "poses.json").write_text("[]")
@@ -206,42 +199,45 @@ def test_whole_images_are_said_to_be_taken_for_people(command, tmp_path, caplog)
     assert caplog.text.count("takes each image for one; --detector RUN") == 1
 
 
-def test_routes_that_make_no_sense(command, tmp_path, caplog):
+def test_routes_that_make_no_sense(command, tmp_path, error):
     save(tmp_path / "1.png", picture((30, 40)))
     (tmp_path / "boxes.json").write_text(detections((1, around((30, 40))[0], 0.6)))
     with pytest.raises(SystemExit):
         command("1.png", "--boxes", "boxes.json", "--detector", "detector")
     for workdir in ("finder", "detector"):
         assert command("1.png", "--boxes", "boxes.json", workdir=workdir) == (1, None)
-        assert f"--boxes boxes.json: {workdir} looks at whole images" in caplog.text
+        assert f"--boxes boxes.json: {workdir} looks at whole images" in error()
         assert command("1.png", "--detector", "detector", workdir=workdir) == (1, None)
-    assert "BrightSpots looks at whole images and finds people by itself" in caplog.text
+        assert "looks at whole images and finds people by itself" in error()
     assert command("1.png", "--detector", "run") == (1, None)
-    assert "the detector's method is BrightSpot" in caplog.text
+    assert "the detector's method is BrightSpot" in error()
 
 
 def test_shared_ids_are_no_ids(tmp_path):
     a, b, c = (tmp_path / name for name in ("a/1.png", "b/01.png", f"{'9' * 30}.png"))
-    assert predict.image_ids([a, b, c], None) == {a: None, b: None, c: None}
+    assert inputs.image_ids([a, b, c], None) == {a: None, b: None, c: None}
 
 
-def test_unusable_files_of_boxes(command, tmp_path, caplog):
+def test_unusable_files_of_boxes(command, tmp_path, error):
     save(tmp_path / "1.png", picture((30, 40)))
     (tmp_path / "boxes.json").write_text("[{")
     assert command("1.png", "--boxes", "boxes.json") == (1, None)
-    assert "boxes.json: not valid JSON" in caplog.text
+    assert "boxes.json: not valid JSON" in error()
     (tmp_path / "truth.json").write_text("{}")
     assert command("1.png", "--annotations", "truth.json") == (1, None)
-    assert "truth.json: field 'images'" in caplog.text
+    assert "truth.json: field 'images'" in error()
+    (tmp_path / "truth.json").write_text(json.dumps({"images": [{"id": 1}]}))
+    assert command("1.png", "--annotations", "truth.json") == (1, None)
+    assert "truth.json: image 0 has no usable 'file_name' and 'id'" in error()
 
 
-def test_no_run(tmp_path, caplog, monkeypatch):
+def test_no_run(tmp_path, error, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "1.png", picture((30, 40)))
     assert predict.main(["nowhere", "1.png", "--output", "out"]) == 1
-    assert "nowhere: has no config.json" in caplog.text
+    assert "nowhere: has no config.json" in error()
     with pytest.raises(CheckpointError):
-        predict.load(tmp_path)
+        inputs.load(tmp_path)
 
 
 def test_poses_file_is_read_by_coco_tools(command, tmp_path):
@@ -253,18 +249,31 @@ def test_poses_file_is_read_by_coco_tools(command, tmp_path):
     assert len(loaded.anns) == 1
 
 
-def test_fields_of_the_run_can_be_changed(predictor, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--config.method.scales=[0.5, 1.0]", "--config.evaluate.pose_nms.file=nms.json", "--config.method.flip=false"],
+        [
+            "--config.method.scales",
+            "[0.5, 1.0]",
+            "--config.evaluate.pose_nms.file",
+            "nms.json",
+            "--noconfig.method.flip",
+        ],
+        ["--set", "method.scales=[0.5, 1.0]", "--set=evaluate.pose_nms.file=nms.json", "--set", "method.flip=false"],
+    ],
+)
+def test_fields_of_the_run_can_be_changed(predictor, monkeypatch, tmp_path, flags):
     asked = {}
 
     def load(workdir, step, batch_size, changes, **detector):
         asked.update(changes)
         return predictor
 
-    monkeypatch.setattr(predict, "load", load)
+    monkeypatch.setattr(inputs, "load", load)
     cv2.imwrite(str(tmp_path / "1.png"), picture((70, 30)))
     arguments = ["run", str(tmp_path / "1.png"), "--output", str(tmp_path / "out")]
-    fields = ["--set", "method.scales=[0.5, 1.0]", "--set", "evaluate.pose_nms.file=nms.json"]
-    assert predict.main([*arguments, *fields]) == 0
-    assert asked == {"method.scales": [0.5, 1.0], "evaluate.pose_nms.file": "nms.json"}
+    assert predict.main([*arguments, *flags]) == 0
+    assert asked == {"method.scales": [0.5, 1.0], "evaluate.pose_nms.file": "nms.json", "method.flip": False}
     with pytest.raises(SystemExit):
         predict.main([*arguments, "--set", "method.scales"])

@@ -1,9 +1,5 @@
-"""Any source as records, for fast random access from network storage:
-
-    jaxpose write-records --config=configs/prtr.py:coco --config.data.dir=/data/coco --output=/data/records
-
-Then train with --config.data.source=records --config.data.dir=FOLDER, the folder that the command prints.
-"""
+"""Records: any source of images in a form for fast random access from network storage. `jaxpose write-records` writes
+them, and the source "records" reads them."""
 
 import dataclasses
 import io
@@ -13,13 +9,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import app, flags
-from ml_collections import config_flags
 
 from jaxpose.data.annotations import Annotations
 from jaxpose.data.formats.regions import Regions
-from jaxpose.data.formats.storage import ordered_fields, write_columns
-from jaxpose.data.sources import Source, open_source
+from jaxpose.data.formats.storage import LocalBuilder, ordered_fields, write_columns
+from jaxpose.data.sources import Source
 from jaxpose.data.sources.posetrack import VideoAnnotations
 
 VERSION = "1.2.0"
@@ -27,11 +21,10 @@ VERSION = "1.2.0"
 columns of videos."""
 
 
-class PoseRecords(tfds.core.GeneratorBasedBuilder):
+class PoseRecords(LocalBuilder):
     """Images of a source, one record each, in the source's order; their labels in annotations-SPLIT.npz."""
 
     VERSION = tfds.core.Version(VERSION)
-    url_infos = None  # nothing is downloaded; TFDS would look for checksums with a package that it does not require
 
     def __init__(self, *, sources: dict[str, Source], **kwargs: Any):
         self._sources = sources
@@ -103,17 +96,3 @@ def write(sources: dict[str, Source], output: str | pathlib.Path) -> pathlib.Pat
     with ordered_fields():
         builder.download_and_prepare()
     return pathlib.Path(builder.data_dir)
-
-
-def main(arguments: list[str]) -> None:
-    del arguments
-    data = flags.FLAGS.config.data
-    splits = [s for s in ("train", "validation") if data[s].annotations]
-    print(write({split: open_source(data, split) for split in splits}, flags.FLAGS.output))
-
-
-if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "Config whose data to write.")
-    flags.DEFINE_string("output", None, "Folder to write under.")
-    flags.mark_flags_as_required(["config", "output"])
-    app.run(main)

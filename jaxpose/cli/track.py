@@ -1,0 +1,216 @@
+"""Finds poses in videos and follows each person.
+
+    jaxpose track WORKDIR video.mp4 folder_of_frames ... --output DIR [--detector WORKDIR] [--smooth]
+
+Of a video it writes DIR/NAME.mp4, with the people drawn on every frame, and DIR/NAME.json, a list with one object a
+person and frame:
+  frame        number of the frame, from 0, or as the frames of a folder are numbered
+  time         time of the frame in seconds
+  image_id     id of the frame: its number, or for a folder as `jaxpose predict` has it for images
+  category_id  1
+  keypoints    x, y, score of each joint, pixels of the frame
+  score        score of the person
+  person_box   x, y, w, h that was looked at, or of the joints where the method finds people by itself
+  track_id     number of the person in the whole video, from 1; null for somebody too doubtful to be followed
+"""
+
+import argparse
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxpose.cli import command, inputs
+from jaxpose.cli.files import free_name
+from jaxpose.errors import ImageError
+from jaxpose.evaluation.tracking import OneEuro, TrackerOptions
+from jaxpose.inference import video
+from jaxpose.inference.predictor import FindBoxes, People, Picture, Predictor
+from jaxpose.viz import draw_boxes, draw_poses
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status: 0, or 1 if any video could not be used."""
+    return command.run(_parser(), _run, arguments)
+
+
+def _parser() -> command.Parser:
+    parser = command.Parser("track", __doc__, fields=True)
+    inputs.add_inputs(parser, "videos, or folders that each hold the frames of one video")
+    add_tracking(parser)
+    parser.set_defaults(video=True)
+    return parser
+
+
+def add_tracking(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that `open_videos` and `follow_all` read, besides those of `add_inputs` and `video`."""
+    add = parser.add_argument
+    rate = "frames a second of folders of frames (default %(default)s)"
+    add("--rate", type=float, default=video.DEFAULT_RATE, help=rate)
+    add("--smooth", action="store_true", help="steady the joints of people in videos (one-euro filter)")
+    add("--birth", type=float, default=0.3, help="least score of a person who begins a track (default %(default)s)")
+    add("--threshold", type=float, default=0.3, help="least score of a joint that is drawn (default %(default)s)")
+    batch_size = "people or images that go through the network at once (default %(default)s)"
+    add("--batch-size", type=command.positive, default=16, help=batch_size)
+
+
+def _run(options: argparse.Namespace) -> int:
+    videos, failed = open_videos(options)
+    for path in options.inputs:
+        failed[str(path)] = "is no video; jaxpose predict looks at images" if path.exists() else "there is no such file"
+    options.inputs = []
+    opened = inputs.open_inputs(options, written(videos), read(videos))
+    opened.failed.update(failed)
+    done = 0
+    if videos:
+        predictor = inputs.load_predictor(options, options.batch_size)
+        done = follow_all(videos, predictor, options, opened.failed)
+    return opened.report(done)
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """A video and the files that are written of it.
+
+    Attributes:
+      name: name of both files, without suffix.
+      footage: frames of the video.
+      find_boxes: boxes of --boxes, or None.
+    """
+
+    name: str
+    footage: video.VideoFile | video.FrameFolder
+    find_boxes: FindBoxes | None
+
+    @property
+    def files(self) -> list[pathlib.Path]:
+        """The files that are read."""
+        footage = self.footage
+        return [f for _, f in footage.files] if isinstance(footage, video.FrameFolder) else [footage.path]
+
+
+def written(videos: Sequence[Video]) -> list[str]:
+    """The names of all files that are written of videos."""
+    return [f"{each.name}{end}" for each in videos for end in (".mp4", ".json")]
+
+
+def read(videos: Sequence[Video]) -> list[pathlib.Path]:
+    """The files that are read of videos."""
+    return [file for each in videos for file in each.files]
+
+
+def open_videos(options: argparse.Namespace) -> tuple[list[Video], dict[str, str]]:
+    """The videos among the inputs, and {input: reason} of those that cannot be used.
+
+    Takes them out of `options.inputs`. Folders are videos if `options.video` says so.
+
+    Raises:
+      DataError: an unusable file of boxes or annotations.
+    """
+    folders = [path for path in options.inputs if options.video and path.is_dir()]
+    paths = [path for path in dict.fromkeys(options.inputs) if path in folders or video.is_video(path)]
+    options.inputs = [path for path in options.inputs if path not in paths]
+    files = [file for folder in folders for _, file in video.numbered_files(folder)]
+    ids = inputs.image_ids(files, options.annotations) if files else {}
+    videos: list[Video] = []
+    failed: dict[str, str] = {}
+    taken: set[pathlib.PurePath] = set()
+    for path in paths:
+        try:
+            footage = video.FrameFolder(path, options.rate, ids) if path in folders else video.VideoFile(path)
+            find_boxes = _boxes_of_frames(footage, options) if options.boxes else None
+        except ImageError as error:
+            failed[str(path)] = error.why
+            continue
+        name = path.resolve().name if path in folders else path.stem
+        videos.append(Video(str(free_name(pathlib.PurePath(name), taken)), footage, find_boxes))
+    return videos, failed
+
+
+def _boxes_of_frames(footage: video.VideoFile | video.FrameFolder, options: argparse.Namespace) -> FindBoxes:
+    """The boxes of --boxes for the frames of a video, by their ids.
+
+    Raises:
+      ImageError: a frame has no id.
+      DataError: not a detection file.
+    """
+    if isinstance(footage, video.VideoFile):
+        return inputs.read_boxes(options.boxes, range(footage.length or 10**6), options.box_threshold)
+    ids = [footage.ids[file] for _, file in footage.files]
+    if None in ids:
+        file = footage.files[ids.index(None)][1]
+        why = f"{file.name} has no image id of its own to find its boxes by; {inputs.GIVE_ANNOTATIONS}"
+        raise ImageError(str(file), why)
+    return inputs.read_boxes(options.boxes, ids, options.box_threshold)
+
+
+def follow_all(
+    videos: Sequence[Video], predictor: Predictor, options: argparse.Namespace, failed: dict[str, str]
+) -> int:
+    """Writes the people of videos; returns how many videos could be used, and adds the others to `failed`."""
+    options.output.mkdir(parents=True, exist_ok=True)
+    done = 0
+    for each in videos:
+        try:
+            _follow(each, predictor, options)
+            done += 1
+        except ImageError as error:
+            failed[each.footage.name] = str(error)
+    return done
+
+
+def _follow(each: Video, predictor: Predictor, options: argparse.Namespace) -> None:
+    """Writes the people of a video.
+
+    Raises:
+      ImageError: none of its frames can be decoded, or one has another size.
+    """
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    def draw(found: video.TrackedFrame) -> np.ndarray:
+        return draw_people(found.frame, found.people, predictor, options, found.track_id)
+
+    footage, tracks = each.footage, TrackerOptions(birth=options.birth, smoothing=OneEuro() if options.smooth else None)
+    with logging_redirect_tqdm():
+        found = video.follow(predictor, footage, tracks, each.find_boxes)
+        found = tqdm(found, total=footage.length, unit="frame", disable=None)
+        frames, people = video.record(found, options.output / each.name, footage.rate, draw)
+    logger.info("%d people in %d frames of %s -> %s", people, frames, footage.name, options.output / each.name)
+
+
+def draw_people(
+    picture: Picture,
+    people: People,
+    predictor: Predictor,
+    options: argparse.Namespace,
+    track_id: np.ndarray | None = None,
+) -> np.ndarray:
+    """The picture with poses, or with boxes from a detector.
+
+    Args:
+      picture: image in which people were found.
+      people: people of the image.
+      predictor: predictor that found them.
+      options: options with `threshold`, `boxes` and `detector`; boxes are drawn if they came from elsewhere.
+      track_id: [N] numbers of the people in a video, by which they are coloured.
+
+    Returns:
+      [H, W, 3] uint8 RGB.
+    """
+    if predictor.finds_boxes:
+        return draw_boxes(picture.image, people.boxes, people.person_score)
+    return draw_poses(
+        picture.image,
+        people.keypoints,
+        people.scores,
+        people.person_score,
+        skeleton=predictor.skeleton,
+        threshold=options.threshold,
+        boxes=people.boxes if options.boxes or options.detector else None,
+        track_id=track_id,
+    )
