@@ -10,19 +10,19 @@ from jaxpose.errors import DataError
 
 SUFFIXES = (".mp4", ".gif")
 FLAT = 3
-"""OpenCV's way to make a GIF's colours that leaves areas of one colour as they are: a palette for each frame."""
+"""OpenCV's setting for GIFs by which areas of one colour stay as they are: a palette for each frame."""
 
 
 def write_animation(path: str | pathlib.Path, frames: Iterable[np.ndarray], rate: float) -> int:
     """Writes frames one after the other; an MP4 file as they come, a GIF when all are there.
 
     Args:
-      path: ends with one of `SUFFIXES`.
-      frames: [H, W, 3] uint8 RGB, all of the size of the first; an odd last row or column is left out.
+      path: path of the file, which ends with one of `SUFFIXES`.
+      frames: pictures [H, W, 3] uint8 RGB, all of the size of the first; an odd last row or column is left out.
       rate: frames a second; a frame of a GIF stays for whole hundredths of a second, two of them at least.
 
     Returns:
-      How many frames there were.
+      The number of frames.
 
     Raises:
       DataError: another format, no frame, frames of several sizes, or a file that cannot be written.

@@ -1,4 +1,4 @@
-"""Pictures of how joints are found, layer by layer of a decoder."""
+"""Pictures of the way to the joints, layer by layer of a decoder."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from jaxpose.skeleton import Skeleton
 from jaxpose.viz.overlay import DARK, LIMB_COLORS, draw_poses, panel, stroke
 
 CELL = (320, 240)
-"""Largest (width, height) of a cell of a sheet."""
+"""Largest size (width, height) of a cell of a sheet in pixels."""
 
 
 def draw_layers(
@@ -24,23 +24,24 @@ def draw_layers(
     grid: tuple[int, int] | None = None,
     joints: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """A sheet with a column for each of L layers: poses in the first row, then a row for what each joint's query reads.
+    """A sheet with a column for each of L layers: poses in the first row, then a row for the places each joint reads.
 
     Where a layer moved a joint, a line leads to it from where the layer before had put it.
 
     Args:
-      image: [H, W, 3] uint8 RGB.
-      keypoints: [L, K, 2] pixels of the image; joints of a layer that are not finite are left out.
-      scores: [K] in [0, 1], the opacity of joints and limbs.
-      places: [L or 1, K or 1, S, 2] pixels of the image that are read.
-      weights: [L, K, S] of them.
-      skeleton: of the joints.
-      region: [4] (x, y, w, h) of the image to show, between borders of pixels.
-      grid: (rows, columns) if the places are the cells of a map, row by row: then drawn as a heat map, else as dots.
-      joints: names of those that get a row; all without.
+      image: [H, W, 3] uint8 RGB image.
+      keypoints: [L, K, 2] joints in pixels of the image; those of a layer that are not finite are left out.
+      scores: [K] confidence in [0, 1], shown as opacity of joints and limbs.
+      places: [L or 1, K or 1, S, 2] places that are read, in pixels of the image.
+      weights: [L, K, S] weights of the places.
+      skeleton: skeleton of the joints.
+      region: [4] part (x, y, w, h) of the image to show, between borders of pixels.
+      grid: size (rows, columns) of the map whose cells the places are, row by row, to draw it as a heat map; None to
+        draw places as dots.
+      joints: names of the joints that get a row; None for all.
 
     Returns:
-      [H', W', 3] uint8 RGB.
+      [H', W', 3] uint8 RGB sheet.
 
     Raises:
       ValueError: a joint that the skeleton has not, or arrays that do not fit each other.
@@ -71,10 +72,10 @@ def draw_heat(image: np.ndarray, places: np.ndarray, weights: np.ndarray, grid: 
     """The image, darker, under a heat map of attention whose strongest cell is brightest.
 
     Args:
-      image: [H, W, 3] uint8 RGB; not changed.
-      places: [S, 2] pixels, the middles of an upright map's cells, row by row.
-      weights: [S] of the cells.
-      grid: (rows, columns) of the map.
+      image: [H, W, 3] uint8 RGB image; not changed.
+      places: [S, 2] middles of an upright map's cells in pixels, row by row.
+      weights: [S] weights of the cells.
+      grid: size (rows, columns) of the map.
     """
     import cv2
 
@@ -95,9 +96,9 @@ def draw_dots(image: np.ndarray, places: np.ndarray, weights: np.ndarray) -> np.
     """The image, darker, with a dot at each place that is read; the larger the weight, the clearer and larger.
 
     Args:
-      image: [H, W, 3] uint8 RGB; not changed.
-      places: [S, 2] pixels; those outside are not seen.
-      weights: [S] of them.
+      image: [H, W, 3] uint8 RGB image; not changed.
+      places: [S, 2] places in pixels; those outside are not seen.
+      weights: [S] weights of the places.
     """
     picture = np.round(_dimmed(image)).astype(np.uint8)
     relative = weights / max(float(weights.max()), 1e-12)
@@ -128,7 +129,7 @@ def _cut(image: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, Callable[[n
 
 
 def _pose(picture: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """The last of some layers' poses, and how its joints came to be there."""
+    """The last of some layers' poses, with lines from its joints' places in the layer before."""
     moved = np.round(_dimmed(picture, 0.75)).astype(np.uint8)
     for joint in range(keypoints.shape[1]):
         _draw_trail(moved, keypoints[-2:, joint], (255, 255, 255), dot=False)

@@ -27,7 +27,7 @@ class _Style:
 
 
 def drawing_scale(height: int, width: int) -> float:
-    """How much an image is enlarged before poses are drawn on it: until its shorter side has 480 pixels, at least 1."""
+    """The factor, 1 or more, by which an image is enlarged for drawing: until its shorter side has 480 pixels."""
     return max(1.0, min(MIN_SIDE / min(height, width), MAX_SIDE / max(height, width)))
 
 
@@ -47,19 +47,19 @@ def draw_poses(
     Confidence is opacity. A small image is enlarged by `drawing_scale` first, so that lines are crisp.
 
     Args:
-      image: [H, W, 3] uint8 RGB; not changed.
-      keypoints: [N, K, 2] pixels of the image.
-      scores: [N, K] in [0, 1]; joints below `threshold`, and limbs that lead to them, are left out, and so is a joint
-        that scores 0.
-      person_score: [N] to write beside each person, or None. Better people are drawn over worse ones.
-      skeleton: whose limbs to draw.
-      threshold: of `scores`.
-      boxes: [N, 4] (x, y, w, h) to draw, or None.
-      track_id: [N] of people in a video, or None: who has the same from frame to frame keeps the colour, and the number
-        is written beside the score. Negative for people who have none.
+      image: [H, W, 3] uint8 RGB image; not changed.
+      keypoints: [N, K, 2] joints in pixels of the image.
+      scores: [N, K] confidence in [0, 1]; joints below `threshold`, and limbs that lead to them, are left out, and so
+        is a joint that scores 0.
+      person_score: [N] scores to write beside each person, or None. Better people are drawn over worse ones.
+      skeleton: skeleton of the joints, whose limbs are drawn.
+      threshold: least score of joints that are drawn.
+      boxes: [N, 4] boxes (x, y, w, h) to draw, in pixels of the image, or None.
+      track_id: [N] numbers of people in a video, or None: people with the same number from frame to frame keep their
+        colour, and the number is written beside the score. Negative for people without a number.
 
     Returns:
-      [round(H * scale), round(W * scale), 3] uint8 RGB.
+      [round(H * scale), round(W * scale), 3] uint8 RGB image.
 
     Raises:
       ValueError: arrays that do not fit each other or the skeleton.
@@ -90,12 +90,12 @@ def draw_boxes(image: np.ndarray, boxes: np.ndarray, scores: np.ndarray | None =
     """The image, enlarged as by `draw_poses`, with a box around each person.
 
     Args:
-      image: [H, W, 3] uint8 RGB; not changed.
-      boxes: [N, 4] (x, y, w, h) in pixels of the image.
-      scores: [N] to write beside each box, or None. Better boxes are drawn over worse ones.
+      image: [H, W, 3] uint8 RGB image; not changed.
+      boxes: [N, 4] boxes (x, y, w, h) in pixels of the image.
+      scores: [N] scores to write beside each box, or None. Better boxes are drawn over worse ones.
 
     Returns:
-      [round(H * scale), round(W * scale), 3] uint8 RGB.
+      [round(H * scale), round(W * scale), 3] uint8 RGB image.
 
     Raises:
       ValueError: arrays that do not fit each other.
@@ -118,13 +118,13 @@ def panel(
     """A sheet of images, row by row; for truth beside prediction, take them in turn and an even number of columns.
 
     Args:
-      images: [H, W, 3] uint8 RGB each; smaller ones are centred in the cell of the largest.
-      columns: images in a row.
-      captions: one line above each image.
-      gap: pixels between images.
+      images: images [H, W, 3] uint8 RGB; smaller ones are centred in the cell of the largest.
+      columns: number of images in a row.
+      captions: line of text above each image.
+      gap: distance between images in pixels.
 
     Returns:
-      [H', W', 3] uint8 RGB.
+      [H', W', 3] uint8 RGB sheet.
 
     Raises:
       ValueError: there is no image, or captions do not fit.
@@ -194,11 +194,11 @@ def _draw_person(canvas, points, scores, shown, skeleton: Skeleton, style: _Styl
     """A dark halo around everything, then limbs, then joints; finer where joints are close together, as in faces."""
     limbs = [(a, b) for a, b in skeleton.limb_indices if shown[a] and shown[b]]
     opacity = {limb: _opacity(min(scores[limb[0]], scores[limb[1]])) for limb in limbs}
-    width = {(a, b): min(style.limb, 1.5 + 0.2 * np.linalg.norm(points[a] - points[b])) for a, b in limbs}
-    for limb in limbs:
-        stroke(canvas, *points[list(limb)], width[limb] + 2 * style.rim, DARK, 0.75 * opacity[limb])
-    for limb in limbs:
-        stroke(canvas, *points[list(limb)], width[limb], LIMB_COLORS[limb_side(skeleton, limb)], opacity[limb])
+    width = {(a, b): min(style.limb, 1.5 + 0.2 * float(np.linalg.norm(points[a] - points[b]))) for a, b in limbs}
+    for a, b in limbs:
+        stroke(canvas, points[a], points[b], width[a, b] + 2 * style.rim, DARK, 0.75 * opacity[a, b])
+    for a, b in limbs:
+        stroke(canvas, points[a], points[b], width[a, b], LIMB_COLORS[limb_side(skeleton, (a, b))], opacity[a, b])
     joints = np.flatnonzero(shown)
     radius = style.joint * np.clip(0.36 * _nearest(points[joints]) / style.joint, 0.6, 1)
     for joint, r in zip(joints, radius, strict=True):
@@ -207,7 +207,7 @@ def _draw_person(canvas, points, scores, shown, skeleton: Skeleton, style: _Styl
 
 
 def _nearest(points: np.ndarray) -> np.ndarray:
-    """[n] distance of each of n points to the nearest other one; infinite for a single point."""
+    """[n] distances of n points to the nearest other one; infinite for a single point."""
     distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
     return np.where(np.eye(len(points), dtype=bool), np.inf, distance).min(axis=1, initial=np.inf)
 

@@ -1,11 +1,12 @@
 """3D poses drawn from any side, over a floor, with the true pose behind the predicted one.
 
-Poses are in millimetres with x to the right, y straight down and z away from the camera that saw them: what methods
-give, once `levelled` has undone the camera's tilt (without its orientation, poses stay as tilted as the camera was).
+Poses are in millimetres with x to the right, y straight down and z away from the camera that saw them. Methods give
+them so, once `levelled` has undone the camera's tilt (without its orientation, poses stay as tilted as the camera was).
 """
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,21 +22,21 @@ TRUTH = (206, 210, 218)
 GRID = 500.0
 """Millimetres between the lines of the floor."""
 _NEAR = 4.0
-"""Distance of the viewer from the middle, in extents: how strong the perspective is."""
+"""Distance of the viewer from the middle, in extents; the perspective is the stronger the smaller it is."""
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
-    """From where a pose is looked at, and what is seen.
+class Viewpoint:
+    """The place from which a pose is looked at, and the part of space that is seen.
 
     Attributes:
-      azimuth: degrees around the person, 0 for the side from which the camera saw it; with 90 one looks along the
-        camera's x axis.
-      elevation: degrees above the horizon.
-      centre: (x, y, z) millimetres, what is in the middle of the picture.
-      extent: millimetres from there to the picture's border.
-      floor: y in millimetres; NaN for none.
-      side: pixels, width and height of the picture.
+      azimuth: angle around the person in degrees, 0 for the side from which the camera saw it; with 90 one looks along
+        the camera's x axis.
+      elevation: angle above the horizon in degrees.
+      centre: point (x, y, z) in millimetres that is in the middle of the picture.
+      extent: distance in millimetres from there to the picture's border.
+      floor: height y of the floor in millimetres; NaN for no floor.
+      side: width and height of the picture in pixels.
     """
 
     azimuth: float = 0.0
@@ -46,12 +47,12 @@ class View:
     side: int = 480
 
     @classmethod
-    def around(cls, poses: np.ndarray, **fields: float) -> "View":
-        """A view in which all of the poses [..., K, 3] are seen from any azimuth, on a floor below the lowest joint.
+    def around(cls, poses: np.ndarray, **fields: Any) -> "Viewpoint":
+        """A viewpoint from which all poses are seen at any azimuth, on a floor below the lowest joint.
 
         Args:
-          poses: millimetres; those with infinite or NaN numbers count for nothing.
-          **fields: of the view, instead of what was found.
+          poses: [..., K, 3] poses in millimetres; joints with infinite or NaN numbers count for nothing.
+          **fields: attributes of the viewpoint to use instead of those that follow from the poses.
         """
         points = np.asarray(poses, np.float64).reshape(-1, 3)
         points = points[np.isfinite(points).all(-1)]
@@ -60,11 +61,11 @@ class View:
         low, high = np.percentile(points, (0.5, 99.5), axis=0)
         reach = np.linalg.norm(points[:, ::2] - (low + high)[::2] / 2, axis=-1)
         extent = 1.12 * max(np.percentile(reach, 99.5), (high - low)[1] / 2)
-        found = {"centre": tuple((low + high) / 2), "extent": float(max(extent, 1.0)), "floor": float(high[1])}
-        return cls(**(found | fields))
+        centre, extent = tuple((low + high) / 2), float(max(extent, 1.0))
+        return cls(**({"centre": centre, "extent": extent, "floor": float(high[1])} | fields))
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Points [..., 3] -> pixels [..., 2], and how large things appear there [...], 1 in the middle."""
+        """Points [..., 3] in pixels [..., 2], and the scale [...] at which things appear there, 1 in the middle."""
         turn, tilt = np.radians(self.azimuth), np.radians(self.elevation)
         x, y, z = np.moveaxis(np.asarray(points, np.float64) - self.centre, -1, 0)
         x, z = np.cos(turn) * x + np.sin(turn) * z, np.cos(turn) * z - np.sin(turn) * x
@@ -78,8 +79,8 @@ def levelled(points: np.ndarray, orientation: np.ndarray) -> np.ndarray:
     """Points [..., 3] in a camera's frame, turned by as little as brings the world's vertical upright.
 
     Args:
-      points: x to the right, y down, z forward.
-      orientation: [4] unit quaternion (w, x, y, z), camera to a world with z up.
+      points: [..., 3] points with x to the right, y down, z forward.
+      orientation: [4] unit quaternion (w, x, y, z) from the camera to a world with z up.
     """
     down = cameras.rotate(cameras.conjugate(np.asarray(orientation, np.float64)), np.array([0.0, 0.0, -1.0]))
     axis, cosine = np.cross(down, [0.0, 1.0, 0.0]), down[1]
@@ -92,21 +93,21 @@ def levelled(points: np.ndarray, orientation: np.ndarray) -> np.ndarray:
 def draw_pose_3d(
     joints: np.ndarray,
     skeleton: Skeleton,
-    view: View,
+    view: Viewpoint,
     truth: np.ndarray | None = None,
     scores: np.ndarray | None = None,
 ) -> np.ndarray:
     """A picture of a pose: left limbs orange, right ones blue, what is far away darker, with a shadow on the floor.
 
     Args:
-      joints: [K, 3] millimetres; joints that are not finite are left out.
-      skeleton: whose limbs to draw.
-      view: from where.
-      truth: [K, 3] drawn behind it, thin and pale; None for none.
-      scores: [K] confidence in [0, 1], as opacity; None for 1.
+      joints: [K, 3] joints in millimetres; those that are not finite are left out.
+      skeleton: skeleton of the joints, whose limbs are drawn.
+      view: viewpoint of the picture.
+      truth: [K, 3] true joints in millimetres, drawn behind, thin and pale; None for none.
+      scores: [K] confidence in [0, 1], shown as opacity; None for 1.
 
     Returns:
-      [side, side, 3] uint8 RGB.
+      [side, side, 3] uint8 RGB picture.
 
     Raises:
       ValueError: poses that do not fit the skeleton.
@@ -129,22 +130,22 @@ def side_by_side(
     picture: np.ndarray,
     joints: np.ndarray | None,
     skeleton: Skeleton,
-    view: View,
+    view: Viewpoint,
     truth: np.ndarray | None = None,
     azimuths: Sequence[float] = (0.0, 90.0),
 ) -> np.ndarray:
-    """What the camera saw, and the 3D pose from several sides, in a row.
+    """The camera's picture and the 3D pose from several sides, in a row.
 
     Args:
-      picture: [side, side, 3] uint8 RGB; see `fit` and `draw_keypoints`.
-      joints: [K, 3] as for `draw_pose_3d`; None where there is no pose.
-      skeleton: of it.
-      view: of the 3D pose, but for the azimuth.
-      truth: as for `draw_pose_3d`.
-      azimuths: degrees, of each side.
+      picture: [side, side, 3] uint8 RGB picture, from `fit` or `draw_keypoints`.
+      joints: [K, 3] joints as for `draw_pose_3d`; None where there is no pose.
+      skeleton: skeleton of the joints.
+      view: viewpoint of the 3D pose, but for the azimuth.
+      truth: [K, 3] true joints as for `draw_pose_3d`.
+      azimuths: angle of each side in degrees.
 
     Returns:
-      [H, W, 3] uint8 RGB, of one size for all pictures of the same `view.side`.
+      [H, W, 3] uint8 RGB picture, of one size for all pictures of the same `view.side`.
     """
     nowhere = np.full((skeleton.num_joints, 3), np.nan)
     pose = nowhere if joints is None else joints
@@ -160,14 +161,14 @@ def draw_keypoints(
     """2D joints without their picture.
 
     Args:
-      keypoints: [K, 2] pixels of the picture that is not there.
-      scores: [K] in [0, 1].
-      region: (x, y, w, h) of it that is shown; see `square_around`.
-      skeleton: whose limbs to draw.
-      side: pixels of the result.
+      keypoints: [K, 2] joints in pixels of the missing picture.
+      scores: [K] confidence in [0, 1].
+      region: part (x, y, w, h) of the missing picture that is shown; see `square_around`.
+      skeleton: skeleton of the joints, whose limbs are drawn.
+      side: width and height of the result in pixels.
 
     Returns:
-      [side, side, 3] uint8 RGB.
+      [side, side, 3] uint8 RGB picture.
     """
     scale = max(side, MIN_SIDE) / max(region[2:])
     width, height = (max(1, round(length * scale)) for length in region[2:])
@@ -203,19 +204,19 @@ def fit(picture: np.ndarray, side: int) -> np.ndarray:
     return square
 
 
-def _draw_floor(canvas: np.ndarray, view: View) -> None:
+def _draw_floor(canvas: np.ndarray, view: Viewpoint) -> None:
     """A square of grid lines below the middle, which stay at their places on the floor."""
     reach = GRID * max(1, round(0.9 * view.extent / GRID))
     x, _, z = view.centre
     ticks = np.arange(-reach, reach + 1, GRID)
     edge = np.full_like(ticks, reach)
-    for start, end in (((ticks, -edge), (ticks, edge)), ((-edge, ticks), (edge, ticks))):
-        ends = [view.project(np.stack([x + a, np.full_like(a, view.floor), z + b], -1))[0] for a, b in (start, end)]
-        for line in zip(*ends, strict=True):
-            _line(canvas, *line, LINES, 1)
+    for borders in (((ticks, -edge), (ticks, edge)), ((-edge, ticks), (edge, ticks))):
+        ends = [view.project(np.stack([x + a, np.full_like(a, view.floor), z + b], -1))[0] for a, b in borders]
+        for start, end in zip(*ends, strict=True):
+            _line(canvas, start, end, LINES, 1)
 
 
-def _draw_shadow(canvas: np.ndarray, joints: np.ndarray, skeleton: Skeleton, view: View) -> None:
+def _draw_shadow(canvas: np.ndarray, joints: np.ndarray, skeleton: Skeleton, view: Viewpoint) -> None:
     below = joints * [1, 0, 1] + [0, view.floor, 0]
     pixels, _ = view.project(below)
     for a, b in skeleton.limb_indices:
@@ -226,14 +227,20 @@ def _draw_shadow(canvas: np.ndarray, joints: np.ndarray, skeleton: Skeleton, vie
 def _line(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, color, width: int) -> None:
     import cv2
 
-    fine = [tuple(int(v) for v in np.round(np.clip(point, -4e3, 2e4) * 16)) for point in (start, end)]
-    cv2.line(canvas, *fine, color, width, cv2.LINE_AA, shift=4)
+    first, last = ([int(v) for v in np.round(np.clip(point, -4e3, 2e4) * 16)] for point in (start, end))
+    cv2.line(canvas, first, last, color, width, cv2.LINE_AA, shift=4)
 
 
 def _draw_limbs(
-    canvas: np.ndarray, joints: np.ndarray, scores: np.ndarray, skeleton: Skeleton, view: View, width: float, color=None
+    canvas: np.ndarray,
+    joints: np.ndarray,
+    scores: np.ndarray,
+    skeleton: Skeleton,
+    view: Viewpoint,
+    width: float,
+    color=None,
 ) -> None:
-    """From the farthest to the nearest; `color` for all of them, or by side."""
+    """Limbs from the farthest to the nearest, in one colour or by side."""
     pixels, size = view.project(joints)
     limbs = [limb for limb in skeleton.limb_indices if np.isfinite(pixels[list(limb)]).all()]
     for a, b in sorted(limbs, key=lambda limb: size[list(limb)].mean()):
@@ -248,6 +255,6 @@ def _draw_limbs(
 
 
 def _shade(color: tuple[int, int, int], near: float) -> tuple[float, ...]:
-    """Darker far away."""
+    """The colour of something near (1) or far away (less), where it is darker."""
     light = np.clip(0.5 + 2.2 * (near - 0.8), 0.45, 1.0)
     return tuple(light * np.array(color) + (1 - light) * np.array(BACKGROUND))

@@ -13,10 +13,10 @@ from jaxpose.errors import DataError
 from jaxpose.skeleton import H36M
 from jaxpose.viz import animation, poses_3d
 from jaxpose.viz.overlay import LIMB_COLORS
-from jaxpose.viz.poses_3d import View
+from jaxpose.viz.poses_3d import Viewpoint
 
 POSE = np.random.default_rng(0).normal(0, 300, (17, 3))
-FLAT = View(elevation=0.0, extent=1000.0, side=201)
+FLAT = Viewpoint(elevation=0.0, extent=1000.0, side=201)
 """Looked at from where the camera is; the middle of the picture is pixel (100, 100)."""
 
 
@@ -26,7 +26,7 @@ def near(picture: np.ndarray, color, tolerance: int = 40) -> np.ndarray:
     return np.stack([columns, rows], -1)
 
 
-class TestView:
+class TestViewpoint:
     @pytest.mark.parametrize(
         ("azimuth", "elevation", "point", "direction"),
         [
@@ -38,7 +38,7 @@ class TestView:
         ],
     )
     def test_sides(self, azimuth, elevation, point, direction):
-        view = View(azimuth=azimuth, elevation=elevation, extent=1000.0, side=201)
+        view = Viewpoint(azimuth=azimuth, elevation=elevation, extent=1000.0, side=201)
         pixels, _ = view.project(np.array(point, float))
         assert_allclose(pixels - 100, 10 * np.array(direction), atol=0.4)
 
@@ -51,13 +51,13 @@ class TestView:
     def test_around_shows_almost_everything_from_any_side(self, azimuth, elevation, seed):
         rng = np.random.default_rng(seed)
         poses = rng.normal(0, 300, (4, 17, 3)) + rng.normal(0, 500, 3)
-        view = View.around(poses, azimuth=azimuth, elevation=elevation)
+        view = Viewpoint.around(poses, azimuth=azimuth, elevation=elevation)
         pixels, _ = view.project(poses)
         assert ((pixels > 0) & (pixels < view.side - 1)).all(-1).mean() > 0.95
         assert view.floor == pytest.approx(poses[..., 1].max(), abs=200)
 
     def test_around_nothing(self):
-        assert View.around(np.full((2, 17, 3), np.nan), side=64) == View(side=64)
+        assert Viewpoint.around(np.full((2, 17, 3), np.nan), side=64) == Viewpoint(side=64)
 
 
 class TestLevelled:
@@ -106,7 +106,7 @@ class TestDrawing:
         assert_allclose(covered.astype(int), alone.astype(int), atol=3)
 
     def test_the_floor_is_below(self):
-        view = View(elevation=20.0, extent=1000.0, floor=800.0, side=201)
+        view = Viewpoint(elevation=20.0, extent=1000.0, floor=800.0, side=201)
         picture = poses_3d.draw_pose_3d(np.full((17, 3), np.nan), H36M, view)
         assert near(picture, poses_3d.LINES, 4)[:, 1].min() > 110
 
