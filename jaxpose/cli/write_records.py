@@ -26,7 +26,7 @@ def _run(options: argparse.Namespace) -> None:
     splits = [split for split in ("train", "validation") if data[split].annotations]
     if not splits:
         raise ConfigError("config.data.train.annotations and config.data.validation.annotations are empty: no data set")
-    from jaxpose.data.formats.records import write
+    from jaxpose.data.formats.record_files import write
     from jaxpose.data.sources import open_source
 
     print(write({split: open_source(data, split) for split in splits}, options.output))

@@ -41,8 +41,8 @@ class Annotations:
       clip_boxes: True if boxes end at the image's border; False where a box is the region that is cropped (MPII).
       num_keypoints: [P] int32 number of labelled joints as the data set counts them: evaluation leaves out people
         without any. CrowdPose does not count head and neck. All labelled joints, unless given.
-      crowd_index: [I] float64 in [0, 1], CrowdPose's measure of how crowded an image is; NaN where unknown (everywhere,
-        unless given).
+      crowd_index: [I] float64 crowdedness of the image in [0, 1], as CrowdPose measures it; NaN where unknown
+        (everywhere, unless given).
       unlabelled: regions of people without labels: crowds, and single people whose joints nobody marked.
       mirror: [P] bool, True for people that are looked at mirrored, such as right hands that a method sees as left ones
         (nobody, unless given). Keypoints and boxes are those of the image as it is.

@@ -43,7 +43,7 @@ class Proposal:
     """A box to train on.
 
     Attributes:
-      box: [4] (x, y, w, h) pixels of the image, the box that the network sees.
+      box: [4] box (x, y, w, h) that the network sees, in pixels of the image.
       centered: [4] box in whose frame a centred copy of the person lies, for methods that learn to undo the draw: the
         true box as the sampler grows it; `box` itself (the same object) where the draw is not to be undone.
       centered_region: [4] true box as the sampler grows it; labels of the centred copy are the joints within.
@@ -76,7 +76,7 @@ class BoxSampler(Protocol):
           box: [4] true box (x, y, w, h) in pixels of the image.
           keypoints: [K, 2] joints in pixels of the image.
           visible: [K] labels, positive where a joint is labelled.
-          image_size: (width, height) in pixels.
+          image_size: size (width, height) of the image in pixels.
           rng: generator of the draws.
         """
         ...
@@ -95,7 +95,7 @@ class PoseGuidedProposals:
         the sides of that grown box move, in units of the box as it was, within the image and at least 5 pixels apart.
 
     Attributes:
-      rule: "alphapose" or "rmpe2017".
+      rule: generation of the rule, "alphapose" or "rmpe2017".
       mean: [A + 1, 4] mean offsets of x_min, y_min, x_max, y_max in units of the box, one row an atomic pose; the last
         row serves poses whose torso is not labelled, and is the only one if there are no atomic poses.
       std: [A + 1, 4] standard deviations of the same.
@@ -333,7 +333,7 @@ def fit(
 
     Args:
       annotations: labels with the true boxes.
-      detections: {"image": [D] rows, "box": [D, 4], ...} as `sources.coco.read_detections` gives them.
+      detections: boxes {"image": [D] rows, "box": [D, 4], ...}, as `sources.coco.read_detections` gives them.
       clusters: number of atomic poses; 0 for a single distribution.
       rule: rule of the proposals; see `PoseGuidedProposals`.
       seed: seed of the clustering.

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jaxpose import config as configs
 from jaxpose.data.examples.people import PersonExamples
 from jaxpose.data.examples.person_boxes import annotated
-from jaxpose.data.formats import records
+from jaxpose.data.formats import record_files
 from jaxpose.data.single_people import part_rows
 from jaxpose.data.sources import freihand, open_source, rhd
 from jaxpose.data.sources.records import open_records
@@ -99,7 +99,7 @@ def test_random_views_of_mirrored_hands_stay_mirrored(tmp_path):
 
 def test_records_keep_who_is_mirrored(tmp_path):
     source = open_rhd(tmp_path, [(hand((80, 80), 60), hand((240, 240), 60))])
-    copy = open_records(records.write({"train": source}, tmp_path / "records"), "train")
+    copy = open_records(record_files.write({"train": source}, tmp_path / "records"), "train")
     assert copy.annotations.mirror.tolist() == [False, True]
     assert_array_equal(copy.annotations.box, source.annotations.box)
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.io
 from ml_collections import ConfigDict
 
-from jaxpose.data.formats import records
+from jaxpose.data.formats import record_files
 from jaxpose.data.sources import folder as folders
 from jaxpose.data.sources import open_source
 from jaxpose.data.sources.records import open_records
@@ -231,7 +231,7 @@ def test_head_sizes_stay_through_skeletons_and_records(published, tmp_path):
     wrists = MARIONETTE.joints[9:11]
     chosen = type(MPII)("wrists", wrists, (), (0.1, 0.1), ())
     np.testing.assert_array_equal(source.annotations.with_skeleton(chosen).head_size, source.annotations.head_size)
-    copy = open_records(records.write({"train": source}, tmp_path / "records"), "train")
+    copy = open_records(record_files.write({"train": source}, tmp_path / "records"), "train")
     np.testing.assert_array_equal(copy.annotations.head_size, source.annotations.head_size)
 
 

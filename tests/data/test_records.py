@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxpose.data.formats import records
+from jaxpose.data.formats import record_files
 from jaxpose.data.formats.storage import write_columns
 from jaxpose.data.sources import open_source
 from jaxpose.data.sources.posetrack import VideoAnnotations
@@ -30,7 +30,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(source, tmp_path_factory):
-    return records.write({"train": source}, tmp_path_factory.mktemp("records"))
+    return record_files.write({"train": source}, tmp_path_factory.mktemp("records"))
 
 
 def test_same_images_and_labels(source, folder):
@@ -70,7 +70,7 @@ def test_videos_stay_videos(tmp_path):
     data = tiny.config(folder, "dcpose").data
     data.source = "posetrack"
     source = open_source(data, "train")
-    copy = open_records(records.write({"train": source}, tmp_path / "records"), "train").annotations
+    copy = open_records(record_files.write({"train": source}, tmp_path / "records"), "train").annotations
     assert isinstance(copy, VideoAnnotations)
     assert copy.to_coco() == source.annotations.to_coco()
     assert copy.video_id.tolist() == source.annotations.video_id.tolist() == [1, 1, 2, 2]
@@ -91,7 +91,7 @@ def test_labels_of_earlier_records_can_be_read(source, folder, tmp_path):
 
 
 def test_equal_data_give_equal_files(source, folder, tmp_path):
-    again = records.write({"train": source}, tmp_path)
+    again = record_files.write({"train": source}, tmp_path)
     digest = lambda path: hashlib.sha256(path.read_bytes()).hexdigest()
     names = sorted(p.name for p in folder.iterdir())
     assert names == sorted(p.name for p in again.iterdir())

@@ -152,7 +152,7 @@ def open_sequences(data: Any, split: str, *, progress: bool = True) -> SequenceS
     Args:
       data: `config.data`.
       split: "train" or "validation".
-      progress: whether a bar is shown where data have to be made first.
+      progress: True to show a bar where data have to be made first.
 
     Raises:
       ConfigError: unknown source, one without sequences, or a field that it needs is missing.

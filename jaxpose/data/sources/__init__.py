@@ -78,7 +78,7 @@ def open_source(data: Any, split: str, *, progress: bool = True) -> Source:
     Args:
       data: `config.data`.
       split: "train" or "validation".
-      progress: whether a bar is shown where data have to be made first.
+      progress: True to show a bar where data have to be made first.
 
     Raises:
       ConfigError: unknown source, one without images, or a field that it needs is missing.

@@ -45,7 +45,7 @@ class Person:
       name: name of the record, for messages.
       image: file name of the image.
       center: position (x, y) in pixels.
-      scale: the person's height / 200 pixels.
+      scale: height of the person / 200 pixels.
       joints: [16, 3] joints: x and y in pixels, visibility as in `Annotations`.
       head_box: box (x1, y1, x2, y2) of the head in pixels, or None.
     """

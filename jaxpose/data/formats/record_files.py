@@ -1,5 +1,7 @@
-"""Records: any source of images in a form for fast random access from network storage. `jaxpose write-records` writes
-them, and the source "records" reads them."""
+"""Writing any source of images as records, for fast random access from network storage.
+
+`jaxpose write-records` calls it; the source "records" (`data.sources.records`) reads what it writes.
+"""
 
 import dataclasses
 import io
@@ -52,7 +54,7 @@ class PoseRecords(LocalBuilder):
 
 
 def to_columns(annotations: Annotations) -> dict[str, np.ndarray]:
-    """The arrays of an annotations file; `sources.records.read_columns` is the inverse."""
+    """The arrays of a file of annotations; `sources.records.read_columns` is the inverse."""
     a, skeleton = annotations, annotations.skeleton
     names = (
         "image_id",
