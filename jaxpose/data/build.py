@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxpose import skeleton as skeletons
 from jaxpose.data.detections import simulate_detections
 from jaxpose.data.examples import person_boxes
 from jaxpose.data.examples.base import Examples
@@ -58,6 +59,7 @@ def train_examples(config: Any, method: Method) -> dict[str, Examples]:
         logger.warning("config.data.streams.%s changes nothing: the method has the streams %s", stranger, names)
     for name in names:
         data = stream_data(config.data, name)
+        _check_joints(data, method, name)
         where = str({k: v for k, v in data.items() if k not in _LOOKS})
         if where not in sources:
             sources[where] = _open(data, method, "train")
@@ -111,7 +113,18 @@ def evaluation_examples(config: Any, method: Method) -> Examples:
         if stream not in (names := list(method.spec(1))):
             raise ConfigError(f"config.evaluate.stream is {stream!r}; the method has the streams {', '.join(names)}")
         data = stream_data(data, stream)
+    _check_joints(data, method, "source")
     return open_examples(data, method, "validation", "source", _open(data, method, "validation"))
+
+
+def _check_joints(data: Any, method: Method, stream: str) -> None:
+    """Raises ConfigError if a stream has labels of other joints than the method's; before any data is made or read."""
+    known = skeletons.get(data.skeleton).name
+    if known != method.skeleton and {"keypoints", "joints_3d"} & set(method.spec(1)[stream]):
+        raise ConfigError(
+            f"config.method.skeleton is {method.skeleton!r}, but config.data.skeleton asks for the joints of "
+            f"{known!r}; set both to the same"
+        )
 
 
 def _open(data: Any, method: Method, split: str) -> Source | SequenceSource:
@@ -211,16 +224,7 @@ def _log_counts(examples: ImageExamples) -> None:
 def sequence_examples(
     data: Any, method: SequenceInput, split: str, stream: str, source: SequenceSource
 ) -> SequenceExamples | WholeSequences:
-    """The videos of a split, for a method that lifts 2D joints: windows to train on, whole videos to evaluate.
-
-    Raises:
-      ConfigError: the method knows other joints than the videos have.
-    """
-    if method.skeleton != source.skeleton.name:
-        raise ConfigError(
-            f"config.method.skeleton is {method.skeleton!r}, but {source.name} has the joints of "
-            f"{source.skeleton.name!r}; set it and config.data.skeleton to the same"
-        )
+    """The videos of a split, for a method that lifts 2D joints: windows to train on, whole videos to evaluate."""
     field, causal = method.receptive_field, method.causal
     logger.info("%s: %d videos with %d frames", source.name, len(source), sum(map(len, source.videos)))
     if split != "train":

@@ -56,5 +56,5 @@ def test_unusable_inputs_and_methods(command, caplog, error):
     assert "3.png: there is no such file" in caplog.text
     assert command(DENSE, "1.png", "--joints", "nose,tail")[0] == 1
     assert "no joints ['tail']" in error()
-    assert command(BrightSpot(), "1.png", variables=VARIABLES)[0] == 1
+    assert command(BrightSpot(), "1.png", variables=VARIABLES)[0] == 2
     assert "BrightSpot has no decoder layers" in error()
