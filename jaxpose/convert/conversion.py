@@ -3,12 +3,13 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxpose.errors import CheckpointError
 from jaxpose.methods.base import Method
@@ -147,7 +148,7 @@ def apply_rules(
     Raises:
       ConversionError: lists all entries that are missing, unknown, doubled or misshapen.
     """
-    wanted = flax.traverse_util.flatten_dict(template, sep="/")
+    wanted: dict[str, Any] = dict(flatten_dict(template, sep="/"))
     full_path = {path.partition("/")[2]: path for path in wanted}
     found, skipped, problems = {}, [], []
     for name, array in state_dict.items():
@@ -168,7 +169,7 @@ def apply_rules(
             f"the checkpoint does not fit the configured network, {len(problems)} problems:\n  {listing}\n"
             "Check that the config describes the checkpoint's model: backbone, joints, layers and options."
         )
-    return Conversion(flax.traverse_util.unflatten_dict(found, sep="/"), tuple(skipped), allowed)
+    return Conversion(unflatten_dict(found, sep="/"), tuple(skipped), allowed)
 
 
 def _place(found, wanted, target, name, array, transform, path) -> list[str]:

@@ -1,9 +1,10 @@
 """Variables in one portable file: flat arrays named by their paths."""
 
 import pathlib
+from typing import Any
 
-import flax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxpose.errors import CheckpointError
 from jaxpose.types import Variables
@@ -22,8 +23,8 @@ def save_variables(path: str | pathlib.Path, variables: Variables) -> None:
       CheckpointError: another ending.
     """
     path = pathlib.Path(path)
-    flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    arrays = {name: np.ascontiguousarray(value) for name, value in flat.items()}
+    flat = flatten_dict(variables, sep="/")
+    arrays: dict[str, Any] = {name: np.ascontiguousarray(value) for name, value in flat.items()}
     if _format(path) == ".npz":
         np.savez(path, **arrays)
     else:
@@ -48,7 +49,7 @@ def load_variables(path: str | pathlib.Path) -> Variables:
             f"{path} holds {sorted(arrays)[:3]}, not paths that start with params/ or batch_stats/; "
             "make the file with jaxpose convert"
         )
-    return flax.traverse_util.unflatten_dict(arrays, sep="/")
+    return unflatten_dict(arrays, sep="/")
 
 
 def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:

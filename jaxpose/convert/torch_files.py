@@ -2,9 +2,11 @@
 
 import argparse
 import codecs
+import importlib
 import pathlib
 import pickle
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -31,10 +33,10 @@ def load_state_dict(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     path = pathlib.Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    entries = load_arrays(path) if path.suffix in FORMATS else _load_torch(path)
+    entries: Mapping[str, Any] = load_arrays(path) if path.suffix in FORMATS else _load_torch(path)
     for wrapper in WRAPPERS:
-        if isinstance(entries.get(wrapper), Mapping):
-            entries = entries[wrapper]
+        if isinstance(inner := entries.get(wrapper), Mapping):
+            entries = inner
     arrays = {name: _to_numpy(value) for name, value in entries.items() if hasattr(value, "dtype")}
     if not arrays:
         raise CheckpointError(f"{path} holds no arrays; its entries are {sorted(map(str, entries))[:10]}")
@@ -69,8 +71,9 @@ def _harmless_globals() -> list:
     """
     dtypes = [type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdU"]
     numpy = [np.ndarray, np.dtype, *dtypes]
+    multiarray = importlib.import_module("numpy._core.multiarray")
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        numpy += [(getattr(np._core.multiarray, name), f"{module}.{name}") for name in ("scalar", "_reconstruct")]
+        numpy += [(getattr(multiarray, name), f"{module}.{name}") for name in ("scalar", "_reconstruct")]
     numpy += [(_Ignored, f"numpy.random.{name}") for name in RANDOM_STATES]
     return [*numpy, codecs.encode, argparse.Namespace]
 

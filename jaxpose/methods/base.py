@@ -180,6 +180,10 @@ class Method(abc.ABC):
 
     # --- what follows from it ---
 
+    def apply(self, variables: Variables, *inputs: Any, **options: Any) -> Any:
+        """Results of the network for `inputs`; options are those of `nn.Module.apply`."""
+        return self.module().apply(variables, *inputs, **options)
+
     def predict(self, variables: Variables, batch: Batch) -> Poses | Detections:
         """Poses (or boxes, see `outputs`) for a batch as the host delivers it."""
         checks.inference_batch(self, batch)

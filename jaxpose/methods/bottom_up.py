@@ -2,12 +2,12 @@
 
 import abc
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxpose.methods.base import Method
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
@@ -128,6 +128,7 @@ class BottomUp(CanvasInput):
         network = backbones.backbone(
             self.backbone, stages=self.backbone_stages, output=output, dtype=jnp.dtype(self.dtype)
         )
+        assert isinstance(network, HRNet)
         return network.clone(blocks=self.backbone_blocks, stem_width=self.stem_width, stem_blocks=self.stem_blocks)
 
     def init(self, key: jax.Array) -> Variables:
@@ -136,12 +137,12 @@ class BottomUp(CanvasInput):
         if not self.kernel_deviation:
             return variables
         draw = initializers.normal(self.kernel_deviation)
-        params = flax.traverse_util.flatten_dict(variables["params"])
+        params: dict[tuple[str, ...], Any] = dict(flatten_dict(variables["params"]))
         for number, path in enumerate(sorted(params)):
             own = self.own_start and path[0].startswith(self.own_start)
             if path[-1] == "kernel" and not own:
                 params[path] = draw(jax.random.fold_in(key, number), params[path].shape)
-        return variables | {"params": flax.traverse_util.unflatten_dict(params)}
+        return variables | {"params": unflatten_dict(params)}
 
     @abc.abstractmethod
     def layout(self, width: int, height: int) -> Layout:

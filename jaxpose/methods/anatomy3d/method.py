@@ -404,7 +404,7 @@ class Anatomy3D(SequenceInput):
         stream = batch["source"]
         dropout_key, frame_key = jax.random.split(key)
         inputs = (stream["window"],) if self.direct else (stream["window"], stream["drawn"], stream["augmented"])
-        outputs, mutated = self.module().apply(
+        outputs, mutated = self.apply(
             variables,
             *inputs,
             train=True,
@@ -419,7 +419,7 @@ class Anatomy3D(SequenceInput):
             losses = self.criterion(outputs, stream, frame)
         metrics = {f"loss_{name}": value for name, value in losses.items()}
         metrics["mpjpe_mm"] = 1000 * losses["joints"]
-        return sum(losses.values()), LossAux(metrics=metrics, batch_stats=mutated.get("batch_stats", {}))
+        return sum(losses.values(), jnp.zeros(())), LossAux(metrics=metrics, batch_stats=mutated.get("batch_stats", {}))
 
     def norm_momentum(self, step: jax.Array) -> jax.Array:
         """Weight of a batch in the running averages of the first sub-network's trunk, after `step` steps."""
@@ -445,12 +445,12 @@ class Anatomy3D(SequenceInput):
         for name in ("lengths", "augmented_lengths"):
             losses[name] = self.length_weight * jnp.square(outputs[name] - stream[name]).mean()
         weights = {"1": self.first_weight, "2": 1.0}
-        losses["directions"] = self.direction_weight * sum(
+        directions = [
             w * jnp.square(outputs[f"directions{i}"] - stream["directions"]).sum(-1).mean() for i, w in weights.items()
-        )
-        losses["shifts"] = self.shift_weight * sum(
-            w * mpjpe(outputs[f"shifts{i}"], stream["shifts"]) for i, w in weights.items()
-        )
+        ]
+        shifts = [w * mpjpe(outputs[f"shifts{i}"], stream["shifts"]) for i, w in weights.items()]
+        losses["directions"] = self.direction_weight * sum(directions, jnp.zeros(()))
+        losses["shifts"] = self.shift_weight * sum(shifts, jnp.zeros(()))
         return losses
 
     # --- phases ---
@@ -505,12 +505,11 @@ class Anatomy3D(SequenceInput):
                 f"window has {window.shape[1]} frames and frames {frames.shape[1]}, but a receptive field of "
                 f"{self.receptive_field} needs {self.receptive_field - 1} more in window; see Anatomy3D.pad"
             )
-        module = self.module()
         if self.direct:
-            return {"joints": module.apply(variables, window, strided=False)}
+            return {"joints": self.apply(variables, window, strided=False)}
         directions = self.directions(variables, window)
         lengths = self.measure(variables, window, frames) if lengths is None else lengths[:, None]
-        joints = module.apply(variables, directions, lengths, method="fuse")
+        joints = self.apply(variables, directions, lengths, method="fuse")
         return {"joints": joints, "lengths": lengths, "directions": directions}
 
     def directions(self, variables: Variables, window: jax.Array) -> jax.Array:
@@ -519,13 +518,12 @@ class Anatomy3D(SequenceInput):
         The second sub-network looks at every frame's window anew, at distances that grow with the level. What its
         convolutions make of the first sub-network's features is the same for all windows, and is made once.
         """
-        module = self.module()
-        top, contexts = module.apply(variables, window, method="features")
+        top, contexts = self.apply(variables, window, method="features")
         field, spans = self.receptive_field, temporal.spans(self.widths)[1:]
 
         def at(frame: jax.Array) -> jax.Array:
             near = [x[:, frame + jnp.arange(0, field, span)] for x, span in zip(contexts, spans, strict=True)]
-            return module.apply(variables, top[:, frame], near, method="directions")
+            return self.apply(variables, top[:, frame], near, method="directions")
 
         return jnp.swapaxes(jax.lax.map(at, jnp.arange(top.shape[1]), batch_size=self.chunk), 0, 1)
 
@@ -546,7 +544,7 @@ class Anatomy3D(SequenceInput):
         """
         start, count = self.padding[0], frames.shape[1]
         keypoints = window[:, start : start + count, :, :2]
-        _, logits, lengths = self.module().apply(variables, keypoints, method="inspect")
+        _, logits, lengths = self.apply(variables, keypoints, method="inspect")
         key = jax.random.key(0)
         if not self.causal:
             some = self.length_frames
@@ -574,12 +572,11 @@ class Anatomy3D(SequenceInput):
         Returns:
           [B, K, 3] metres.
         """
-        module = self.module()
         if self.direct:
-            return module.apply(variables, window)[:, 0]
-        top, contexts = module.apply(variables, window, method="window_features")
-        directions = module.apply(variables, top, contexts, method="directions")
-        return module.apply(variables, directions, lengths, method="fuse")
+            return self.apply(variables, window)[:, 0]
+        top, contexts = self.apply(variables, window, method="window_features")
+        directions = self.apply(variables, top, contexts, method="directions")
+        return self.apply(variables, directions, lengths, method="fuse")
 
     def decode(self, outputs: dict[str, jax.Array], batch: Batch) -> Poses:
         """The sequence's poses, where `Poses` otherwise has the people of an image: N is the number of frames T.

@@ -50,9 +50,9 @@ def frame_weights(margin: Array) -> jax.Array:
     return margin[:, ::-1] / jnp.sum(margin, axis=-1, keepdims=True)
 
 
-def _frames(rough: Array, margin: Array) -> tuple[Array, Array, Array, Array, Array]:
+def _frames(rough: Array, margin: Array) -> tuple[jax.Array, ...]:
     """The maps of the current, previous and next frame, and weights [B, 1, 1, 1] of the last two."""
-    return (*rough, *frame_weights(margin).T[..., None, None, None])
+    return (*jnp.asarray(rough), *frame_weights(margin).T[..., None, None, None])
 
 
 def pose_residuals(rough: Array, margin: Array) -> jax.Array:
@@ -102,7 +102,7 @@ def within_crop(keypoints: Array, size: tuple[int, int]) -> jax.Array:
 def identity_kernel(key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> jax.Array:
     """The kernel [k, k, C, C] that changes nothing: 1 from each channel to itself in the middle."""
     kernel = np.zeros(shape, dtype)
-    kernel[shape[0] // 2, shape[1] // 2] = np.eye(*shape[2:])
+    kernel[shape[0] // 2, shape[1] // 2] = np.eye(shape[2], shape[3])
     return jnp.asarray(kernel)
 
 
@@ -327,8 +327,10 @@ class DCPose(Heatmap, ClipInput):
         network = super().module()
         if not self.is_hrnet:
             return network
-        sizes = {"blocks": self.backbone_blocks, "stem_width": self.stem_width, "stem_blocks": self.stem_blocks}
-        return network.clone(backbone=network.backbone.clone(**sizes))
+        backbone = network.backbone.clone(
+            blocks=self.backbone_blocks, stem_width=self.stem_width, stem_blocks=self.stem_blocks
+        )
+        return network.clone(backbone=backbone)
 
     def refinement(self) -> TemporalRefinement:
         """What makes one pose of the maps of three frames."""
@@ -390,10 +392,7 @@ class DCPose(Heatmap, ClipInput):
         """The difference between maps and targets, and of the rough maps too where their network learns."""
         stream = batch["source"]
         target, weight = stream["target"], stream["weight"]
-        network = self.module()
-        outputs, mutated = network.apply(
-            variables, stream["image"], stream["margin"], train=True, mutable=["batch_stats"]
-        )
+        outputs, mutated = self.apply(variables, stream["image"], stream["margin"], train=True, mutable=["batch_stats"])
         loss = self.criterion(outputs["maps"], target, weight)
         metrics = {"accuracy": heatmaps.accuracy(outputs["maps"], target)}
         if not (self.single_frame or self.freeze_backbone):
@@ -427,4 +426,4 @@ class DCPose(Heatmap, ClipInput):
 
     def maps(self, variables: Variables, image: jax.Array, margin: jax.Array) -> jax.Array:
         """Maps [B, h, w, K] float32 for normalised clips [B, 3, H, W, 3], in evaluation mode."""
-        return self.module().apply(variables, image, margin)["maps"]
+        return self.apply(variables, image, margin)["maps"]

@@ -8,6 +8,7 @@ A cell is a pixel of the maps. Input pixel = 4 x cell exactly, without a half-pi
 """
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import flax.linen as nn
@@ -262,7 +263,7 @@ def mirror_input(image: jax.Array) -> jax.Array:
 
 def to_poses(offsets: Array) -> jax.Array:
     """Offsets [..., H, W, K, 2] -> joints in cells, of the same shape."""
-    return _cells(offsets.shape[-3], offsets.shape[-4])[:, :, None] - jnp.asarray(offsets, jnp.float32)
+    return jnp.asarray(_cells(offsets.shape[-3], offsets.shape[-4]))[:, :, None] - jnp.asarray(offsets, jnp.float32)
 
 
 def mirror_poses(poses: jax.Array, flip_index: np.ndarray) -> jax.Array:
@@ -391,7 +392,7 @@ class DEKR(BottomUp):
         drawn = jnp.concatenate([visible > 0, present[..., None]], 2)
         heatmaps, near = gaussian_maps(points, drawn, size, self.sigmas)
         mask = stream[f"mask_{STRIDE}"] * stream["valid"][:, None, None]
-        tell = jax.vmap(lambda *image: offset_targets(*image, size, self.radius))
+        tell = jax.vmap(functools.partial(offset_targets, size=size, radius=self.radius))
         offsets, offset_weight = tell(keypoints, visible, centers, present, self.areas(stream))
         return {
             "heatmaps": heatmaps,
@@ -422,9 +423,9 @@ class DEKR(BottomUp):
     def loss(self, variables: Variables, batch: Batch, step: jax.Array, key: jax.Array) -> tuple[jax.Array, LossAux]:
         """The sum of both losses, which are the metrics too."""
         stream = batch["source"]
-        outputs, mutated = self.module().apply(variables, stream["image"], train=True, mutable=["batch_stats"])
+        outputs, mutated = self.apply(variables, stream["image"], train=True, mutable=["batch_stats"])
         losses = self.criterion(outputs, stream)
-        return sum(losses.values()), LossAux(losses, mutated["batch_stats"])
+        return sum(losses.values(), jnp.zeros(())), LossAux(losses, mutated["batch_stats"])
 
     def original_names(self) -> OriginalNames:
         from jaxpose.methods.dekr import names
@@ -463,9 +464,9 @@ class DEKR(BottomUp):
     def _views(self, variables: Variables, image: jax.Array) -> list[dict[str, jax.Array]]:
         """The network's outputs for images [B, H, W, 3] and, in a flip test, for the mirrored ones."""
         if not self.flip_test:
-            return [self.module().apply(variables, image)]
+            return [self.apply(variables, image)]
         both = rearrange([image, mirror_input(image)], "flip b h w c -> (b flip) h w c")
-        outputs = self.module().apply(variables, both)
+        outputs = self.apply(variables, both)
         return [{name: maps[view::2] for name, maps in outputs.items()} for view in (0, 1)]
 
     @property

@@ -8,6 +8,7 @@ layer on the maps.
 
 import dataclasses
 import re
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -34,21 +35,21 @@ class MapNetwork(nn.Module):
     """A backbone, a 1x1 convolution where the backbone makes features, and a linear layer for the "fc" strategy.
 
     Attributes:
-      backbone: returns a list: maps of features of which the last is used, or with `features` 0 the maps of all stacks.
+      backbone: network that returns a list: features, of which the last are used, or else the maps of all stacks.
       num_joints: K.
-      features: channels of the backbone's last map.
+      projects: whether the backbone makes features, from which a 1x1 convolution makes maps.
       cells: h * w for the fully connected layer, which all joints share; 0 for none.
       rectifier: of the maps before that layer, see `coordinates.RECTIFIERS`.
     """
 
     backbone: nn.Module
     num_joints: int
-    features: int
+    projects: bool
     cells: int = 0
     rectifier: str = "softmax"
 
     def setup(self):
-        if self.features:
+        if self.projects:
             self.head = nn.Conv(self.num_joints, (1, 1), use_bias=False, kernel_init=initializers.torch_kernel)
         if self.cells:
             self.regressor = nn.Dense(
@@ -70,7 +71,7 @@ class MapNetwork(nn.Module):
           [S, B, K, 2] normalized. Both float32.
         """
         maps = self.backbone(image, train)
-        if self.features:
+        if self.projects:
             maps = [self.head(maps[-1].astype(jnp.float32))]
         maps = jnp.stack(maps)
         return {"maps": maps, "points": self.regress(maps)} if self.cells else {"maps": maps}
@@ -152,9 +153,7 @@ class DSNT(TopDown):
         self.require(getattr(self, field) in values, field, f"one of {', '.join(values)}")
 
     def _require_backbone(self) -> None:
-        self.require(
-            self._depth() is not None or self._is_hourglass(), "backbone", '"resnet50" or alike, or "hourglass"'
-        )
+        self.require(self._depth() > 0 or self._is_hourglass(), "backbone", '"resnet50" or alike, or "hourglass"')
         if self._is_hourglass():
             self.require(self.strategy != "fc", "strategy", '"dsnt" or "gauss" with hourglasses')
             self.require(self.dilate == 0, "dilate", "0 with hourglasses")
@@ -172,9 +171,10 @@ class DSNT(TopDown):
 
     # --- network ---
 
-    def _depth(self) -> int | None:
+    def _depth(self) -> int:
+        """Depth of a ResNet; 0 for other backbones."""
         match = re.fullmatch(r"resnet(18|34|50|101|152)", self.backbone)
-        return int(match[1]) if match else None
+        return int(match[1]) if match else 0
 
     def _is_hourglass(self) -> bool:
         return self.backbone == "hourglass"
@@ -196,15 +196,15 @@ class DSNT(TopDown):
         if self._is_hourglass():
             width = self.backbone_width or 256
             backbone = Hourglass(joints, self.stacks, width, self.modules, stem=STEM_BEARPAW, dtype=dtype)
-            return MapNetwork(backbone, joints, features=0)
-        fields = {"stage_sizes": tuple(self.backbone_stages)} if self.backbone_stages else {}
+            return MapNetwork(backbone, joints, projects=False)
+        fields: dict[str, Any] = {"stage_sizes": self.backbone_stages} if self.backbone_stages else {}
         backbone = resnet(self._depth(), width=self.backbone_width or 64, dilate=self.dilate, dtype=dtype, **fields)
         stages = backbone.stage_sizes[: len(backbone.stage_sizes) - self.truncate]
         height, width = self.map_shape
         return MapNetwork(
             backbone=backbone.clone(stage_sizes=stages),
             num_joints=joints,
-            features=backbone.width * 2 ** (len(stages) - 1) * backbone.block.expansion,
+            projects=True,
             cells=height * width if self.strategy == "fc" else 0,
             rectifier=self.rectifier,
         )
@@ -232,7 +232,7 @@ class DSNT(TopDown):
     def loss(self, variables: Variables, batch: Batch, step: jax.Array, key: jax.Array) -> tuple[jax.Array, LossAux]:
         """Coordinate loss and regularizer, or distance of the maps from Gaussians, summed over stacks."""
         stream = batch["source"]
-        outputs, mutated = self.module().apply(variables, stream["image"], train=True, mutable=["batch_stats"])
+        outputs, mutated = self.apply(variables, stream["image"], train=True, mutable=["batch_stats"])
         if self.strategy == "gauss":
             losses = self.matching_losses(outputs["maps"], stream["points"], stream["labelled"])
             found = coordinates.decode_heatmaps(outputs["maps"][-1])[0]
@@ -307,14 +307,14 @@ class DSNT(TopDown):
 
     def maps(self, variables: Variables, image: jax.Array) -> jax.Array:
         """Logits of the last stack; a flip test averages these."""
-        return self.module().apply(variables, image)["maps"][-1]
+        return self.apply(variables, image)["maps"][-1]
 
     def forward(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         """{"maps": logits}, and with a fully connected layer "points" [B, K, 2], normalized, from these."""
         outputs = super().forward(variables, batch)
         if self.strategy != "fc":
             return outputs
-        return outputs | {"points": self.module().apply(variables, outputs["maps"], method="regress")}
+        return outputs | {"points": self.apply(variables, outputs["maps"], method="regress")}
 
     def read(self, maps: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Positions in pixels of the crop, and scores in [0, 1].

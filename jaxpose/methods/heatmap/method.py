@@ -161,7 +161,7 @@ class Heatmap(TopDown):
     ) -> tuple[jax.Array, LossAux]:
         """The difference between maps and targets; "accuracy" is the training monitor of both papers."""
         stream = batch["source"]
-        outputs, mutated = self.module().apply(variables, stream["image"], train=True, mutable=["batch_stats"])
+        outputs, mutated = self.apply(variables, stream["image"], train=True, mutable=["batch_stats"])
         maps, target = outputs["maps"], stream["target"]
         metrics = {"accuracy": heatmaps.accuracy(maps, target)}
         return self.criterion(maps, target, stream["weight"]), LossAux(metrics, mutated["batch_stats"])
@@ -177,7 +177,7 @@ class Heatmap(TopDown):
     # --- inference ---
 
     def maps(self, variables: Variables, image: jax.Array) -> jax.Array:
-        return self.module().apply(variables, image)["maps"]
+        return self.apply(variables, image)["maps"]
 
     def read(self, maps: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Maxima, moved by a quarter of a map's pixel; scores are their values, about 1 where the network is sure."""

@@ -289,10 +289,10 @@ class HigherHRNet(BottomUp):
     def loss(self, variables: Variables, batch: Batch, step: jax.Array, key: jax.Array) -> tuple[jax.Array, LossAux]:
         """The sum of all losses, each averaged over the images of the batch; the metrics are its summands."""
         stream = batch["source"]
-        maps, mutated = self.module().apply(variables, stream["image"], train=True, mutable=["batch_stats"])
+        maps, mutated = self.apply(variables, stream["image"], train=True, mutable=["batch_stats"])
         counts = stream["valid"].astype(jnp.float32)
         losses = {name: jnp.mean(loss * counts) for name, loss in self.criterion(maps, stream).items()}
-        return sum(losses.values()), LossAux(losses, mutated["batch_stats"])
+        return sum(losses.values(), jnp.zeros(())), LossAux(losses, mutated["batch_stats"])
 
     def original_names(self) -> OriginalNames:
         from jaxpose.methods.higherhrnet import names
@@ -318,7 +318,7 @@ class HigherHRNet(BottomUp):
         sizes, matrices = [], []
         for scale in self.scales:
             sides = int(short * scale / smallest), int(long * scale / smallest)
-            size = sides if portrait else sides[::-1]
+            size = sides if portrait else (sides[1], sides[0])
             shown = np.array([width if portrait else size[0] / size[1] * height] * 2)
             sizes.append(size)
             matrices.append(geometry.crop_affine(center, shown, size))
@@ -334,9 +334,9 @@ class HigherHRNet(BottomUp):
     def _views(self, variables: Variables, image: jax.Array) -> list[Maps]:
         """Maps for images [B, H, W, 3] and, in a flip test, for the mirrored ones."""
         if not self.flip_test:
-            return [self.module().apply(variables, image)]
+            return [self.apply(variables, image)]
         both = rearrange([image, image[:, :, ::-1]], "flip b h w c -> (b flip) h w c")
-        maps = self.module().apply(variables, both)
+        maps = self.apply(variables, both)
         return [{name: m[view::2] for name, m in maps.items()} for view in (0, 1)]
 
     def aggregate(self, outputs: Mapping[float, Sequence[Maps]], size: tuple[int, int]) -> dict[str, jax.Array]:
@@ -352,10 +352,10 @@ class HigherHRNet(BottomUp):
         Returns:
           "heatmaps" [B, H, W, J] and "tags" [B, H, W, J or 1, T]; T counts views and stages with tags.
         """
-        total, tags = 0, []
+        total, tags = jnp.zeros(()), []
         for scale in sorted(outputs, reverse=True):
             views = [self.read(maps, mirrored=bool(view)) for view, maps in enumerate(outputs[scale])]
-            average = sum(joints for joints, _ in views) / len(views)
+            average = sum((joints for joints, _ in views), jnp.zeros(())) / len(views)
             if not self.project_to_image and scale == max(outputs):
                 size = average.shape[2], average.shape[1]
             total = total + heatmaps.resize(average, size)
@@ -383,7 +383,7 @@ class HigherHRNet(BottomUp):
                 joints.append(joint_maps[..., found])
             if stage in self.tag_stages:
                 tags.append(tag_maps[..., found] if self.tag_per_joint else tag_maps)
-        return sum(joints) / len(joints), tags
+        return sum(joints, jnp.zeros(())) / len(joints), tags
 
     def split(self, maps: jax.Array) -> tuple[jax.Array, jax.Array]:
         """A stage's maps as heatmaps [..., J] and tags [..., J, 1 or 0]."""
@@ -413,7 +413,7 @@ class HigherHRNet(BottomUp):
         """
         stream = batch["source"]
         people = grouping.group(outputs["heatmaps"], outputs["tags"], self.grouping_rules)
-        on_canvas = self.to_canvas(people.keypoints, outputs["heatmaps"].shape, stream["image"].shape)
+        on_canvas = self.to_canvas(jnp.asarray(people.keypoints), outputs["heatmaps"].shape, stream["image"].shape)
         keypoints = geometry.apply_affine(stream["to_image"][:, None], on_canvas)
         return Poses(
             keypoints=keypoints[:, :, : self.joints.num_joints],
@@ -433,4 +433,4 @@ class HigherHRNet(BottomUp):
 
 def of_stage(factors: tuple[float, ...], stage: int) -> float:
     """The factor of a stage, of one for each or of a single one for all."""
-    return factors[stage] if len(factors) > 1 else factors[0]
+    return factors[min(stage, len(factors) - 1)]

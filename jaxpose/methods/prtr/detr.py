@@ -6,14 +6,14 @@ cost; inference needs no suppression of duplicates.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from flax.traverse_util import flatten_dict, unflatten_dict
 from flax.typing import Dtype
 
 from jaxpose.methods.base import LossAux, Phase
@@ -71,7 +71,7 @@ class Detector(nn.Module):
         project = pointwise(self.hidden_dim, features.shape[-1], self.dtype, "input_projection")
         tokens = rearrange(project(features), "b h w d -> b (h w) d")
         inside = shrink_mask(inside, *features.shape[1:3])
-        position = rearrange(sine_encoding(jnp.asarray(inside), self.hidden_dim), "b h w d -> b (h w) d")
+        position = rearrange(jnp.asarray(sine_encoding(jnp.asarray(inside), self.hidden_dim)), "b h w d -> b (h w) d")
         inside = rearrange(inside, "b h w -> b (h w)")
         queries = self.param("queries", initializers.normal(1.0), (self.num_queries, self.hidden_dim))
         memory = self.encoder(tokens, position, inside, train)
@@ -160,21 +160,21 @@ class DETR(SetPrediction, DetectionInput):
 
     def adopt(self, loaded: Variables, fresh: Variables) -> Variables:
         """Of a detector of COCO's 91 classes, one for people alone keeps what tells them from nothing."""
-        flat = flax.traverse_util.flatten_dict(loaded, sep="/")
+        flat: dict[str, Any] = dict(flatten_dict(loaded, sep="/"))
         for name in ("kernel", "bias"):
             path = f"params/detector/class_head/{name}"
             if self.num_classes == 1 and path in flat and np.shape(flat[path])[-1] > 2:
                 flat[path] = np.asarray(flat[path])[..., [COCO_PERSON, -1]]
-        return flax.traverse_util.unflatten_dict(flat, sep="/")
+        return unflatten_dict(flat, sep="/")
 
     # --- images and targets ---
 
     def layout(self, width: int, height: int) -> PaddedLayout:
         """How an image of this size in pixels is looked at in inference."""
         extent = box_ops.fitted_size(width, height, self.short_side, self.long_side)
-        canvas = tuple(-(-side // self.bucket) * self.bucket for side in extent)
+        width_up, height_up = (-(-side // self.bucket) * self.bucket for side in extent)
         scale = np.diag([extent[0] / width, extent[1] / height])
-        return PaddedLayout((canvas,), (np.pad(scale, ((0, 0), (0, 1))),), extent=extent)
+        return PaddedLayout(((width_up, height_up),), (np.pad(scale, ((0, 0), (0, 1))),), extent=extent)
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -256,7 +256,7 @@ class DETR(SetPrediction, DetectionInput):
     def loss(self, variables: Variables, batch: Batch, step: jax.Array, key: jax.Array) -> tuple[jax.Array, LossAux]:
         """Set-prediction loss, summed over the decoder layers."""
         stream = batch["source"]
-        outputs, mutated = self.module().apply(
+        outputs, mutated = self.apply(
             variables,
             stream["image"],
             stream["inside"],
@@ -332,7 +332,7 @@ class DETR(SetPrediction, DetectionInput):
     def forward(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         """The last decoder layer's proposals "logits" [B, Q, C + 1] and "boxes" [B, Q, 4]."""
         stream = batch["source"]
-        outputs = self.module().apply(variables, stream["image"], stream["inside"])
+        outputs = self.apply(variables, stream["image"], stream["inside"])
         return {name: value[-1] for name, value in outputs.items()}
 
     def decode(self, outputs: dict[str, jax.Array], batch: Batch) -> Detections:

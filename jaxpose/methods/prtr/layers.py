@@ -18,7 +18,7 @@ from jaxpose.types import Batch, LayerViews, Variables
 def watch_crops(method: PRTR, variables: Variables, batch: Batch) -> LayerViews:
     """The layers of a form that looks at crops, one person each; the mirrored crop of a flip test is left out."""
     stream = method.targets(batch, jax.random.key(0), train=False)["source"]
-    outputs, found = method.module().apply(
+    outputs, found = method.apply(
         variables,
         stream["image"],
         mutable=["intermediates"],
@@ -31,7 +31,8 @@ def watch_crops(method: PRTR, variables: Variables, batch: Batch) -> LayerViews:
         grid, (places, weights) = None, _places_read(found["decoder"], columns)
         places = places * size - 0.5
     else:
-        grid = found["input_projection"]["__call__"][0].shape[1:3]
+        _, height, width, _ = found["input_projection"]["__call__"][0].shape
+        grid = height, width
         places, weights = cell_centers(grid) * size - 0.5, _cells_read(found["decoder"], columns)
         places = jnp.broadcast_to(places, (1, len(scores), 1, *places.shape))
     region = jnp.array([-0.5, -0.5, *method.input_size])
@@ -50,9 +51,8 @@ def watch_images(method: SequentialPRTR, variables: Variables, batch: Batch) -> 
     """The layers of the form that looks at whole images and at the people in them; only the last layer has heads."""
     stream = method.targets(batch, jax.random.key(0), train=False)["source"]
     found = method.forward(variables, {"source": stream})
-    network = method.module()
-    _, maps = network.apply(variables, stream["image"], stream["inside"], method="detect")
-    _, inner = network.apply(
+    _, maps = method.apply(variables, stream["image"], stream["inside"], method="detect")
+    _, inner = method.apply(
         variables, maps, found["boxes"], stream["inside"], method="locate", mutable=["intermediates"]
     )
     columns, scores = chosen(method, rearrange(found["logits"], "b p q k -> (b p) q k"))
@@ -71,7 +71,7 @@ def watch_images(method: SequentialPRTR, variables: Variables, batch: Batch) -> 
         places=places[None, :, None],
         weights=weights,
         regions=jnp.concatenate([places[:, 0] - 0.5, places[:, -1] - places[:, 0] + 1], -1),
-        grid=tuple(method.crop_size[::-1]),
+        grid=(method.crop_size[1], method.crop_size[0]),
     )
 
 

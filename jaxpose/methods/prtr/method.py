@@ -8,6 +8,7 @@ true joints and in inference by class probability alone.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -116,7 +117,7 @@ class DeformableKeypointTransformer(nn.Module):
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """As `KeypointTransformer`."""
         maps = self._project(self.backbone(image, train))
-        shapes = tuple(x.shape[1:3] for x in maps)
+        shapes = tuple((x.shape[1], x.shape[2]) for x in maps)
         tokens = jnp.concatenate([rearrange(x, "b h w d -> b (h w) d") for x in maps], 1)
         position, reference = self._position(shapes), jnp.asarray(cell_centers(shapes))
         memory = self.encoder(tokens, position, reference, shapes, train=train)
@@ -302,7 +303,7 @@ class PRTR(SetPrediction, CropMethod):
     # --- network ---
 
     def module(self) -> KeypointTransformer | DeformableKeypointTransformer:
-        fields = {
+        fields: dict[str, Any] = {
             "backbone": self.make_backbone(),
             "num_joints": self.joints.num_joints,
             "num_queries": self.num_queries,
@@ -351,7 +352,7 @@ class PRTR(SetPrediction, CropMethod):
     def loss(self, variables: Variables, batch: Batch, step: jax.Array, key: jax.Array) -> tuple[jax.Array, LossAux]:
         """Set-prediction loss, summed over the decoder layers."""
         stream = batch["source"]
-        outputs, mutated = self.module().apply(
+        outputs, mutated = self.apply(
             variables, stream["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key}
         )
         losses = self.criterion(outputs["logits"], outputs["keypoints"], stream["targets"], stream["visible"])
@@ -399,7 +400,7 @@ class PRTR(SetPrediction, CropMethod):
         image = batch["source"]["image"]
         if self.flip_test:
             image = rearrange([image, image[:, :, ::-1]], "flip b h w c -> (b flip) h w c")
-        outputs = {name: value[-1] for name, value in self.module().apply(variables, image).items()}
+        outputs = {name: value[-1] for name, value in self.apply(variables, image).items()}
         if not self.flip_test:
             return outputs
         flipped = {f"flipped_{name}": value[1::2] for name, value in outputs.items()}

@@ -231,7 +231,8 @@ class SequentialPRTR(DETR):
     # --- network ---
 
     def module(self) -> CascadeNetwork:
-        fields = self.stack_fields() | {"heads": self.keypoint_heads, "feedforward": self.keypoint_feedforward}
+        fields = self.stack_fields()
+        fields |= {"heads": self.keypoint_heads, "feedforward": self.keypoint_feedforward}
         pose = CropTransformer(
             encoder=Encoder(layers=self.keypoint_encoder_layers, **fields),
             decoder=Decoder(layers=self.keypoint_decoder_layers, **fields),
@@ -246,8 +247,8 @@ class SequentialPRTR(DETR):
             detector=self.make_detector(),
             position=CropEncoding(self.keypoint_dim),
             pose=pose,
-            levels=tuple(self.levels),
-            crop_size=tuple(self.crop_size),
+            levels=self.levels,
+            crop_size=self.crop_size,
         )
 
     # --- targets ---
@@ -271,7 +272,7 @@ class SequentialPRTR(DETR):
     def loss(self, variables: Variables, batch: Batch, step: jax.Array, key: jax.Array) -> tuple[jax.Array, LossAux]:
         """The detector's loss, and that of the joints of everybody whom it is to find."""
         stream = batch["source"]
-        (outputs, maps), mutated = self.module().apply(
+        (outputs, maps), mutated = self.apply(
             variables,
             stream["image"],
             stream["inside"],
@@ -311,7 +312,7 @@ class SequentialPRTR(DETR):
           stream: with "inside", "joints" and "visible".
           key: of dropout.
         """
-        found = self.module().apply(
+        found = self.apply(
             variables,
             maps,
             take_assigned(boxes, jnp.maximum(columns, 0)),
@@ -349,12 +350,12 @@ class SequentialPRTR(DETR):
           "person" [B, P] their probability, "boxes" [B, P, 4]; "logits" [B, P, Q, K + 1] and "keypoints" [B, P, Q, 2]
           of their joints.
         """
-        stream, network = batch["source"], self.module()
-        outputs, maps = network.apply(variables, stream["image"], stream["inside"], method="detect")
+        stream = batch["source"]
+        outputs, maps = self.apply(variables, stream["image"], stream["inside"], method="detect")
         probability = nn.softmax(outputs["logits"][-1])[..., self.person_class]
         person, queries = jax.lax.top_k(probability, self.top_people)
         boxes = take_assigned(outputs["boxes"][-1], queries)
-        joints = network.apply(variables, maps, boxes, stream["inside"], method="locate")
+        joints = self.apply(variables, maps, boxes, stream["inside"], method="locate")
         return {"person": person, "boxes": boxes} | joints
 
     def decode(self, outputs: dict[str, jax.Array], batch: Batch) -> Poses:

@@ -53,7 +53,7 @@ class SetPrediction(Method):
 
     def make_backbone(self, output: str = "classification") -> nn.Module:
         """The backbone; `output` is that of an HRNet."""
-        of_resnet = {}
+        of_resnet: dict[str, Any] = {}
         if not backbones.is_hrnet(self.backbone):
             norm = "frozen" if self.frozen_norm else "batch"
             of_resnet = {"norm": norm, "dilate": int(self.dilation), "frozen_stages": self.frozen_stages}
@@ -76,7 +76,7 @@ class SetPrediction(Method):
             "dtype": jnp.dtype(self.dtype),
         }
 
-    def make_transformer(self) -> dict[str, nn.Module]:
+    def make_transformer(self) -> dict[str, Any]:
         """{"encoder": ..., "decoder": ...}."""
         fields = self.stack_fields()
         return {

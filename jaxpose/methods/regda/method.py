@@ -320,7 +320,7 @@ class RegDA(TopDown):
     def _apply(self, variables: Variables, image: jax.Array, step: jax.Array) -> tuple[dict[str, jax.Array], Any]:
         """Outputs in training mode, and the statistics after them."""
         coefficient = self.coefficient(step)
-        outputs, mutated = self.module().apply(variables, image, True, coefficient, mutable=["batch_stats"])
+        outputs, mutated = self.apply(variables, image, True, coefficient, mutable=["batch_stats"])
         return outputs, mutated["batch_stats"]
 
     def label_loss(
@@ -388,7 +388,7 @@ class RegDA(TopDown):
 
     def maps(self, variables: Variables, image: jax.Array) -> jax.Array:
         """Those of the main regressor."""
-        return self.module().apply(variables, image)["maps"]
+        return self.apply(variables, image)["maps"]
 
     def read(self, maps: jax.Array) -> tuple[jax.Array, jax.Array]:
         """First maxima, in whole pixels of the map, (0, 0) where nothing is above 0.

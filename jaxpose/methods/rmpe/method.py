@@ -9,6 +9,7 @@ transformer what is wrong. Networks without transformers are those of today's Al
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -166,6 +167,7 @@ class RegionalPoseNetwork(nn.Module):
 
     def look_in_parallel(self, image: jax.Array, train: bool = False) -> jax.Array:
         """Maps [P, B, H / 4, W / 4, K] that the parallel branch alone finds in a crop."""
+        assert self.parallel is not None, "the network has no parallel branch"
         return jnp.stack(self.parallel(image, train))
 
 
@@ -272,7 +274,7 @@ class RMPE(TopDown):
         least = 50 if kind and kind[1] != "resnet" else 18
         fits = kind is not None and int(kind[2]) in STAGES and int(kind[2]) >= least
         self.require(fits, "backbone", '"resnet18", "se_resnet50", "shuffle50" or alike')
-        plain = self.network != "simplepose" or kind[1] == "resnet"
+        plain = self.network != "simplepose" or self.backbone.startswith("resnet")
         self.require(plain, "backbone", "a plain ResNet for SimplePose")
 
     def _hrnet_width(self) -> int:
@@ -296,7 +298,7 @@ class RMPE(TopDown):
             features = self.backbone_width or 256
             return Hourglass(joints, stacks, features, self.hourglass_modules, self.hourglass_depth, dtype=dtype)
         if width:
-            fields = {"modules": tuple(self.backbone_stages)} if self.backbone_stages else {}
+            fields: dict[str, Any] = {"modules": self.backbone_stages} if self.backbone_stages else {}
             backbone = HRNet(width=width, output="high_resolution", dtype=dtype, **fields)
             return PoseNetwork(backbone, DeconvHead(joints, layers=0, dtype=dtype))
         heads = {
@@ -307,8 +309,8 @@ class RMPE(TopDown):
         return PoseNetwork(self._resnet(), heads[self.network]())
 
     def _resnet(self) -> nn.Module:
-        kind, depth = re.fullmatch(r"(\D+)(\d+)", self.backbone).groups()
-        fields = {"width": self.backbone_width or 64, "dtype": jnp.dtype(self.dtype)}
+        kind, depth = re.split(r"(?=\d)", self.backbone, maxsplit=1)
+        fields: dict[str, Any] = {"width": self.backbone_width or 64, "dtype": jnp.dtype(self.dtype)}
         if self.backbone_stages:
             fields["stage_sizes"] = tuple(self.backbone_stages)
         if kind == "resnet":
@@ -330,7 +332,7 @@ class RMPE(TopDown):
             return loaded
         adopted, missing = {}, []
         for collection, tree in fresh.items():
-            known = flatten_dict(loaded.get(collection, {}), sep="/")
+            known: dict[str, Any] = dict(flatten_dict(loaded.get(collection, {}), sep="/"))
             for path in flatten_dict(tree, sep="/"):
                 branch, _, rest = path.partition("/")
                 if branch == "parallel" and path not in known and f"pose/{rest}" in known:
@@ -431,9 +433,7 @@ class RMPE(TopDown):
         if guided:
             params = variables["params"]
             variables = variables | {"params": params | {"parallel": jax.lax.stop_gradient(params["parallel"])}}
-        outputs, mutated = self.module().apply(
-            variables, stream["image"], train=True, guided=guided, mutable=["batch_stats"]
-        )
+        outputs, mutated = self.apply(variables, stream["image"], train=True, guided=guided, mutable=["batch_stats"])
         losses = self.criterion(outputs["maps"], stream["target"], stream["weight"])
         total, metrics = losses.sum(), self.metrics(losses, outputs["maps"], stream)
         if guided:
@@ -447,7 +447,7 @@ class RMPE(TopDown):
     ) -> tuple[jax.Array, LossAux]:
         """Loss of the parallel branch for crops of true boxes, as an ordinary pose network."""
         stream = batch["plain"]
-        maps, mutated = self.module().apply(
+        maps, mutated = self.apply(
             variables, stream["image"], train=True, mutable=["batch_stats"], method="look_in_parallel"
         )
         losses = self.criterion(maps, stream["target"], stream["weight"])
@@ -481,8 +481,8 @@ class RMPE(TopDown):
     def maps(self, variables: Variables, image: jax.Array) -> jax.Array:
         """Those of the last stack, in the frame of the crop."""
         if self.read_branch == "parallel":
-            return self.module().apply(variables, image, method="look_in_parallel")[-1]
-        return self.module().apply(variables, image)["maps"][-1]
+            return self.apply(variables, image, method="look_in_parallel")[-1]
+        return self.apply(variables, image)["maps"][-1]
 
     def forward(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
         """{"maps": [B, h, w, K]}, averaged with those of the mirrored crop in a flip test.
