@@ -39,7 +39,7 @@ demo: $(READY)
 	$(BIN)/python -m jaxpose.main --config=configs/prtr.py --workdir=$(RUN) --mode=evaluate $(FLAGS)
 	$(BIN)/jaxpose marionettes --split=validation --count=1 --zoom=1 --output=$(RUN)/unseen.png
 	$(BIN)/jaxpose predict $(RUN) $(RUN)/unseen.png --output $(RUN)/found
-	@echo "Scores: $(RUN)/results.json   poses: $(RUN)/found/poses.json   pictures: $(RUN)/found/, $(RUN)/pictures/"
+	@echo "Scores: $(RUN)/evaluation/scores.json   poses: $(RUN)/found/poses.json   pictures: $(RUN)/found, $(RUN)/pictures"
 
 test: $(READY)
 	$(BIN)/pytest -n $(WORKERS) --dist=worksteal
@@ -52,4 +52,4 @@ types: $(DEV_READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: $(DEV_READY)
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
