@@ -4,8 +4,13 @@ What fields name (a method, a data set, a metric) is found by `find`: there are 
 """
 
 import importlib
+import importlib.util
+import inspect
+import pathlib
 import pkgutil
-from collections.abc import Sequence
+import sys
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -72,6 +77,99 @@ def _module(path: str) -> Any:
         raise
 
 
+# --- config files ---
+
+
+def load_config(name: str, changes: Mapping[str, Any] | None = None) -> Any:
+    """A config that comes with the library, or one's own, as a ConfigDict.
+
+    Args:
+      name: installed config ("prtr") or path of a file ("configs/prtr.py"), and after a colon its variant.
+      changes: {field: value} of fields that are to differ ({"train.steps": 100}).
+
+    Raises:
+      ConfigError: no such file, variant or field, or a value of another type than the field's.
+
+    Example:
+      >>> config = load_config("heatmap:coco", {"train.batch_size": 64})
+      >>> config.method.name, config.data.source, config.train.batch_size
+      ('heatmap', 'coco', 64)
+    """
+    file, _, variant = name.partition(":")
+    path = find_config(file)
+    get_config = getattr(_executed(path), "get_config", None)
+    if get_config is None:
+        raise ConfigError(f"config {name!r}: {path} has no function get_config")
+    if variant and not inspect.signature(get_config).parameters:
+        raise ConfigError(f"config {name!r}: {path} has no variants")
+    config = get_config(variant) if variant else get_config()
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"config {name!r}: get_config gives {type(config).__name__}, expected ConfigDict")
+    for field, value in (changes or {}).items():
+        set_field(config, field, value)
+    return config
+
+
+def set_field(config: Any, field: str, value: Any) -> None:
+    """Sets a field of a config.
+
+    Args:
+      config: config that is changed in place.
+      field: name of the field as "section.name"; a method may have fields that its config does not list.
+      value: new value.
+
+    Raises:
+      ConfigError: no such field, or a value of another type.
+    """
+    *sections, name = field.split(".")
+    section: Any = config
+    for part in sections:
+        section = section.get(part) if isinstance(section, ConfigDict) else None
+    if not isinstance(section, ConfigDict) or (name not in section and sections != ["method"]):
+        raise ConfigError(f"the config has no field {field!r}")
+    try:
+        with config.unlocked():
+            section[name] = value
+    except TypeError as error:
+        raise ConfigError(f"config.{field} cannot be {value!r}: {error}") from error
+
+
+def find_config(file: str) -> pathlib.Path:
+    """The file that "prtr", "prtr.py", "configs/prtr.py" or any path means; a file that exists at the path comes first.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    path = pathlib.Path(file).expanduser()
+    if path.suffix == ".py" and path.is_file():
+        return path
+    known = sorted(each.stem for each in _installed().glob("[a-z]*.py"))
+    name = path.name.removesuffix(".py")
+    if path.parent in (pathlib.Path(), pathlib.Path("configs")) and name in known:
+        return _installed() / f"{name}.py"
+    hint = did_you_mean(name, known) or f" Installed configs: {', '.join(known)}."
+    raise ConfigError(f"config {file!r}: there is no such config file.{hint}")
+
+
+def _installed() -> pathlib.Path:
+    """The folder of the configs that come with the library: in it, or beside it in a working copy."""
+    package = pathlib.Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def _executed(path: pathlib.Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(f"jaxpose_config_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- fields ---
+
+
 def base(name: str, variant: str = "", variants: Sequence[str] = ()) -> ConfigDict:
     """A config without `method`: config files fill that in and change what they need.
 
@@ -120,7 +218,7 @@ def base(name: str, variant: str = "", variants: Sequence[str] = ()) -> ConfigDi
             "suppression": "hard",  # of duplicate poses: hard, soft, parametric, none
             "oks": 0.9,  # above which a pose is a duplicate, if hard or soft
             "rescoring": "",  # file of jaxpose fit-rescoring, by which poses are scored anew
-            "pose_nms": {"rules": "alphapose", "file": ""},  # if parametric: see metrics/suppression.py
+            "pose_nms": {"rules": "alphapose", "file": ""},  # if parametric: see jaxpose/evaluation/suppression
         }
     )
     config.sharding = ConfigDict({"fsdp": 1, "min_size": 2**18})  # see jaxpose/sharding.py

@@ -8,13 +8,8 @@ import argparse
 import ast
 import collections
 import difflib
-import importlib.util
-import inspect
 import json
-import pathlib
 import re
-import sys
-import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
-import jaxpose
+from jaxpose.config import load_config
 from jaxpose.errors import ConfigError
 
 Fields = Sequence[tuple[str, str]]
@@ -96,52 +91,9 @@ def load(name: str, fields: Fields = ()) -> Any:
     Raises:
       ConfigError: no such file, variant or field, or a value of another type than the field's.
     """
-    file, _, variant = name.partition(":")
-    path = find(file)
-    get_config = getattr(_imported(path), "get_config", None)
-    if get_config is None:
-        raise ConfigError(f"--config={name}: {path} has no function get_config")
-    if variant and not inspect.signature(get_config).parameters:
-        raise ConfigError(f"--config={name}: {path} has no variants")
-    config = get_config(variant) if variant else get_config()
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f"--config={name}: get_config gives {type(config).__name__}, expected ConfigDict")
+    config = load_config(name)
     set_fields(config, fields)
     return config
-
-
-def _imported(path: pathlib.Path) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(f"jaxpose_config_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def installed() -> pathlib.Path:
-    """The folder of the configs that come with the library: in it, or beside it in a working copy."""
-    package = pathlib.Path(jaxpose.__path__[0])
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
-
-
-def find(file: str) -> pathlib.Path:
-    """The file that "prtr", "prtr.py", "configs/prtr.py" or any path means.
-
-    Raises:
-      ConfigError: there is none.
-    """
-    path = pathlib.Path(file).expanduser()
-    if path.suffix == ".py" and path.is_file():
-        return path
-    names = sorted(each.stem for each in installed().glob("[a-z]*.py"))
-    name = path.name.removesuffix(".py")
-    if path.parent in (pathlib.Path(), pathlib.Path("configs")) and name in names:
-        return installed() / f"{name}.py"
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"Did you mean {close[0]!r}?" if close else f"Installed configs: {', '.join(names)}."
-    raise ConfigError(f"--config={file}: there is no such config file. {hint}")
 
 
 # --- fields ---

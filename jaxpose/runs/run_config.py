@@ -1,6 +1,5 @@
 """The config of a run, WORKDIR/config.json: reading it, completing old ones, and telling whether two are of one run."""
 
-import functools
 import json
 import logging
 import pathlib
@@ -8,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxpose.config import base
+from jaxpose.config import base, set_field
 from jaxpose.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
@@ -57,19 +56,14 @@ def change(config: Any, field: str, value: Any) -> None:
     Raises:
       ConfigError: no such field, or a value of another type.
     """
-    *sections, name = field.split(".")
-    section = functools.reduce(lambda inner, part: inner.get(part, {}), sections, config)
-    if name not in section and sections != ["method"]:
-        raise ConfigError(f"the run's config has no field {field!r}")
-    found, value = section.get(name), list(value) if isinstance(value, tuple) else value
-    if found == value:
+    section: Any = config
+    for part in field.split("."):
+        section = section.get(part) if isinstance(section, ConfigDict) else None
+    value = list(value) if isinstance(value, tuple) else value
+    if section is not None and section == value:
         return
-    logger.info("config.%s is %r now; the run was trained with %r", field, value, found)
-    try:
-        with config.unlocked():
-            section[name] = value
-    except TypeError as error:
-        raise ConfigError(f"config.{field} cannot be {value!r}: {error}") from error
+    set_field(config, field, value)
+    logger.info("config.%s is %r now; the run was trained with %r", field, value, section)
 
 
 def check_same_run(workdir: pathlib.Path, config: Any) -> None:

@@ -56,7 +56,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("prt", r"--config=prt: there is no such config file\. Did you mean 'prtr'\?"),
+            ("prt", r"config 'prt': there is no such config file\. Did you mean 'prtr'\?"),
             ("configs/xyzzy.py", r"no such config file\. Installed configs: anatomy3d, .*rmpe"),
             ("elsewhere/prtr.py", "no such config file"),
             ("__init__", "no such config file"),

@@ -39,7 +39,7 @@ USAGE = {
     (*TRAIN, "run"): "unrecognized arguments: run",
     (*TRAIN, "--cpu-devices=two"): "argument --cpu-devices: 'two' is not a whole number from 0",
     (*TRAIN, "--coordinator=localhost:1"): "--coordinator needs --num-processes and --process-id",
-    ("train", "--config=prt"): "--config=prt: there is no such config file. Did you mean 'prtr'?",
+    ("train", "--config=prt"): "config 'prt': there is no such config file. Did you mean 'prtr'?",
     ("train", "--config=prtr:cocoa"): "configs/prtr.py has no variant 'cocoa'",
     (*TRAIN, "--config.optim.learning_rat=1"): "Did you mean --config.optim.learning_rate?",
     (*TRAIN, "--config.train.steps=many"): "--config.train.steps: found 'many', expected a whole number",

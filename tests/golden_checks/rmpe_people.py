@@ -9,9 +9,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from golden_checks.data import Draws as RecordedDraws
 from jaxpose import skeleton
-from jaxpose.cli import predict
+from jaxpose.cli import inputs
 from jaxpose.data.proposals import PoseGuidedProposals, inside
 from jaxpose.data.views import Augmentation, PersonCrop, View
+from jaxpose.evaluation.metrics import MetricContext
 from jaxpose.evaluation.metrics.coco import CocoKeypoints
 from jaxpose.evaluation.suppression import Suppression
 from jaxpose.ops import geometry, heatmaps, oks
@@ -239,8 +240,8 @@ def check_pipeline_heatmaps(case) -> None:
 def check_result_json(case) -> None:
     """People as COCO results. The 18-point formats of other programs are not written."""
     paths = [pathlib.Path(name) for name in case.attrs["images"]]
-    ids = predict.image_ids(paths, None)
-    metric, boxes = CocoKeypoints(Suppression("none")), []
+    ids = inputs.image_ids(paths, None)
+    metric, boxes = CocoKeypoints(MetricContext(skeleton.COCO, suppression=Suppression("none"))), []
     people = sorted(({key.split("/")[0] for key in case.inputs}), key=lambda p: [int(n) for n in p.split("_")])
     for index, person in enumerate(people):
         image = paths[int(person.split("_")[0])]
@@ -256,7 +257,7 @@ def check_result_json(case) -> None:
         }
         metric.update(rows)
         boxes.append((image.name, values["box_xywh"]))
-    ours = metric.results(skeleton.COCO)
+    ours = metric.results()
     formats = case.manifest["json"]
     assert len(ours) == len(formats["coco_eval"]) == len(formats["coco"])
     for mine, (name, box), theirs, named in zip(ours, boxes, formats["coco_eval"], formats["coco"]):
