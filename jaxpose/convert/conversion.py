@@ -27,10 +27,10 @@ class ConversionError(CheckpointError):
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """What came out of a file.
+    """Variables from a file, and what was left out.
 
     Attributes:
-      variables: {"params": ..., "batch_stats": ...}.
+      variables: variables of the network, {"params": ..., "batch_stats": ...}.
       ignored: entries of the file that a rule says are not needed.
       absent: paths of ours that a rule says the file need not hold; they keep their initial values.
     """
@@ -45,7 +45,7 @@ def convert(state_dict: StateDict, method: Method) -> Variables:
 
     Args:
       state_dict: entries by their original names; see `load_state_dict`.
-      method: the configured method, whose network must be that of the checkpoint.
+      method: configured method, whose network must be that of the checkpoint.
 
     Raises:
       ConversionError: the method has no rules, or an entry is missing, unknown or misshapen.

@@ -65,7 +65,7 @@ def _load_torch(path: pathlib.Path) -> Mapping:
 
 
 def _harmless_globals() -> list:
-    """What training checkpoints hold beside tensors: NumPy's scalars (scores) and arrays, parsed arguments.
+    """Types in training checkpoints beside tensors: NumPy's scalars (scores) and arrays, parsed arguments.
 
     The state of NumPy's random generators, which some hold too, is read as nothing.
     """

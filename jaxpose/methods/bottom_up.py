@@ -1,4 +1,4 @@
-"""What methods share that look at a whole image at once and find everybody in it."""
+"""Bottom-up methods, which find everybody in a whole image: what shared code asks of them, and what papers share."""
 
 import abc
 import dataclasses
@@ -42,18 +42,18 @@ class ImageInput(Method):
 
 @dataclasses.dataclass(frozen=True)
 class CanvasInput(ImageInput):
-    """A method that is trained on square canvases with masks of where the loss counts.
+    """A method that is trained on square canvases, with masks of the pixels that count in the loss.
 
     Attributes:
       input_size: side S of a training canvas in pixels.
-      flip_test: average with what is found in the mirrored image.
+      flip_test: whether results are averaged with those of the mirrored image.
     """
 
     input_size: int = 512
     flip_test: bool = False
 
     mask_strides: ClassVar[tuple[int, ...]] = ()
-    """Strides of the maps for which the loss wants a mask "mask_STRIDE" [B, S / stride, S / stride]."""
+    """Strides of the maps for which the loss needs a mask "mask_STRIDE" [B, S / stride, S / stride]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,15 +83,15 @@ class BottomUp(CanvasInput):
     the long side as it comes, padded; images whose canvases have the same size share a compiled program.
 
     Attributes:
-      mean, std: subtracted from, and divided by, each colour in [0, 1].
-      scales: of the image in inference; 1 is among them.
-      bucket: long sides are rounded up to multiples of so many pixels; 64 in the papers, more for fewer programs.
+      mean, std: mean and standard deviation of each colour in [0, 1], by which images are normalised.
+      scales: test scales of the image in inference; 1 is among them.
+      bucket: number of pixels to whose multiples long sides are rounded up; 64 in the papers, more for fewer programs.
       backbone: "hrnet_wC" with C channels in the finest branch (32, 48).
       backbone_stages: fusion modules of stages 2 to 4; empty for the published ones.
-      backbone_blocks: residual blocks on each branch of a module.
+      backbone_blocks: number of residual blocks on each branch of a module.
       stem_width: channels of the stem.
-      stem_blocks: bottlenecks before the branches.
-      kernel_deviation: kernels start from N(0, kernel_deviation^2), also those of the backbone, for which the published
+      stem_blocks: number of bottlenecks before the branches.
+      kernel_deviation: standard deviation of the kernels' initial values, also of the backbone, for which the published
         models then took weights from ImageNet; 0 for He's initial values, better for training from nothing.
     """
 
@@ -108,7 +108,7 @@ class BottomUp(CanvasInput):
     kernel_deviation: float = 0.001
 
     mask_strides: ClassVar[tuple[int, ...]] = (2, 4)
-    """Strides of the maps for which the loss wants a mask."""
+    """Strides of the maps for which the loss needs a mask."""
     own_start: ClassVar[str] = ""
     """Prefix of the modules whose kernels keep initial values of their own; none if empty."""
 
@@ -146,11 +146,11 @@ class BottomUp(CanvasInput):
 
     @abc.abstractmethod
     def layout(self, width: int, height: int) -> Layout:
-        """How an image of this size in pixels is looked at in inference; the canvases are in the order of `scales`."""
+        """Canvases of an image of this size in pixels in inference, in the order of `scales`."""
 
     @abc.abstractmethod
     def labels(self, stream: Stream) -> Stream:
-        """What the loss wants besides the fields of `spec`, such as target maps."""
+        """Fields for the loss besides those of `spec`, such as target maps."""
 
     # --- what follows from it ---
 
@@ -158,10 +158,11 @@ class BottomUp(CanvasInput):
         """A training batch as the host delivers it: one canvas an image, everybody's labels in pixels of the canvas.
 
         image [B, S, S, 3] uint8 RGB; keypoints [B, N, K, 2] (those without label are the image's corner, moved like
-        everything else); visible [B, N, K] in {0, 1}; people [B, N] whether the row holds a person; area [B, N] in
-        pixels^2 of the original image; to_image [B, 2, 3] affine map from canvas pixels to those of the original image;
-        mirror [B] whether the device is to mirror the example, of which nothing is mirrored yet; mask_s [B, S/s, S/s]
-        in {0, 1}, for each of `mask_strides`, where the loss counts; index [B] position in the data set; valid [B].
+        everything else); visible [B, N, K] in {0, 1}; people [B, N] bool, whether the row holds a person; area [B, N]
+        in pixels^2 of the original image; to_image [B, 2, 3] affine map from canvas pixels to those of the original
+        image; mirror [B] whether the device is to mirror the example, of which nothing is mirrored yet; mask_s [B, S/s,
+        S/s] in {0, 1}, 1 where the loss counts, for each of `mask_strides`; index [B] position in the data set; valid
+        [B].
         """
         side, people, joints = self.input_size, self.max_people, self.joints.num_joints
 
@@ -196,7 +197,7 @@ class BottomUp(CanvasInput):
         return {"source": stream | self.labels(stream)}
 
     def normalize(self, image: jax.Array) -> jax.Array:
-        """RGB [..., 3] in [0, 1] as the network wants it."""
+        """RGB [..., 3] in [0, 1], normalised for the network."""
         return (image - jnp.array(self.mean)) / jnp.array(self.std)
 
 
@@ -208,14 +209,14 @@ def mirror_where(mirror: jax.Array, rows: jax.Array) -> jax.Array:
 def joints_on_map(
     stream: Stream, size: int, flip_index: np.ndarray, reflection: float = 1.0
 ) -> tuple[jax.Array, jax.Array]:
-    """Where the joints of a training batch are on square maps, after mirroring.
+    """Positions of a training batch's joints on square maps, after mirroring.
 
     Args:
-      stream: from `BottomUp.targets`.
-      size: R, side of the maps.
-      flip_index: [K] of the skeleton.
-      reflection: a mirrored joint is at R - reflection - x. The original programs subtract 1 at every resolution,
-        which is exact for the image alone.
+      stream: stream of `BottomUp.targets`.
+      size: side R of the maps in pixels.
+      flip_index: [K] index of each joint's mirror image, of the skeleton.
+      reflection: number r such that a mirrored joint is at R - r - x. The original programs subtract 1 at every
+        resolution, which is exact for the image alone.
 
     Returns:
       keypoints [B, N, K, 2] in pixels of the map, and visible [B, N, K].

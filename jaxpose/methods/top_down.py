@@ -1,4 +1,4 @@
-"""What methods share that look at one person's crop, and those that read one pose from its heatmaps."""
+"""Top-down methods, which see one person's crop: what shared code asks of them, and what papers share."""
 
 import abc
 import dataclasses
@@ -54,7 +54,7 @@ class CropInput(Method):
 
     Attributes:
       input_size: (width, height) of the crop in pixels.
-      flip_test: average with what is found in the mirrored crop.
+      flip_test: whether results are averaged with those of the mirrored crop.
     """
 
     input_size: tuple[int, int] = (192, 256)
@@ -89,9 +89,10 @@ class CropMethod(CropInput):
 
     Attributes:
       channels: order in which the network sees colours, "rgb" or "bgr" (mean and deviation are not reordered).
-      mean, std: subtracted from, and divided by, each channel in [0, 1].
-      color_jitter: in training each channel is multiplied by U(1 - c, 1 + c) and clamped to [0, 1].
-      brightness, contrast, saturation, blur: of the random changes of `ops.photometric` in training; 0 for none.
+      mean, std: mean and standard deviation of each channel in [0, 1], by which crops are normalised.
+      color_jitter: range c of the factors U(1 - c, 1 + c) by which channels are multiplied in training; 0 for none.
+      brightness, contrast, saturation, blur: strengths of the random changes of `ops.photometric` in training; 0 for
+        none.
     """
 
     channels: str = "rgb"
@@ -126,12 +127,12 @@ class CropMethod(CropInput):
         return {"source": stream | {"image": self.normalize(image)} | self.labels(stream)}
 
     def normalize(self, image: jax.Array) -> jax.Array:
-        """RGB [..., 3] in [0, 1] as the network wants it."""
+        """RGB [..., 3] in [0, 1], normalised for the network."""
         image = image[..., ::-1] if self.channels == "bgr" else image
         return (image - jnp.array(self.mean)) / jnp.array(self.std)
 
     def labels(self, stream: Stream) -> Stream:
-        """Fields that the loss wants besides those of `person_spec`, such as target maps."""
+        """Fields for the loss besides those of `person_spec`, such as target maps."""
         return {}
 
 
@@ -139,17 +140,17 @@ class CropMethod(CropInput):
 class TopDown(CropMethod):
     """A crop goes in, maps come out, and one pose is read from them.
 
-    A subclass says what its network's maps are (`maps`), how a pose is read from them (`read`), and what its loss wants
-    to know (`labels`).
+    A subclass gives the maps of its network (`maps`), the pose that they hold (`read`), and the targets of its loss
+    (`labels`).
 
     Attributes:
-      flip_shift: move the mirrored maps one column to the right before averaging, as the heatmap family does to make up
-        for its rounded targets; see `ops.heatmaps.flip_back`.
+      flip_shift: whether the mirrored maps are moved one column to the right before averaging, as the heatmap family
+        does to make up for its rounded targets; see `ops.heatmaps.flip_back`.
     """
 
     flip_shift: bool = True
 
-    # --- what a subclass says ---
+    # --- what a subclass gives ---
 
     @abc.abstractmethod
     def maps(self, variables: Variables, image: jax.Array) -> jax.Array:

@@ -59,11 +59,11 @@ class AnatomyNetwork(nn.Module):
 
     Attributes:
       tree: the bones, of K joints.
-      widths: of the convolutions over time.
+      widths: numbers of frames that the convolutions over time see.
       channels: C of all layers.
       dropout: rate after every ReLU.
       causal: whether windows end at their frame.
-      temperature: of the attention over frames; the higher, the sharper.
+      temperature: factor of the attention's logits over frames; the higher, the sharper.
       dtype: compute precision of the hidden layers.
     """
 
@@ -97,7 +97,7 @@ class AnatomyNetwork(nn.Module):
         train: bool = False,
         decay: jax.Array | float = 0.9,
     ) -> dict[str, jax.Array]:
-        """What the losses look at. Gradients are stopped between the parts, so that each learns from its own loss.
+        """Inputs of the losses. Gradients are stopped between the parts, so that each learns from its own loss.
 
         Args:
           window: [B, F, K, 3] (u, v, score), as long as the receptive field.
@@ -131,7 +131,7 @@ class AnatomyNetwork(nn.Module):
         }
 
     def inspect(self, keypoints: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """What single frames tell of the bone lengths.
+        """Bone lengths as single frames tell them.
 
         Args:
           keypoints: [..., K, 2] (u, v).
@@ -207,30 +207,30 @@ class Anatomy3D(SequenceInput):
       parents: parent of each joint, -1 for the root; empty for the tree that is known for the skeleton (see
         `ops.bones.TREES`).
       widths: odd numbers of frames that the convolutions see. The receptive field is their product.
-      channels: of all hidden layers.
+      channels: number of channels of all hidden layers.
       dropout: rate after every ReLU.
-      causal: a frame's window ends at it instead of being centred on it, and its bone lengths are those of the frames
-        up to it.
-      middle_label: a causal window is labelled with the pose of its middle frame, like in the original code, which so
-        looks (F - 1) / 2 frames ahead. The last (F - 1) / 2 frames of a sequence then have no pose.
+      causal: whether a frame's window ends at it instead of being centred on it, and its bone lengths are those of the
+        frames up to it.
+      middle_label: whether a causal window is labelled with the pose of its middle frame, like in the original code,
+        which so looks (F - 1) / 2 frames ahead. The last (F - 1) / 2 frames of a sequence then have no pose.
       num_drawn: R, frames that are drawn from the video in training for the bone lengths.
-      length_frames: as many frames at most, drawn at random, tell the bone lengths in inference; 0 for all. The
+      length_frames: greatest number of frames, drawn at random, that tell the bone lengths in inference; 0 for all. The
         original code takes 50 where it is causal.
-      temperature: of the attention over frames.
+      temperature: factor of the attention's logits over frames.
       augmentation: range of the random change of bone lengths, as a fraction of the mean length over the batch.
-      alias_rand_target: the drawn frames as they are have the augmented poses for targets, like in the original code,
-        whose augmentation overwrites them.
-      linear_projection: the camera of the augmentation does not distort.
-      trajectory: (x, y, z) in metres, where augmented people stand in the camera's frame.
-      trajectory_deviation: metres, deviation from there along each axis.
-      length_weight, direction_weight, shift_weight: of the losses; those of joints have weight 1.
-      first_weight: factor to the weights of directions and shifts of the first sub-network.
+      alias_rand_target: whether the drawn frames as they are have the augmented poses for targets, like in the original
+        code, whose augmentation overwrites them.
+      linear_projection: whether the camera of the augmentation has no distortion.
+      trajectory: (x, y, z) in metres at which augmented people stand in the camera's frame.
+      trajectory_deviation: standard deviation from there along each axis, in metres.
+      length_weight, direction_weight, shift_weight: weights of the losses; those of joints have weight 1.
+      first_weight: factor of the weights of directions and shifts of the first sub-network.
       bn_momentum: weight of a batch in the running averages of the first sub-network's trunk; elsewhere it is 0.1.
-      bn_momentum_end: what it falls to, exponentially.
-      bn_momentum_steps: in so many steps; 0 for a constant one.
-      bn_momentum_every: steps that share a value, in the original code an epoch.
-      direct: regress joints from the first sub-network's trunk, without bones, to compare with.
-      flip_test: average with the pose of the mirrored sequence.
+      bn_momentum_end: least weight of a batch, to which it falls exponentially.
+      bn_momentum_steps: number of steps in which it falls; 0 for a constant weight.
+      bn_momentum_every: number of steps that share a value, in the original code an epoch.
+      direct: whether joints are regressed from the first sub-network's trunk, without bones, to compare with.
+      flip_test: whether the pose is averaged with that of the mirrored sequence.
       chunk: frames that the second sub-network works on at a time in inference; bounds its memory.
     """
 
@@ -432,9 +432,9 @@ class Anatomy3D(SequenceInput):
         """The losses, each times its weight.
 
         Args:
-          outputs: of the network.
-          stream: from `targets`.
-          frame: of the drawn ones, the one in which joints count.
+          outputs: results of the network.
+          stream: stream that `targets` gave.
+          frame: index among the drawn frames of the one in which joints count.
 
         Returns:
           Scalars "joints", "drawn", "augmented", "lengths", "augmented_lengths", "directions" and "shifts".
@@ -488,7 +488,7 @@ class Anatomy3D(SequenceInput):
         """3D joints of whole sequences.
 
         Args:
-          variables: of the network.
+          variables: variables of the network.
           window: [B, T + F - 1, K, 3] (u, v, score).
           frames: [B, T] bool.
           lengths: [B, N] metres, if they are known.
@@ -535,7 +535,7 @@ class Anatomy3D(SequenceInput):
         """Bone lengths of whole sequences, read from their frames without those that were padded.
 
         Args:
-          variables: of the network.
+          variables: variables of the network.
           window: [B, T + F - 1, K, 3].
           frames: [B, T].
 
@@ -565,7 +565,7 @@ class Anatomy3D(SequenceInput):
         """The pose of one frame at a time, for video that is still coming in: that of `lift` with known lengths.
 
         Args:
-          variables: of the network.
+          variables: variables of the network.
           window: [B, F, K, 3] (u, v, score) around each frame, or up to it if causal.
           lengths: [B, N] metres, such as `measure` gave for the first hundred frames; without effect if `direct`.
 

@@ -37,7 +37,7 @@ FRAMES = 3
 """Current, previous and next."""
 
 
-# --- what the network looks at ---
+# --- inputs of the refinement ---
 
 
 def frame_weights(margin: Array) -> jax.Array:
@@ -56,11 +56,11 @@ def _frames(rough: Array, margin: Array) -> tuple[jax.Array, ...]:
 
 
 def pose_residuals(rough: Array, margin: Array) -> jax.Array:
-    """What the pose residual fusion sees: how the current maps differ from the others, plain and weighted.
+    """Input of the pose residual fusion: differences of the current maps from the others, plain and weighted.
 
     Args:
       rough: [3, B, h, w, K] maps of the frames.
-      margin: see `frame_weights`.
+      margin: [B, 2] distances of the other frames, see `frame_weights`.
 
     Returns:
       [B, h, w, 4 K]; the four channels of a joint are together.
@@ -72,11 +72,11 @@ def pose_residuals(rough: Array, margin: Array) -> jax.Array:
 
 
 def weighted_maps(rough: Array, margin: Array) -> jax.Array:
-    """What the pose temporal merger sees: the maps of the three frames, the other two weighted.
+    """Input of the pose temporal merger: the maps of the three frames, the other two weighted.
 
     Args:
       rough: [3, B, h, w, K] maps of the frames.
-      margin: see `frame_weights`.
+      margin: [B, 2] distances of the other frames, see `frame_weights`.
 
     Returns:
       [B, h, w, 3 K]; the three channels of a joint are together.
@@ -86,11 +86,11 @@ def weighted_maps(rough: Array, margin: Array) -> jax.Array:
 
 
 def within_crop(keypoints: Array, size: tuple[int, int]) -> jax.Array:
-    """Which joints [..., K] lie in a crop of `size` (width, height), its right and lower ends included.
+    """Mask [..., K] of the joints in a crop, its right and lower ends included.
 
     Args:
-      keypoints: [..., K, 2] pixels of the crop.
-      size: of the crop.
+      keypoints: [..., K, 2] positions in pixels of the crop.
+      size: (width, height) of the crop in pixels.
     """
     keypoints = jnp.asarray(keypoints)
     return jnp.all((keypoints >= 0) & (keypoints <= jnp.array(size, jnp.float32)), axis=-1)
@@ -107,13 +107,13 @@ def identity_kernel(key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.f
 
 
 class Warp(NamedTuple):
-    """One deformable convolution: where its taps are moved to and what they weigh.
+    """One deformable convolution: the offsets and weights of its taps, and its kernel.
 
     Attributes:
-      offsets: [B, h, w, K * 9 * 2] in pixels of the map.
-      mask: [B, h, w, K * 9] any real numbers; there is no sigmoid.
-      kernel: [3, 3, K, K].
-      bias: [K].
+      offsets: [B, h, w, K * 9 * 2] moves of the taps in pixels of the map.
+      mask: [B, h, w, K * 9] weights of the taps, any real numbers; there is no sigmoid.
+      kernel: [3, 3, K, K] kernel of the convolution.
+      bias: [K] bias of the convolution.
     """
 
     offsets: jax.Array
@@ -126,8 +126,8 @@ class DilatedWarp(nn.Module):
     """Makes a `Warp` out of features; every joint's map is moved by offsets of its own.
 
     Attributes:
-      num_joints: K.
-      dilation: of the convolutions that make offsets and mask, and of the taps that these move.
+      num_joints: number of joints K.
+      dilation: dilation of the convolutions that make offsets and mask, and of the taps that these move.
       dtype: compute precision.
     """
 
@@ -175,13 +175,16 @@ class TemporalRefinement(nn.Module):
     """Turns the rough maps of three frames into maps of the current one.
 
     Attributes:
-      merger: PTM (section 3.2); without it the current frame's rough maps take the place of the merged ones.
-      fusion: PRF (section 3.3); without it the correction sees the merged maps alone.
-      correction: PCN (section 3.4); without it the merged maps are the result, and there is nothing to do for PRF.
-      merger_blocks, fusion_blocks, combination_blocks: residual steps blocks of PTM, of PRF, and of both together.
-      fusion_features: channels that PRF makes for each joint.
-      combination_features: channels that PTM and PRF are joined to.
-      dilations: of PCN.
+      merger: whether there is PTM (section 3.2); without it the current frame's rough maps take the place of the merged
+        ones.
+      fusion: whether there is PRF (section 3.3); without it the correction sees the merged maps alone.
+      correction: whether there is PCN (section 3.4); without it the merged maps are the result, and there is nothing to
+        do for PRF.
+      merger_blocks, fusion_blocks, combination_blocks: numbers of residual steps blocks of PTM, of PRF, and of both
+        together.
+      fusion_features: number of channels that PRF makes for each joint.
+      combination_features: number of channels to which PTM and PRF are joined.
+      dilations: distances of PCN's taps in pixels of the map.
       dtype: compute precision; places and sums are computed in float32.
     """
 
@@ -217,14 +220,15 @@ class TemporalRefinement(nn.Module):
 
 
 class DCPoseNetwork(nn.Module):
-    """A network for single frames, and what makes one pose of three.
+    """A network for single frames, and a refinement that makes one pose of three.
 
     Attributes:
-      backbone, head: of the network for single frames, see `heatmap.HeatmapNetwork`; its runs have the same parameters
-        under the same names.
-      refinement: None for the current frame's own maps.
-      freeze: no gradient reaches backbone and head.
-      freeze_statistics: in training too they are normalized by their running statistics, which stay as they are.
+      backbone, head: parts of the network for single frames, see `heatmap.HeatmapNetwork`; its runs have the same
+        parameters under the same names.
+      refinement: network from the maps of three frames to those of one; None for the current frame's own maps.
+      freeze: whether no gradient reaches backbone and head.
+      freeze_statistics: whether these are normalized by their running statistics in training too, which stay as they
+        are.
     """
 
     backbone: nn.Module
@@ -242,7 +246,7 @@ class DCPoseNetwork(nn.Module):
           train: whether batch statistics are active.
 
         Returns:
-          "maps": [B, h, w, K] float32, and "rough": those that the network for single frames draws. Without refinement
+          "maps": [B, h, w, K] float32, and "rough": those of the network for single frames. Without refinement
           both are the same.
         """
         if self.refinement is None:
@@ -269,14 +273,16 @@ class DCPose(Heatmap, ClipInput):
       backbone_blocks: residual blocks on each branch of an HRNet's module.
       stem_width: channels of an HRNet's stem.
       stem_blocks: bottlenecks of an HRNet before the branches.
-      single_frame: the ablation without other frames: the backbone's own maps.
-      merger, fusion, correction: PTM, PRF and PCN, each of which can be left out; see `TemporalRefinement`.
-      dilations: of the deformable convolutions, in pixels of the map.
-      freeze_backbone: the network for single frames does not learn. Otherwise its loss for the current frame is added.
-      freeze_statistics: nor do its running statistics move. In the original code they follow the batches, though the
-        weights are frozen, and batches are normalized by their own statistics.
-      effective_joints: the loss's sum over joints is divided by so many; 0 for all of them. PoseTrack never labels two
-        of its 17.
+      single_frame: whether the backbone's own maps are the result, the ablation without other frames.
+      merger, fusion, correction: whether there are PTM, PRF and PCN, each of which can be left out; see
+        `TemporalRefinement`.
+      dilations: dilations of the deformable convolutions, in pixels of the map.
+      freeze_backbone: whether the network for single frames does not learn. Otherwise its loss for the current frame is
+        added.
+      freeze_statistics: whether its running statistics do not move either. In the original code they follow the
+        batches, though the weights are frozen, and batches are normalized by their own statistics.
+      effective_joints: number of joints by which the loss's sum over joints is divided; 0 for all of them. PoseTrack
+        never labels two of its 17.
     """
 
     input_size: tuple[int, int] = (288, 384)
@@ -333,7 +339,7 @@ class DCPose(Heatmap, ClipInput):
         return network.clone(backbone=backbone)
 
     def refinement(self) -> TemporalRefinement:
-        """What makes one pose of the maps of three frames."""
+        """The network that makes one pose of the maps of three frames."""
         fields = {f.name for f in dataclasses.fields(TemporalRefinement)} & {f.name for f in dataclasses.fields(self)}
         values = {name: getattr(self, name) for name in fields - {"dtype"}}
         return TemporalRefinement(**values, dtype=jnp.dtype(self.dtype))
@@ -355,7 +361,7 @@ class DCPose(Heatmap, ClipInput):
         return initializers.initialize(self.module(), key, image, jax.ShapeDtypeStruct((1, 2), jnp.float32))
 
     def adopt(self, loaded: Variables, fresh: Variables) -> Variables:
-        """What is loaded, which has to hold a network for single frames if that is frozen."""
+        """The loaded variables, which have to hold a network for single frames if that is frozen."""
         if not self.freeze_backbone:
             return loaded
         flat = functools.partial(traverse_util.flatten_dict, sep="/")
@@ -369,7 +375,7 @@ class DCPose(Heatmap, ClipInput):
         return loaded
 
     def ablations(self) -> dict[str, Ablation]:
-        """Where both learn together, what three frames gain over one: the poses in the rough maps."""
+        """The gain of three frames over one, where both learn together: the poses in the rough maps."""
         if self.single_frame or self.freeze_backbone:
             return {}
         return {"single frame": Ablation(dataclasses.replace(self, single_frame=True))}

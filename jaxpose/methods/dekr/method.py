@@ -48,10 +48,10 @@ class DEKRNetwork(nn.Module):
 
     Attributes:
       backbone: an HRNet that returns all its branches.
-      num_joints: K, without the centre.
-      heatmap_features: channels of the heatmap head.
-      offset_features: channels of each joint's branch.
-      offset_blocks: adaptive blocks of each branch.
+      num_joints: number of joints K, without the centre.
+      heatmap_features: number of channels of the heatmap head.
+      offset_features: number of channels of each joint's branch.
+      offset_blocks: number of adaptive blocks of each branch.
       dtype: compute precision; the last convolutions work in float32 at least.
     """
 
@@ -116,13 +116,13 @@ def person_centers(keypoints: Array, visible: Array) -> jax.Array:
 
 
 def person_areas(keypoints: Array, visible: Array, kind: str = "origin") -> jax.Array:
-    """What says how large a person is: the squared diagonal of a box, in pixels^2 of the frame of `keypoints`.
+    """Sizes of people: squared diagonals of boxes, in pixels^2 of the frame of `keypoints`.
 
     Args:
       keypoints: [..., K, 2] pixels of the image.
       visible: [..., K], positive where labelled.
-      kind: "box" for the box around the labelled joints; "origin" for one that reaches to the image's corner (0, 0)
-        besides, as in the released code, whose weights therefore depend on where a person stands.
+      kind: kind of box, "box" for that around the labelled joints; "origin" for one that reaches to the image's corner
+        (0, 0) besides, as in the released code, whose weights therefore depend on where a person stands.
 
     Returns:
       [...]; 0 without labelled joints.
@@ -173,7 +173,7 @@ def offset_targets(
     size: tuple[int, int],
     radius: int = 4,
 ) -> tuple[jax.Array, jax.Array]:
-    """What the cells around one image's centres are to tell; see `_write_person` for those of several people.
+    """Targets of the cells around one image's centres; see `_write_person` for cells of several people.
 
     Args:
       keypoints: [N, K, 2] in cells; joints outside of [0, width) x [0, height) do not count.
@@ -183,7 +183,7 @@ def offset_targets(
       present: [N] bool, whether the person has a centre.
       areas: [N] squared diagonals in input pixels, see `person_areas`.
       size: (width, height) of the maps.
-      radius: in cells.
+      radius: half the side of a person's window in cells.
 
     Returns:
       offsets [H, W, K, 2], cell minus joint in cells, and weights [H, W, K], 1 / sqrt(area), 0 where nothing is told.
@@ -298,24 +298,26 @@ class DEKR(BottomUp):
     CrowdPose was trained with `center_sigma` 2 and `least_area` 0, and is tested with `decrease` .8.
 
     Attributes:
-      heatmap_features: channels of the heatmap head; 0 for as many as the backbone's finest branch.
-      offset_features: channels of each joint's branch.
-      offset_blocks: adaptive blocks of each branch.
+      heatmap_features: number of channels of the heatmap head; 0 for as many as the backbone's finest branch.
+      offset_features: number of channels of each joint's branch.
+      offset_blocks: number of adaptive blocks of each branch.
       sigma, center_sigma: standard deviations of heatmap targets of joints and of centres, in cells.
       background: weight of heatmap cells near nobody's joint.
-      radius: cells to each side of a centre that tell the pose.
-      area: what a person's weight and claim to cells go by: "origin" or "box", see `person_areas`.
-      least_area: people whose annotated area is smaller, in pixels^2 of the original image, have no centre.
-      keep_unlabelled: people without labelled joints have a centre too, at the image's corner, as in the original.
-      aligned_mirror: labels of mirrored training images lie where the content is. The original puts them .75 cells to
-        the left; networks trained so are biased by -.375 cells in x, which the flip test makes up for.
+      radius: number of cells to each side of a centre that tell the pose.
+      area: kind of size by which people are weighted and claim cells, "origin" or "box"; see `person_areas`.
+      least_area: least annotated area, in pixels^2 of the original image, of people who have a centre.
+      keep_unlabelled: whether people without labelled joints have a centre too, at the image's corner, as in the
+        original.
+      aligned_mirror: whether labels of mirrored training images lie on their content. The original puts them .75 cells
+        to the left; networks trained so are biased by -.375 cells in x, which the flip test makes up for.
       heatmap_weight, offset_weight: factors of the losses.
-      unflipped_shift: without the flip test, cells to add to x; .375 for networks trained with the original's mirror.
+      unflipped_shift: number of cells that is added to x without the flip test; .375 for networks trained with the
+        original's mirror.
       threshold: centre score above which a cell is a candidate.
-      pool_thresholds, decrease: see `decode.Selection`.
-      nms_threshold: see `decode.Selection`; 0 for .05 with one test scale and .15 with several.
-      nms_count: see `decode.Selection`; 0 for half the joints.
-      matching: move joints to peaks of their heatmaps, see `decode.Matching`.
+      pool_thresholds, decrease: fields of `decode.Selection`.
+      nms_threshold: field of `decode.Selection`; 0 for .05 with one test scale and .15 with several.
+      nms_count: field of `decode.Selection`; 0 for half the joints.
+      matching: whether joints are moved to peaks of their heatmaps, see `decode.Matching`.
     """
 
     heatmap_features: int = 0
@@ -471,7 +473,7 @@ class DEKR(BottomUp):
 
     @property
     def selection(self) -> decode.Selection:
-        """How people are chosen among the cells."""
+        """The rules by which people are chosen among the cells."""
         return decode.Selection(
             max_people=self.max_people,
             threshold=self.threshold,

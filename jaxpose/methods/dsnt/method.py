@@ -36,10 +36,10 @@ class MapNetwork(nn.Module):
 
     Attributes:
       backbone: network that returns a list: features, of which the last are used, or else the maps of all stacks.
-      num_joints: K.
+      num_joints: number of joints K.
       projects: whether the backbone makes features, from which a 1x1 convolution makes maps.
-      cells: h * w for the fully connected layer, which all joints share; 0 for none.
-      rectifier: of the maps before that layer, see `coordinates.RECTIFIERS`.
+      cells: number h * w of inputs of the fully connected layer, which all joints share; 0 for no layer.
+      rectifier: rectifier of the maps before that layer, see `coordinates.RECTIFIERS`.
     """
 
     backbone: nn.Module
@@ -90,26 +90,28 @@ class DSNT(TopDown):
     not labelled, or lie outside the crop, do not count in training.
 
     Attributes:
-      mean, std: the published ResNets see colours in [0, 1] as they are; hourglasses subtract
-        (0.440442830, 0.444026709, 0.432682842).
-      flip_shift: never needed here.
+      mean, std: mean and deviation of colours; the published ResNets see colours in [0, 1] as they are; hourglasses
+        subtract (0.440442830, 0.444026709, 0.432682842).
+      flip_shift: False; there is nothing to make up for here.
       backbone: "resnet18", 34, 50, 101, 152, or "hourglass".
       backbone_width: channels of a ResNet's stem (0 for the published 64) or of an hourglass (0 for 256).
       backbone_stages: blocks per stage of a ResNet; empty for the published ones.
-      dilate: so many stages at the end of a ResNet keep their input's resolution: maps of 7, 14, 28 or 56 a side from
-        224 for 0 to 3.
-      truncate: so many stages at the end of a ResNet are left out.
-      stacks: hourglasses in a row, each with a loss; the last one predicts.
-      modules: residual modules at each place of an hourglass.
-      strategy: "dsnt" (expected position), "fc" (a linear layer, one for all joints, on the flattened map) or "gauss"
-        (maps are matched with Gaussians, positions are their maxima).
-      rectifier: how logits become maps with sum 1: "softmax", "thresholded_softmax", "abs", "relu" or "sigmoid".
-      coordinate_loss: "euclidean", "l1" or "mse", in normalized coordinates.
-      regularizer: "none", "variance", "kl", "js" or "mse".
-      reg_weight: of the regularizer; the coordinate loss has weight 1.
-      sigma: deviation of the wanted Gaussian in pixels of the map.
-      variance_units: "pixels", or "normalized" as in the paper's experiments, which took 100 for `reg_weight`.
-      mask_heatmaps: with "gauss", leave joints that are not labelled out of the loss. The original code wants empty
+      dilate: number of stages at the end of a ResNet that keep their input's resolution: maps of 7, 14, 28 or 56 a side
+        from 224 for 0 to 3.
+      truncate: number of stages at the end of a ResNet that are left out.
+      stacks: number of hourglasses in a row, each with a loss; the last one predicts.
+      modules: number of residual modules at each place of an hourglass.
+      strategy: way from maps to positions, "dsnt" (expected position), "fc" (a linear layer, one for all joints, on the
+        flattened map) or "gauss" (maps are matched with Gaussians, positions are their maxima).
+      rectifier: function that makes maps with sum 1 of logits, "softmax", "thresholded_softmax", "abs", "relu" or
+        "sigmoid".
+      coordinate_loss: distance between positions, "euclidean", "l1" or "mse", in normalized coordinates.
+      regularizer: regularizer of the maps, "none", "variance", "kl", "js" or "mse".
+      reg_weight: weight of the regularizer; the coordinate loss has weight 1.
+      sigma: standard deviation of the wanted Gaussian in pixels of the map.
+      variance_units: unit of the variance, "pixels", or "normalized" as in the paper's experiments, which took 100 for
+        `reg_weight`.
+      mask_heatmaps: whether joints without labels are left out of the loss of "gauss". The original code wants empty
         maps for them.
     """
 

@@ -51,20 +51,21 @@ class Heatmap(TopDown):
     """The defaults are those of HRNet-W32 on COCO at 256 x 192.
 
     Attributes:
-      channels: the published HRNets see "rgb", the published ResNets "bgr" (with mean and deviation not reordered).
+      channels: order of colours; the published HRNets see "rgb", the published ResNets "bgr" (with mean and deviation
+        not reordered).
       backbone: "resnet18", 34, 50, 101, 152, or "hrnet_wC" with C channels in the finest branch (32, 48).
       backbone_width: channels of a ResNet's stem; 0 for the published 64.
       backbone_stages: blocks per stage (ResNet) or modules of stages 2 to 4 (HRNet); empty for the published ones.
-      deconv_layers: transposed convolutions after a ResNet; each doubles the resolution. An HRNet has none.
-      deconv_features: channels of each.
-      deconv_kernel: size of each, 4, 3 or 2.
-      deconv_bias: whether they have a bias.
+      deconv_layers: number of transposed convolutions after a ResNet; each doubles the resolution. An HRNet has none.
+      deconv_features: number of channels of each transposed convolution.
+      deconv_kernel: size of each transposed convolution, 4, 3 or 2.
+      deconv_bias: whether transposed convolutions have a bias.
       final_kernel: size of the last convolution, 1 or 3.
       sigma: standard deviation of the targets in pixels of the map: 2, or 3 for crops of 384 x 288.
-      loss: "mse", or "ohkm" for the hardest joints of each person alone.
-      ohkm_joints: so many.
-      weighted_joints: joints count by `JOINT_WEIGHTS`; the weight enters the loss squared.
-      score_threshold: joints at or below do not count in a person's score.
+      loss: loss of the maps, "mse", or "ohkm" for the hardest joints of each person alone.
+      ohkm_joints: number of these joints.
+      weighted_joints: whether joints count by `JOINT_WEIGHTS`; the weight enters the loss squared.
+      score_threshold: score above which joints count in a person's score.
     """
 
     backbone: str = "hrnet_w32"

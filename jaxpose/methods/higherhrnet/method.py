@@ -27,7 +27,7 @@ from jaxpose.ops import geometry, heatmaps
 from jaxpose.types import Batch, Layout, Poses, Stream, Variables, image_field
 
 Maps = Mapping[str, jax.Array]
-"""What the network puts out: {"stage0": [B, h, w, J + T], "stage1": [B, 2 h, 2 w, J], ...}, heatmaps before tags."""
+"""Outputs of the network: {"stage0": [B, h, w, J + T], "stage1": [B, 2 h, 2 w, J], ...}, heatmaps before tags."""
 
 
 # --- network ---
@@ -37,11 +37,12 @@ class HigherResolutionHead(nn.Module):
     """Maps at the backbone's resolution, then at twice that, and so on (section 3.2).
 
     Attributes:
-      channels: of the maps of each stage, heatmaps and tags together; every stage but the first doubles the resolution.
-      features: channels of the transposed convolutions and of the blocks after them.
+      channels: number of maps of each stage, heatmaps and tags together; every stage but the first doubles the
+        resolution.
+      features: number of channels of the transposed convolutions and of the blocks after them.
       kernel: size of the transposed convolutions, 4, 3 or 2.
-      blocks: residual blocks after each of them.
-      concat: a stage sees the maps of the one before it besides its features.
+      blocks: number of residual blocks after each of them.
+      concat: whether a stage sees the maps of the one before it besides its features.
       final_kernel: size of the convolutions that make maps, odd.
       dtype: compute precision; those last convolutions work in float32 at least.
     """
@@ -102,29 +103,30 @@ class HigherHRNet(BottomUp):
     stage of twice the resolution. Weights of losses hold one number for each stage, or a single one for all.
 
     Attributes:
-      deconv_layers: transposed convolutions, up to 2. Without any it is the same network at a quarter of the resolution
-        alone, the baseline of the paper's ablation.
-      deconv_features: channels of each; 0 for as many as the backbone's finest branch.
-      deconv_kernel: size of each, 4, 3 or 2.
-      deconv_blocks: residual blocks after each.
-      deconv_concat: each sees the maps of the stage before it besides the features.
+      deconv_layers: number of transposed convolutions, up to 2. Without any it is the same network at a quarter of the
+        resolution alone, the baseline of the paper's ablation.
+      deconv_features: number of channels of each transposed convolution; 0 for as many as the backbone's finest branch.
+      deconv_kernel: size of each transposed convolution, 4, 3 or 2.
+      deconv_blocks: number of residual blocks after each.
+      deconv_concat: whether each sees the maps of the stage before it besides the features.
       final_kernel: size of the convolutions that make maps, 1 or 3.
-      tag_per_joint: every joint has a tag map of its own; else one serves all.
+      tag_per_joint: whether every joint has a tag map of its own; else one serves all.
       tag_stages: stages with tags, in order.
       heatmap_stages: stages with a loss, in order; empty for all. Others have untrained maps.
-      averaged_stages: those of them whose heatmaps are averaged in inference; empty for all.
-      with_center: a further joint in the middle of each person.
-      ignore_center: in inference it is left out; otherwise grouping begins with it. It is never part of the poses.
+      averaged_stages: stages with a loss whose heatmaps are averaged in inference; empty for all.
+      with_center: whether there is a further joint in the middle of each person.
+      ignore_center: whether it is left out in inference; otherwise grouping begins with it. It is never part of the
+        poses.
       sigma: standard deviation of heatmap targets in pixels of each stage's map; negative for side / 64.
-      scale_aware: multiply it by the person's length on the canvas over 256 pixels, see `deviations`.
-      push: how tags of different people are driven apart, "exp" or "max"; see `associative.embedding_loss`.
+      scale_aware: whether it is multiplied by the person's length on the canvas over 256 pixels, see `deviations`.
+      push: kind of loss that drives tags of different people apart, "exp" or "max"; see `associative.embedding_loss`.
       heatmap_weight, push_weight, pull_weight: factors of the losses.
       project_to_image: poses are read from maps as large as the image; else from those of the finest stage.
       detection_threshold: a maximum counts as a joint above.
       tag_threshold: a joint belongs to a person whose mean tag is nearer.
       nms_window: side of the square in which a maximum is the largest.
       capacity: people that the result has room for; more than `max_people`, as joints that fit nobody start others.
-      use_detection_val, ignore_too_much, adjust, refine: see `methods.higherhrnet.grouping.Grouping`.
+      use_detection_val, ignore_too_much, adjust, refine: fields of `methods.higherhrnet.grouping.Grouping`.
     """
 
     deconv_layers: int = 1
@@ -233,7 +235,8 @@ class HigherHRNet(BottomUp):
     # --- targets and losses ---
 
     def labels(self, stream: Stream) -> Stream:
-        """By stride s of each trained stage: "heatmaps_s" [B, R, R, J], and where it has tags "index_s" and "used_s".
+        """Targets by stride s of each trained stage: "heatmaps_s" [B, R, R, J], and where it has tags "index_s" and
+        "used_s".
 
         "index_s" [B, N, J] says at which pixel a joint's tag is read, and "used_s" [B, N, J] whether it is.
         """
@@ -270,8 +273,8 @@ class HigherHRNet(BottomUp):
         """Losses [B] of each image, weighted: "heatmap_s" by the stride s, and where there are tags "push_s", "pull_s".
 
         Args:
-          maps: the network's.
-          stream: with `labels` and masks "mask_s" [B, H/s, W/s].
+          maps: maps of the network.
+          stream: stream with `labels` and masks "mask_s" [B, H/s, W/s].
         """
         losses = {}
         for stage in self.trained_stages:
@@ -345,7 +348,7 @@ class HigherHRNet(BottomUp):
         Heatmaps are averaged. Tags differ from view to view and stand side by side; those of scale 1 alone count.
 
         Args:
-          outputs: by scale, the network's maps for the image and, in a flip test, for the mirrored one.
+          outputs: {scale: maps} of the network for the image and, in a flip test, for the mirrored one.
           size: (width, height) of the image at scale 1, that of the result if `project_to_image`; else the result is as
             large as the finest maps of the largest scale.
 
@@ -367,9 +370,9 @@ class HigherHRNet(BottomUp):
         """Heatmaps [B, h, w, J] averaged over stages, and the tags [B, h, w, J or 1] of each, as large as the finest.
 
         Args:
-          maps: the network's.
-          mirrored: they are those of the mirrored image and are turned back. Nothing makes up for the pixel of the
-            image by which they are then too far to the right: the published scores do not.
+          maps: maps of the network.
+          mirrored: whether they are those of the mirrored image and are turned back. Nothing makes up for the pixel of
+            the image by which they are then too far to the right: the published scores do not.
         """
         finest = maps[f"stage{self.deconv_layers}"]
         averaged = self.averaged_stages or self.trained_stages
@@ -391,7 +394,7 @@ class HigherHRNet(BottomUp):
 
     @property
     def grouping_rules(self) -> grouping.Grouping:
-        """How maxima become people."""
+        """The rules by which maxima become people."""
         center = range(self.joints.num_joints, self.num_found)
         return grouping.Grouping(
             joint_order=(*center, *grouping.joint_order(self.joints)),

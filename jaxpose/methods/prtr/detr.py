@@ -40,10 +40,10 @@ class Detector(nn.Module):
     """From a feature map to classes and boxes.
 
     Attributes:
-      encoder: over the cells of the map.
-      decoder: of the queries.
-      num_classes: C, without "nothing".
-      num_queries: Q.
+      encoder: encoder of the cells of the map.
+      decoder: decoder of the queries.
+      num_classes: number of classes C, without "nothing".
+      num_queries: number of queries Q.
       hidden_dim: width D of the transformer.
       dtype: compute precision; the heads work in float32.
     """
@@ -105,15 +105,15 @@ class DETR(SetPrediction, DetectionInput):
     """The defaults are those of DETR with ResNet-50 on COCO, but for people alone.
 
     Attributes:
-      bucket: sides of canvases in inference are rounded up to multiples of so many pixels; images on canvases of equal
-        size share a compiled program.
-      max_people: rows N for the people of a training image, not more than queries.
-      num_classes: C; 91 for the released checkpoints.
-      person_class: which of them is a person; 1 for the released checkpoints.
-      mean, std: subtracted from, and divided by, each colour in [0, 1].
+      bucket: number of pixels to whose multiples sides of canvases are rounded up in inference; images on canvases of
+        equal size share a compiled program.
+      max_people: number of rows N for the people of a training image, not more than queries.
+      num_classes: number of classes C; 91 for the released checkpoints.
+      person_class: index of the class of people; 1 for the released checkpoints.
+      mean, std: mean and standard deviation of each colour in [0, 1], by which images are normalised.
       box_loss, giou_loss: weights of L1 distance and generalized IoU of boxes; the classification loss has weight 1.
-      cost_box, cost_giou: the same when queries are assigned to people; see `cost_class`.
-      aux_loss: train the proposals of all decoder layers, not only of the last.
+      cost_box, cost_giou: weights of the same two when queries are assigned to people; see `cost_class`.
+      aux_loss: whether the proposals of all decoder layers are trained, not only of the last.
     """
 
     bucket: int = 64
@@ -159,7 +159,8 @@ class DETR(SetPrediction, DetectionInput):
         return initializers.initialize(self.module(), key, image, jax.ShapeDtypeStruct((1, 64, 64), jnp.bool_))
 
     def adopt(self, loaded: Variables, fresh: Variables) -> Variables:
-        """Of a detector of COCO's 91 classes, one for people alone keeps what tells them from nothing."""
+        """The loaded variables; a detector for people alone keeps of COCO's 91 classes what tells people from
+        nothing."""
         flat: dict[str, Any] = dict(flatten_dict(loaded, sep="/"))
         for name in ("kernel", "bias"):
             path = f"params/detector/class_head/{name}"
@@ -170,7 +171,7 @@ class DETR(SetPrediction, DetectionInput):
     # --- images and targets ---
 
     def layout(self, width: int, height: int) -> PaddedLayout:
-        """How an image of this size in pixels is looked at in inference."""
+        """The canvas of an image of this size in pixels in inference."""
         extent = box_ops.fitted_size(width, height, self.short_side, self.long_side)
         width_up, height_up = (-(-side // self.bucket) * self.bucket for side in extent)
         scale = np.diag([extent[0] / width, extent[1] / height])
@@ -178,7 +179,7 @@ class DETR(SetPrediction, DetectionInput):
 
     @property
     def scales(self) -> tuple[float, ...]:
-        """Of the image in inference: there is one canvas."""
+        """Test scales of the image in inference: there is one canvas."""
         return (1.0,)
 
     def spec(self, batch_size: int) -> Spec:
@@ -276,7 +277,7 @@ class DETR(SetPrediction, DetectionInput):
         return outputs["logits"][first:], outputs["boxes"][first:]
 
     def total(self, losses: dict[str, jax.Array]) -> jax.Array:
-        """The weighted sum of what `criterion` says, over all layers."""
+        """The weighted sum of the losses of `criterion` over all layers."""
         layers = losses["loss_ce"] + self.box_loss * losses["loss_bbox"] + self.giou_loss * losses["loss_giou"]
         return layers.sum()
 

@@ -10,7 +10,7 @@ DETECTOR = (
     Rule(r"class_embed", "class_head", LINEAR),
     Rule(r"bbox_embed\.layers\.(\d)", r"box_head/layer\1", LINEAR),
 )
-"""What follows the backbone."""
+"""Rules of the parts after the backbone."""
 
 
 def rules(method: DETR) -> tuple[Rule, ...]:

@@ -1,4 +1,4 @@
-"""What each decoder layer of a network looks at to find a joint, and where it puts the joint (PRTR's figures of its
+"""Views of each decoder layer on the way to the joints: the places that it reads, and its joints (PRTR's figures of its
 keypoint queries).
 """
 
@@ -76,7 +76,7 @@ def watch_images(method: SequentialPRTR, variables: Variables, batch: Batch) -> 
 
 
 def chosen(method: PRTR | SequentialPRTR, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Which query [M, K] the method chooses for each joint, and the joints' scores [M, K], for logits [M, Q, K + 1]."""
+    """Queries [M, K] that the method chooses for the joints, and scores [M, K], for logits [M, Q, K + 1]."""
     numbers = jnp.arange(logits.shape[1], dtype=jnp.float32)[:, None]
     columns, scores = method.select(logits, jnp.broadcast_to(numbers, (*logits.shape[:2], 1)))
     return columns[..., 0].astype(jnp.int32), scores
@@ -90,7 +90,7 @@ def cell_centers(grid: tuple[int, int]) -> jax.Array:
 
 
 def _cross_attention(decoder: dict[str, Any], name: str) -> list[Any]:
-    """What every layer of a decoder said about its attention to the image."""
+    """Records of every layer of a decoder about its attention to the image."""
     return [decoder[f"layer{index}"]["cross_attention"][name][0] for index in range(len(decoder))]
 
 

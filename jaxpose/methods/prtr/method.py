@@ -45,12 +45,12 @@ class KeypointTransformer(nn.Module):
 
     Attributes:
       backbone: returns a list of maps; the last is used.
-      encoder: over the cells of the map.
-      decoder: of the keypoint queries.
-      num_joints: K.
-      num_queries: Q.
+      encoder: encoder of the cells of the map.
+      decoder: decoder of the keypoint queries.
+      num_joints: number of joints K.
+      num_queries: number of queries Q.
       hidden_dim: width D of the transformer.
-      positional: "sine" or "learned".
+      positional: kind of positional encoding, "sine" or "learned".
       dtype: compute precision; the heads work in float32.
     """
 
@@ -93,13 +93,14 @@ class DeformableKeypointTransformer(nn.Module):
 
     Attributes:
       backbone: returns a list of maps; the last three are used, or with a single level the last.
-      encoder: over the cells of all levels.
-      decoder: of the keypoint queries.
-      num_joints: K.
-      num_queries: Q.
+      encoder: encoder of the cells of all levels.
+      decoder: decoder of the keypoint queries.
+      num_joints: number of joints K.
+      num_queries: number of queries Q.
       hidden_dim: width D of the transformer.
-      levels: maps that are looked at. Those beyond the backbone's are made from its last by strided convolutions.
-      positional: "sine" or "learned".
+      levels: number of maps that are looked at. Those beyond the backbone's are made from its last by strided
+        convolutions.
+      positional: kind of positional encoding, "sine" or "learned".
       dtype: compute precision; places and heads work in float32.
     """
 
@@ -115,7 +116,7 @@ class DeformableKeypointTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """As `KeypointTransformer`."""
+        """The same as `KeypointTransformer` gives."""
         maps = self._project(self.backbone(image, train))
         shapes = tuple((x.shape[1], x.shape[2]) for x in maps)
         tokens = jnp.concatenate([rearrange(x, "b h w d -> b (h w) d") for x in maps], 1)
@@ -180,8 +181,8 @@ def position_encoder(kind: str, channels: int) -> Callable[[int, int], jax.Array
     """A function of a map's (rows, columns) that gives its cells' positions [T, channels]; to be made in a module.
 
     Args:
-      kind: "sine", or "learned" with tables that all maps share.
-      channels: of the encoding.
+      kind: kind of encoding, "sine", or "learned" with tables that all maps share.
+      channels: number of channels of the encoding.
     """
     if kind == "learned":
         learned = LearnedEncoding(channels, name="position")
@@ -203,7 +204,7 @@ def keypoint_cost(
       logits: [..., Q, K + 1], "no keypoint" last.
       keypoints: [..., Q, 2].
       targets: [..., K, 2].
-      class_weight, coord_weight: of probability and distance.
+      class_weight, coord_weight: weights of probability and distance.
     """
     distance = jnp.abs(targets[..., :, None, :] - keypoints[..., None, :, :]).sum(-1)
     probability = jnp.swapaxes(nn.softmax(logits)[..., :-1], -1, -2)
@@ -228,7 +229,7 @@ def keypoint_losses(
       visible: [N, K], positive where a joint's position counts. All joints count for classification.
       columns: [..., N, K] query of each joint.
       eos_coef: weight of the class "no keypoint".
-      people: [N] which of them count; all without.
+      people: [N] mask of the people who count; None for all.
 
     Returns:
       [...] each: "loss_ce", "loss_kpts" (unweighted), "class_error" (percent of assigned queries of wrong class),
@@ -261,17 +262,19 @@ class PRTR(SetPrediction, CropMethod):
 
     Attributes:
       input_size: (width, height) of the crop.
-      positional: "sine" or "learned".
-      deformable: attention to a few places of several maps instead of all cells of one; for ResNets.
-      feature_levels: maps that the deformable variant looks at: 1, or from 3 on, of which three are the backbone's.
-      encoder_points, decoder_points: places that each head of it reads on every map.
+      positional: kind of positional encoding, "sine" or "learned".
+      deformable: whether attention goes to a few places of several maps instead of all cells of one; for ResNets.
+      feature_levels: number of maps that the deformable variant looks at: 1, or from 3 on, of which three are the
+        backbone's.
+      encoder_points, decoder_points: numbers of places that each head of it reads on every map.
       keypoint_loss: weight of the coordinate loss; the classification loss has weight 1.
       cost_coord: weight of the L1 distance when queries are assigned to true joints; see `cost_class`.
-      channels: the published ResNet models were trained on "bgr", the HRNet models on "rgb".
-      flip_shift: mirror predictions as x -> 1 - x like the original code, which is one crop pixel off the mirrored
-        pixel grid and moves the average by half a pixel. Published scores include this. False mirrors exactly.
-      background_logit: at inference, take probabilities over all K + 1 classes instead of the K joints.
-      score_threshold: joints below do not count in a person's score.
+      channels: order of colours; the published ResNet models were trained on "bgr", the HRNet models on "rgb".
+      flip_shift: whether predictions are mirrored as x -> 1 - x like in the original code, which is one crop pixel off
+        the mirrored pixel grid and moves the average by half a pixel. Published scores include this. False mirrors
+        exactly.
+      background_logit: whether probabilities are taken over all K + 1 classes instead of the K joints in inference.
+      score_threshold: least score of joints that count in a person's score.
     """
 
     input_size: tuple[int, int] = (288, 384)

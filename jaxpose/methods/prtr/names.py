@@ -25,14 +25,14 @@ PLAIN = (
     Rule(r"class_embed", "class_head", LINEAR),
     Rule(r"kpt_embed\.layers\.(\d)", r"keypoint_head/layer\1", LINEAR),
 )
-"""What follows the backbone."""
+"""Rules of the parts after the backbone."""
 
 _ATTENTION = r"transformer\.(encoder|decoder)\.layers\.(\d+)\.(self|cross)_attn"
 _OURS = r"\1/layer\2/\3_attention"
 
 
 def deformable(layers: int) -> tuple[Rule, ...]:
-    """What follows the backbone in the deformable variant.
+    """Rules of the parts after the backbone in the deformable variant.
 
     Its heads are stored once for each of `layers` decoder layers, though they are one. The last copy counts, as it did
     when the original code read a checkpoint.

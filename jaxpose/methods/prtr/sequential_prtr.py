@@ -33,13 +33,13 @@ from jaxpose.types import Array, Batch, Detections, LayerViews, Poses, Spec, Str
 
 
 def crop_grid(boxes: Array, ratio: Array, size: tuple[int, int], growth: float) -> jax.Array:
-    """Where features are sampled around boxes; the outermost points lie on the edges of the grown boxes.
+    """Points at which features are sampled around boxes; the outermost points lie on the edges of the grown boxes.
 
     Args:
       boxes: [B, P, 4] (cx, cy, w, h), fractions of the images without padding.
       ratio: [B, 2] (width, height) of the images as fractions of their canvases.
       size: (width, height) of the grid.
-      growth: of the boxes.
+      growth: factor by which boxes are enlarged.
 
     Returns:
       [B, P, height, width, 2] (x, y) normalised to [-1, 1] over the canvas.
@@ -73,12 +73,12 @@ class CropTransformer(nn.Module):
     """From people's features to their joints.
 
     Attributes:
-      encoder: over the cells of a crop.
-      decoder: of the keypoint queries.
-      num_joints: K.
-      num_queries: Q.
+      encoder: encoder of the cells of a crop.
+      decoder: decoder of the keypoint queries.
+      num_joints: number of joints K.
+      num_queries: number of queries Q.
       hidden_dim: width D of the transformer.
-      growth: how much larger than the person's box the crop is.
+      growth: size of the crop over that of the person's box.
       dtype: compute precision; the heads work in float32.
     """
 
@@ -156,7 +156,7 @@ class CascadeNetwork(nn.Module):
     def detect(
         self, image: jax.Array, inside: jax.Array, train: bool = False
     ) -> tuple[dict[str, jax.Array], list[jax.Array]]:
-        """What the detector proposes, and the maps of `levels`."""
+        """The detector's proposals, and the maps of `levels`."""
         maps = self.backbone(image, train)
         return self.detector(maps[-1], inside, train), [maps[level] for level in self.levels]
 
@@ -166,7 +166,7 @@ class CascadeNetwork(nn.Module):
         """Joints of people in boxes.
 
         Args:
-          maps: of `detect`.
+          maps: maps of `detect`.
           boxes: [B, P, 4] (cx, cy, w, h), fractions of the image without padding.
           inside: [B, H, W] bool.
           train: whether dropout is active.
@@ -193,11 +193,11 @@ class SequentialPRTR(DETR):
     Attributes:
       levels: maps of the backbone, 0 to 3 for strides 4 to 32, that crops are cut out of.
       crop_size: (width, height) of a crop in cells.
-      box_growth: how much larger than a person's box the crop is.
-      keypoint_dim, keypoint_heads, keypoint_encoder_layers, keypoint_decoder_layers, keypoint_feedforward: of the
-        transformer of joints.
-      keypoint_queries: Q of it, at least the number of joints.
-      top_people: so many boxes, the likeliest people, are looked at in inference.
+      box_growth: size of the crop over that of a person's box.
+      keypoint_dim, keypoint_heads, keypoint_encoder_layers, keypoint_decoder_layers, keypoint_feedforward: fields
+        of the transformer of joints.
+      keypoint_queries: number of its queries Q, at least the number of joints.
+      top_people: number of boxes, of the likeliest people, in which joints are looked for in inference.
       keypoint_loss: weight of the joints' coordinate loss; their classification loss has weight 1.
       cost_coord: weight of the L1 distance when queries are assigned to joints.
     """
@@ -254,7 +254,7 @@ class SequentialPRTR(DETR):
     # --- targets ---
 
     def spec(self, batch_size: int) -> Spec:
-        """As `DETR.spec`, with keypoints [B, N, K, 2] in pixels of the canvas and visible [B, N, K] in {0, 1}."""
+        """The fields of `DETR.spec`, keypoints [B, N, K, 2] in pixels of the canvas and visible [B, N, K] in {0, 1}."""
         people, joints = self.max_people, self.joints.num_joints
         fields = {
             "keypoints": jax.ShapeDtypeStruct((batch_size, people, joints, 2), jnp.float32),
@@ -305,12 +305,12 @@ class SequentialPRTR(DETR):
         The crops follow the boxes of those queries, and so does the gradient.
 
         Args:
-          variables: of the network.
-          maps: of `CascadeNetwork.detect`.
-          boxes: [B, P, 4] that the detector proposes.
+          variables: variables of the network.
+          maps: maps of `CascadeNetwork.detect`.
+          boxes: [B, P, 4] boxes that the detector proposes.
           columns: [B, N] query of each person, -1 for none.
-          stream: with "inside", "joints" and "visible".
-          key: of dropout.
+          stream: stream with "inside", "joints" and "visible".
+          key: key of dropout.
         """
         found = self.apply(
             variables,
@@ -344,7 +344,7 @@ class SequentialPRTR(DETR):
     # --- inference ---
 
     def forward(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-        """What is found of the likeliest people.
+        """The likeliest people and their joints' proposals.
 
         Returns:
           "person" [B, P] their probability, "boxes" [B, P, 4]; "logits" [B, P, Q, K + 1] and "keypoints" [B, P, Q, 2]

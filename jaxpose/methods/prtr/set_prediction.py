@@ -1,4 +1,4 @@
-"""What methods share that predict sets with a backbone and DETR's transformer."""
+"""Methods that predict sets with a backbone and DETR's transformer: what they share."""
 
 import dataclasses
 from typing import Any
@@ -19,11 +19,12 @@ class SetPrediction(Method):
       backbone: "resnet18", 34, 50, 101, 152, or "hrnet_wC" with C channels in the finest branch (32, 48).
       backbone_width: channels of a ResNet's stem; 0 for the published 64.
       backbone_stages: blocks per stage (ResNet) or modules of stages 2 to 4 (HRNet); empty for the published ones.
-      frozen_norm: constant batch normalization in a ResNet, for training from an ImageNet checkpoint.
-      frozen_stages: no gradient into a ResNet's stem and so many of its stages; 0 to train from scratch.
-      dilation: keep stride 16 in a ResNet's last stage.
-      hidden_dim, heads, encoder_layers, decoder_layers, feedforward, dropout, pre_norm: of the transformer.
-      num_queries: Q.
+      frozen_norm: whether there is constant batch normalization in a ResNet, for training from an ImageNet checkpoint.
+      frozen_stages: number of a ResNet's first stages without gradient, and its stem; 0 to train from scratch.
+      dilation: whether a ResNet's last stage keeps stride 16.
+      hidden_dim, heads, encoder_layers, decoder_layers, feedforward, dropout, pre_norm: fields of the
+        transformer.
+      num_queries: number of queries Q.
       eos_coef: weight of the class "nothing" in the classification loss.
       cost_class: weight of the class probability when queries are assigned to what is there.
     """

@@ -28,7 +28,7 @@ from jaxpose.types import Array, Batch, Spec, Stream, Variables
 ADAPTATIONS = ("regda", "disparity", "none")
 LOSSES = {"kl": heatmaps.joint_kl, "mse": heatmaps.joint_mse}
 LABELS = ("keypoints", "visible")
-"""What nobody knows about images of the target domain."""
+"""Fields that nobody knows about images of the target domain."""
 SCORE_RADIUS = 1.5
 """Half a side of the window around a joint whose mass is the joint's score, in deviations of the target."""
 
@@ -39,7 +39,7 @@ SCORE_RADIUS = 1.5
 def warm_start(
     step: Array | int, alpha: float = 1.0, low: float = 0.0, high: float = 0.1, steps: int = 1000
 ) -> jax.Array:
-    """How much of the adversary's gradient reaches the features after `step` steps: from `low` up to `high`.
+    """Share of the adversary's gradient that reaches the features after `step` steps, from `low` up to `high`.
 
     low + (high - low) tanh(alpha step / (2 steps)), which is how the original's quotient of exponentials can be written
     without cancellation.
@@ -60,7 +60,7 @@ class Upsampling(nn.Module):
     """Transposed convolutions, each with batch normalization and ReLU.
 
     Attributes:
-      features: channels of each.
+      features: number of channels of each.
       kernels: size of each, 4, 3 or 2.
       use_bias: whether they have a bias.
       dtype: compute precision.
@@ -85,8 +85,8 @@ class Regressor(nn.Module):
     """3x3 convolutions, each with batch normalization and ReLU, and a 1x1 convolution to one map a joint.
 
     Attributes:
-      num_joints: K.
-      layers: convolutions in all; 1 for the last alone, as in SimpleBaselines.
+      num_joints: number of joints K.
+      layers: number of convolutions; 1 for the last alone, as in SimpleBaselines.
       dtype: compute precision; the last convolution works in float32 at least.
     """
 
@@ -126,7 +126,7 @@ class AdversarialNetwork(nn.Module):
         Args:
           image: [B, H, W, 3] normalised.
           train: whether batch statistics are active.
-          coefficient: of the adversary's gradient where it enters the features.
+          coefficient: factor of the adversary's gradient where it enters the features.
 
         Returns:
           "maps" [B, h, w, K] float32, and with an adversary "adversarial_maps" of the same shape.
@@ -150,28 +150,28 @@ class RegDA(TopDown):
     ("^adversary/"), of which the first has a tenth of the learning rate.
 
     Attributes:
-      flip_test: the original code has none.
-      adaptation: "regda"; "disparity" for the disparity discrepancy that it is compared with (DD: the adversary leaves
-        the main regressor's prediction for anywhere on the map); or "none" to learn from the stream "source" alone:
-        training on the source before adaptation, the baseline "source only" (ERM), and, where that stream is labelled
-        images of the target domain, the oracle.
-      loss: of labels: "kl", the divergence of the softmax of a map, or "mse" as in the original's ERM, which only
+      flip_test: False as in the original code.
+      adaptation: kind of adaptation, "regda"; "disparity" for the disparity discrepancy that it is compared with (DD:
+        the adversary leaves the main regressor's prediction for anywhere on the map); or "none" to learn from the
+        stream "source" alone: training on the source before adaptation, the baseline "source only" (ERM), and, where
+        that stream is labelled images of the target domain, the oracle.
+      loss: loss of labels, "kl", the divergence of the softmax of a map, or "mse" as in the original's ERM, which only
         adaptation="none" can use.
-      backbone: "resnet18", 34, 50, 101 or 152.
-      backbone_width: channels of its stem; 0 for the published 64.
-      backbone_stages: blocks per stage; empty for the published ones.
+      backbone: name of the ResNet, "resnet18", 34, 50, 101 or 152.
+      backbone_width: number of channels of its stem; 0 for the published 64.
+      backbone_stages: numbers of blocks in each stage; empty for the published ones.
       deconv_features, deconv_kernels: channels and size (4, 3 or 2) of each transposed convolution.
       deconv_bias: whether they have a bias.
-      head_layers: convolutions of a regressor.
+      head_layers: number of convolutions of a regressor.
       sigma: standard deviation of the targets and pseudo-labels in pixels of the map.
-      window: of the pseudo-labels, "square" or "disc"; see `methods.regda.pseudo_labels`.
-      epsilon: added to pseudo-labels before they become distributions.
+      window: window of the pseudo-labels, "square" or "disc"; see `methods.regda.pseudo_labels`.
+      epsilon: number that is added to pseudo-labels before they become distributions.
       margin: weight of the adversary's agreement on the source.
       trade_off: weight of all three adversarial losses.
-      warm_start_alpha, warm_start_low, warm_start_high, warm_start_steps: see `warm_start`.
+      warm_start_alpha, warm_start_low, warm_start_high, warm_start_steps: arguments of `warm_start`.
       distort_target: whether images of the stream "target" are recoloured and blurred in training like those of the
         source.
-      target_weights: let joints of the target count by their visibility, as the original code does. That is a use of
+      target_weights: whether joints of the target count by their visibility, as in the original code. That is a use of
         labels; without it all joints count and the stream "target" has none.
     """
 
@@ -275,7 +275,7 @@ class RegDA(TopDown):
         return spec
 
     def targets(self, batch: Batch, key: jax.Array, train: bool) -> Batch:
-        """That of top-down methods, for both streams. Of the stream "target" only what `spec` names gets through."""
+        """Targets of both streams, as of all top-down methods. Of "target" only the fields of `spec` get through."""
         prepared = super().targets(batch, key, train)
         if train and self.adapts:
             known = {name: batch["target"][name] for name in self.spec(1)["target"]}
@@ -301,20 +301,20 @@ class RegDA(TopDown):
         return jnp.mean(weight * LOSSES[self.loss](maps, target))
 
     def disparity(self, maps: jax.Array, adversarial_maps: jax.Array, weight: jax.Array, kind: str) -> jax.Array:
-        """How far the adversary is from what the main regressor's maps say.
+        """Distance of the adversary from the predictions of the main regressor.
 
         Args:
           maps: [B, h, w, K] of the main regressor; no gradient flows into them.
           adversarial_maps: [B, h, w, K].
           weight: [B, K].
-          kind: of pseudo-labels, "truth" or "false".
+          kind: kind of pseudo-labels, "truth" or "false".
         """
         truth, false = pseudo_labels(maps, self.sigma, self.window)
         wanted = {"truth": truth, "false": false}[kind]
         return jnp.mean(weight * heatmaps.joint_kl(adversarial_maps, wanted, self.epsilon))
 
     def coefficient(self, step: jax.Array) -> jax.Array:
-        """Of the adversary's gradient where it enters the features, after `step` steps."""
+        """The factor of the adversary's gradient where it enters the features, after `step` steps."""
         return warm_start(step, self.warm_start_alpha, self.warm_start_low, self.warm_start_high, self.warm_start_steps)
 
     def _apply(self, variables: Variables, image: jax.Array, step: jax.Array) -> tuple[dict[str, jax.Array], Any]:
@@ -387,7 +387,7 @@ class RegDA(TopDown):
     # --- inference ---
 
     def maps(self, variables: Variables, image: jax.Array) -> jax.Array:
-        """Those of the main regressor."""
+        """Maps of the main regressor."""
         return self.apply(variables, image)["maps"]
 
     def read(self, maps: jax.Array) -> tuple[jax.Array, jax.Array]:

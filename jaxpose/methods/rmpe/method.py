@@ -52,8 +52,8 @@ class LocalizationBlock(nn.Module):
     """Two 3x3 convolutions; the shortcut is a 1x1 convolution without norm where channels change.
 
     Attributes:
-      features: output channels.
-      stride: of the first convolution and the shortcut.
+      features: number of output channels.
+      stride: stride of the first convolution and the shortcut.
       dtype: compute precision.
     """
 
@@ -77,8 +77,8 @@ class LocalizationNetwork(nn.Module):
     Its convolutions have biases. The mean over all cells is the original's 8x8 pooling of a 256 x 256 crop.
 
     Attributes:
-      width: channels of the stem and of the first stage; doubled from stage to stage.
-      stages: blocks in each stage.
+      width: number of channels of the stem and of the first stage; doubled from stage to stage.
+      stages: number of blocks in each stage.
       dtype: compute precision; the map is float32.
     """
 
@@ -127,10 +127,10 @@ class RegionalPoseNetwork(nn.Module):
     moved back are 0 where they come from outside the moved crop.
 
     Attributes:
-      pose: returns the maps of every stack.
-      localization: decides how to move the crop; None for no transformers.
+      pose: network that returns the maps of every stack.
+      localization: network that decides how to move the crop; None for no transformers.
       parallel: a second pose network, which guides the localization network.
-      determinant_floor: see `sampling.invert_theta`.
+      determinant_floor: least determinant in `sampling.invert_theta`.
     """
 
     pose: nn.Module
@@ -139,12 +139,12 @@ class RegionalPoseNetwork(nn.Module):
     determinant_floor: float = 0.0
 
     def __call__(self, image: jax.Array, train: bool = False, guided: bool = False) -> dict[str, jax.Array]:
-        """Maps in the frame of the crop, and what led to them.
+        """Maps in the frame of the crop, and the steps on the way to them.
 
         Args:
           image: [B, H, W, 3] normalised.
           train: whether batch statistics are active; never in the parallel branch.
-          guided: let the parallel branch look at the moved crop.
+          guided: whether the parallel branch sees the moved crop.
 
         Returns:
           "maps": [S, B, H / 4, W / 4, K] float32 of every stack.
@@ -182,31 +182,34 @@ class RMPE(TopDown):
     groups "parallel" (match "^parallel/") and, after it, "pose" (match ".*").
 
     Attributes:
-      mean, std: of channels in [0, 1]. AlphaPose's means are in the order of BGR, but its images are RGB.
-      network: "fastpose", "fastpose_duc", "simplepose", "hourglass" (RMPE, 2017) or "hrnet_wC" with C channels.
-      backbone: of the first three: "resnet18", 34, 50, 101, 152; "se_resnet50", 101, 152 with squeeze and excitation;
-        "shuffle50", 101, 152 with that and pixels folded into channels in place of strides.
-      backbone_width: channels of a ResNet's stem (0 for the published 64) or of an hourglass (0 for 256).
+      mean, std: mean and deviation of channels in [0, 1]. AlphaPose's means are in the order of BGR, but its images are
+        RGB.
+      network: name of the pose network, "fastpose", "fastpose_duc", "simplepose", "hourglass" (RMPE, 2017) or
+        "hrnet_wC" with C channels.
+      backbone: backbone of the first three: "resnet18", 34, 50, 101, 152; "se_resnet50", 101, 152 with squeeze and
+        excitation; "shuffle50", 101, 152 with that and pixels folded into channels in place of strides.
+      backbone_width: number of channels of a ResNet's stem (0 for the published 64) or of an hourglass (0 for 256).
       backbone_stages: blocks per stage (ResNet) or modules of stages 2 to 4 (HRNet); empty for the published ones.
-      deformable: deformable 3x3 convolutions in stages 2 to 4 of a "se_" or "shuffle" backbone.
-      wide_head: 256 channels in FastPose's last convolution instead of 128.
-      deconv_features: of SimplePose.
-      stacks, parallel_stacks: hourglasses of the pose network and of the parallel branch.
-      hourglass_depth, hourglass_modules: levels of an hourglass, and residual modules at each place.
-      sstn: the symmetric spatial transformer around the pose network.
-      localization_width, localization_stages: see `LocalizationNetwork`.
-      determinant_floor: see `sampling.invert_theta`.
-      parallel: "none"; "frozen", a network that was trained before and never moves (the paper), to be loaded into
-        "parallel"; or "trained", one that learns in a phase of its own before each step from crops of the true boxes.
-      parallel_weight: of the parallel branch's loss.
-      read_branch: "main", or "parallel" to predict by that branch alone; see `control`.
-      loss: "mse" (AlphaPose: half the mean over all elements, invisible joints do not count), "mse_2017" (RMPE: the
-        mean; maps of joints that cannot be seen should be empty) or "integral" (L1 distance of expected positions).
-        Stacks add up.
-      normalization: how the maps of "integral" become distributions: "sigmoid", "softmax" or "divide_sum".
-      sigma: deviation of the target's Gaussians in pixels of the map.
-      radius: half-side of the window outside of which they are 0; 0 for three sigma. RMPE's maps have sigma 1.75 and
-        radius 3.
+      deformable: whether there are deformable 3x3 convolutions in stages 2 to 4 of a "se_" or "shuffle" backbone.
+      wide_head: whether FastPose's last convolution has 256 channels instead of 128.
+      deconv_features: number of channels of SimplePose's transposed convolutions.
+      stacks, parallel_stacks: numbers of hourglasses of the pose network and of the parallel branch.
+      hourglass_depth, hourglass_modules: numbers of levels of an hourglass, and of residual modules at each place.
+      sstn: whether the symmetric spatial transformer is around the pose network.
+      localization_width, localization_stages: fields of `LocalizationNetwork`.
+      determinant_floor: least determinant in `sampling.invert_theta`.
+      parallel: kind of parallel branch, "none"; "frozen", a network that was trained before and never moves (the
+        paper), to be loaded into "parallel"; or "trained", one that learns in a phase of its own before each step from
+        crops of the true boxes.
+      parallel_weight: weight of the parallel branch's loss.
+      read_branch: branch that predicts, "main", or "parallel"; see `control`.
+      loss: loss of the maps, "mse" (AlphaPose: half the mean over all elements, invisible joints do not count),
+        "mse_2017" (RMPE: the mean; maps of joints that cannot be seen should be empty) or "integral" (L1 distance of
+        expected positions). Stacks add up.
+      normalization: function that makes distributions of the maps of "integral", "sigmoid", "softmax" or "divide_sum".
+      sigma: standard deviation of the target's Gaussians in pixels of the map.
+      radius: half the side of the window outside of which they are 0; 0 for three sigma. RMPE's maps have sigma 1.75
+        and radius 3.
     """
 
     mean: tuple[float, float, float] = (0.406, 0.457, 0.480)
@@ -356,7 +359,7 @@ class RMPE(TopDown):
         return dataclasses.replace(self, read_branch="parallel")
 
     def ablations(self) -> dict[str, Ablation]:
-        """With a trained parallel branch: what transformer and random boxes gain, and what suppression does."""
+        """With a trained parallel branch: the gain of transformer and random boxes, and that of suppression."""
         if self.parallel != "trained":
             return {}
         return {
@@ -383,7 +386,7 @@ class RMPE(TopDown):
         return spec
 
     def targets(self, batch: Batch, key: jax.Array, train: bool) -> Batch:
-        """That of top-down methods, for both streams."""
+        """The targets of top-down methods, for both streams."""
         prepared = super().targets(batch, key, train)
         if train and self.parallel == "trained":
             plain = super().targets({"source": batch["plain"]}, jax.random.fold_in(key, 1), train)
@@ -479,7 +482,7 @@ class RMPE(TopDown):
     # --- inference ---
 
     def maps(self, variables: Variables, image: jax.Array) -> jax.Array:
-        """Those of the last stack, in the frame of the crop."""
+        """Maps of the last stack, in the frame of the crop."""
         if self.read_branch == "parallel":
             return self.apply(variables, image, method="look_in_parallel")[-1]
         return self.apply(variables, image)["maps"][-1]
