@@ -6,7 +6,7 @@ import jax
 
 
 class Purpose(enum.IntEnum):
-    """What a key is for. Phases of a training step count up from LOSS."""
+    """Purpose of a key. Phases of a training step count up from LOSS."""
 
     INIT = 0
     TARGETS = 1
@@ -14,10 +14,10 @@ class Purpose(enum.IntEnum):
 
 
 def key(seed: int, step: jax.Array | int, purpose: int) -> jax.Array:
-    """fold_in(fold_in(key(seed), step), purpose)."""
+    """The key fold_in(fold_in(key(seed), step), purpose)."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), int(purpose))
 
 
 def example_keys(key: jax.Array, index: jax.Array) -> jax.Array:
-    """[B] keys by each example's `index` in the data set, so that draws don't depend on the order in a batch."""
+    """Keys [B] by the `index` [B] of the examples in the data set, so that draws don't depend on a batch's order."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)

@@ -1,4 +1,4 @@
-"""The device mesh: what is split over it and what is copied.
+"""The device mesh, and the arrays that are split over it or copied.
 
 The mesh has two axes. The batch is split over both. Parameters and all that follows them (optimizer state, average)
 are copied over "data" and, where a leaf is large enough, split over "fsdp".
@@ -20,8 +20,11 @@ def make_mesh(config: Any, devices: Any = None) -> Mesh:
     """A ("data", "fsdp") mesh over all devices.
 
     Args:
-      config: `config.sharding` with `fsdp`, over how many devices large leaves are split.
-      devices: other than all of them.
+      config: `config.sharding` with `fsdp`, the number of devices over which large leaves are split.
+      devices: devices of the mesh; None for all.
+
+    Returns:
+      The mesh.
 
     Raises:
       ConfigError: `fsdp` does not divide the number of devices.
@@ -43,20 +46,25 @@ def check_batch_size(batch_size: int, mesh: Mesh, field: str = "train.batch_size
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch: rows split over all devices."""
     return NamedSharding(mesh, BATCH)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def state_shardings(state: Any, mesh: Mesh, min_size: int) -> Any:
-    """For each leaf of `state` (arrays or shapes): split its largest divisible axis over "fsdp", or copy it.
+    """Shardings that split the largest divisible axis of each leaf over "fsdp", or copy the leaf.
 
     Args:
-      state: pytree.
-      mesh: from `make_mesh`.
-      min_size: leaves with fewer elements are copied.
+      state: pytree of arrays or shapes.
+      mesh: mesh from `make_mesh`.
+      min_size: number of elements below which a leaf is copied.
+
+    Returns:
+      Pytree of shardings.
     """
     parts = mesh.shape["fsdp"]
 

@@ -234,18 +234,19 @@ def from_coco_category(category: dict) -> Skeleton:
     Raises:
       ValueError: the category lists no keypoints.
     """
-    joints = tuple(category.get("keypoints") or ())
+    joints: tuple[str, ...] = tuple(category.get("keypoints") or [])
     if not joints:
         raise ValueError(f"category {category.get('name')!r} has no 'keypoints' list: the file has no poses")
     for known in SKELETONS.values():
         if known.joints == joints:
             return known
     sigma = dict(zip(MARIONETTE.joints, MARIONETTE.sigmas, strict=True))
-    pairs: list[tuple[int, int]] = list(category.get("skeleton", ()))
     return Skeleton(
         name=category.get("name", "custom"),
         joints=joints,
-        limbs=tuple((joints[a - 1], joints[b - 1]) for a, b in pairs if max(a, b) <= len(joints)),
+        limbs=tuple(
+            (joints[a - 1], joints[b - 1]) for a, b in category.get("skeleton", ()) if max(a, b) <= len(joints)
+        ),
         sigmas=tuple(sigma.get(j, 0.079) for j in joints),
         upper_body=tuple(j for j in joints if j in MARIONETTE.upper_body),
     )

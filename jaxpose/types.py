@@ -17,7 +17,7 @@ Array = jax.Array | np.ndarray
 Stream = dict[str, Any]
 """One stream of a batch: {field: array with leading axis B}."""
 Batch = dict[str, Stream]
-"""What a step consumes: {stream: {field: array}}. Most methods have the single stream "source"."""
+"""One batch of a training step: {stream: {field: array}}. Most methods have the single stream "source"."""
 Spec = dict[str, dict[str, jax.ShapeDtypeStruct]]
 """Shapes and dtypes of a batch, B included."""
 Variables = dict[str, Any]
@@ -30,10 +30,10 @@ class Detections:
     """Boxes found in a batch of images, padded to a fixed number N.
 
     Attributes:
-      boxes: [B, N, 4] (x, y, w, h) in pixels of the original image.
-      scores: [B, N] probability of the box's class.
-      labels: [B, N] int32 that class, the likeliest besides "nothing".
-      valid: [B, N] bool, whether it is a person in an image that counts.
+      boxes: [B, N, 4] boxes (x, y, w, h) in pixels of the original image.
+      scores: [B, N] probabilities of the boxes' classes.
+      labels: [B, N] int32 classes of the boxes, the likeliest besides "nothing".
+      valid: [B, N] bool, True for a person in an image that counts.
     """
 
     boxes: Array
@@ -48,7 +48,7 @@ class Poses:
     """People found in a batch of images, padded to a fixed number N.
 
     Attributes:
-      keypoints: [B, N, K, 2] in pixels of the original image, or [B, N, K, 3] in millimetres.
+      keypoints: [B, N, K, 2] joints in pixels of the original image, or [B, N, K, 3] in millimetres.
       scores: [B, N, K] confidence of each keypoint, in [0, 1].
       person_score: [B, N] confidence of the person, by which people are ranked.
       valid: [B, N] bool; everything else about an invalid row is meaningless.
@@ -96,12 +96,12 @@ class LayerViews:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How an image of some size is laid on canvases for inference, one for each test scale.
+    """Layout of an image of some size on canvases for inference, one for each test scale.
 
     Attributes:
-      sizes: (width, height) of each canvas.
-      to_canvas: [2, 3] affine maps from image to canvas pixels.
-      base: the canvas in whose pixels poses are decoded.
+      sizes: (width, height) of each canvas in pixels.
+      to_canvas: [2, 3] affine maps from image to canvas pixels, one for each canvas.
+      base: index of the canvas in whose pixels poses are decoded.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -114,7 +114,7 @@ class PaddedLayout(Layout):
     """A layout whose canvas the image does not fill.
 
     Attributes:
-      extent: (width, height) of the image on the canvas, at whose top left corner it lies.
+      extent: (width, height) of the image on the canvas in pixels; it lies at the canvas' top left corner.
     """
 
     extent: tuple[int, int] = (0, 0)

@@ -173,7 +173,7 @@ HRNET_CLASSIFICATION = (
     Rule(r"final_layer\.0", "final_layer/conv", CONV),
     Rule(r"final_layer\.1", "final_layer/bn", BATCH_NORM),
 )
-"""What the classification form adds to `HRNET`."""
+"""Rules that the classification form adds to `HRNET`."""
 
 DECONV_HEAD = (
     *(Rule(rf"deconv_layers\.{3 * i}", f"deconv{i}", DECONV) for i in range(6)),

@@ -60,11 +60,11 @@ def head(features: int, fan_in: int, name: str | None = None) -> nn.Dense:
 
 
 class TemporalModule(nn.Module):
-    """What the networks over time share.
+    """Base of the networks over time.
 
     Attributes:
-      channels: C.
-      dropout: rate after every ReLU.
+      channels: number C of channels.
+      dropout: dropout rate after every ReLU.
       dtype: compute precision.
     """
 
@@ -80,7 +80,7 @@ class TemporalModule(nn.Module):
         return self.activate(x, train, f"{name}_bn", decay)
 
     def activate(self, x: jax.Array, train: bool, name: str, decay: jax.Array | float = 0.9) -> jax.Array:
-        """What follows a linear layer in `layer`."""
+        """Batch norm, ReLU and dropout, the part of `layer` after the linear layer."""
         x = nn.relu(BatchNorm(dtype=self.dtype, decay=decay, name=name)(x, train))
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
@@ -90,7 +90,8 @@ class GatedTrunk(TemporalModule):
 
     Attributes:
       widths: odd numbers of taps of the convolutions; their product is the receptive field.
-      causal: skip connections take the last frame that a convolution sees instead of the one in the middle.
+      causal: True for skip connections that take the last frame that a convolution sees instead of the one in the
+        middle.
     """
 
     widths: Sequence[int] = (3, 3, 3)
@@ -103,15 +104,15 @@ class GatedTrunk(TemporalModule):
         """Features after every convolution.
 
         Args:
-          window: [B, F, K, 3] with (u, v, score).
-          train: whether dropout and batch statistics are active.
-          strided: every frame is seen once by each convolution, and F is the receptive field; else dilated, where F is
-            the receptive field or longer.
-          decay: weight of the old running average, of all norms but that of the gate.
+          window: [B, F, K, 3] joints (u, v, score) in normalised screen coordinates.
+          train: True for dropout and the statistics of the batch.
+          strided: True if each convolution sees every frame once, and F is the receptive field; False for dilated
+            convolutions, where F is the receptive field or longer.
+          decay: weight of the old running average in all norms but that of the gate.
 
         Returns:
-          One [B, F_i, C] for each width. With the product s_i of the widths up to it, F_i is F / s_i if strided and
-          F + 1 - s_i if dilated.
+          List of features [B, F_i, C], one for each width. With the product s_i of the widths up to it, F_i is F / s_i
+          if strided and F + 1 - s_i if dilated.
         """
         keypoints = rearrange(window[..., :2], "b f k c -> b f (k c)").astype(self.dtype)
         scores = window[..., 2].astype(self.dtype)
@@ -143,12 +144,12 @@ def middle_tap(taps: jax.Array, width: int, causal: bool) -> jax.Array:
 
 
 class Contexts(TemporalModule):
-    """What the trunk's features contribute to each convolution of a `Propagation`.
+    """Contributions of the trunk's features to each convolution of a `Propagation`.
 
     At inference these numbers are shared by all frames that look at them, so they are computed once.
 
     Attributes:
-      widths: those of the trunk.
+      widths: numbers of taps of the trunk's convolutions.
     """
 
     widths: Sequence[int] = (3, 3, 3)
@@ -172,8 +173,8 @@ class Propagation(TemporalModule):
     second half is in `Contexts`.
 
     Attributes:
-      widths: those of the trunk.
-      causal: as in the trunk.
+      widths: numbers of taps of the trunk's convolutions.
+      causal: True for skip connections as in a causal trunk, see `GatedTrunk`.
     """
 
     widths: Sequence[int] = (3, 3, 3)
@@ -181,15 +182,15 @@ class Propagation(TemporalModule):
 
     @nn.compact
     def __call__(self, top: jax.Array, contexts: Sequence[jax.Array], train: bool = False) -> jax.Array:
-        """One window, one feature.
+        """One feature of a window.
 
         Args:
-          top: [..., C] the trunk's last feature.
-          contexts: of the window, [..., n_i, C] where n_i is the number of frames after convolution i.
-          train: whether dropout and batch statistics are active.
+          top: [..., C] last feature of the trunk.
+          contexts: contexts [..., n_i, C] of the window, where n_i is the number of frames after convolution i.
+          train: True for dropout and the statistics of the batch.
 
         Returns:
-          [..., C].
+          [..., C] feature.
         """
         x = top[..., None, :].astype(self.dtype)
         for i, (width, context) in enumerate(zip(self.widths[1:], contexts, strict=True)):
@@ -207,8 +208,8 @@ class FrameNetwork(TemporalModule):
     """A residual network that looks at every frame by itself.
 
     Attributes:
-      blocks: residual blocks of two layers.
-      outputs: numbers for each frame.
+      blocks: number of residual blocks of two layers.
+      outputs: number of results for each frame.
     """
 
     blocks: int = 2
@@ -234,12 +235,12 @@ def attend(logits: jax.Array, lengths: jax.Array, frames: jax.Array | None = Non
     """Bone lengths averaged over frames, separately for every bone.
 
     Args:
-      logits: [..., T, N].
-      lengths: [..., T, N].
-      frames: [..., T] bool, those that count; None for all.
+      logits: [..., T, N] logits of the frames' weights.
+      lengths: [..., T, N] bone lengths.
+      frames: [..., T] bool, the frames that count; None for all.
 
     Returns:
-      [..., N].
+      [..., N] bone lengths.
     """
     logits = logits if frames is None else jnp.where(frames[..., None], logits, NEVER)
     return (jax.nn.softmax(logits, axis=-2) * lengths).sum(-2)

@@ -17,7 +17,7 @@ from jaxpose.nn.resnet import conv
 
 BRANCHES = 4
 SMALL_NORMAL = initializers.normal(0.001)
-"""Initial kernels."""
+"""Initializer of the kernels."""
 
 
 class ConvUnit(nn.Module):
@@ -27,8 +27,8 @@ class ConvUnit(nn.Module):
 
     Attributes:
       features: output channels.
-      size: of the kernel.
-      relu: whether the result is rectified.
+      size: side of the kernel.
+      relu: True to rectify the result.
       dtype: compute precision.
     """
 
@@ -52,7 +52,8 @@ class ResidualStepsBlock(nn.Module):
 
     Attributes:
       features: output channels.
-      project: the shortcut is a 1x1 convolution; else the input itself, which then has `features` channels.
+      project: True for a 1x1 convolution as the shortcut, False for the input itself, which then has `features`
+        channels.
       dtype: compute precision.
     """
 

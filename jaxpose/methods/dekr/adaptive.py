@@ -5,6 +5,7 @@ parameters have a leading axis K.
 """
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,9 +18,10 @@ from jaxpose.nn.initializers import Initializer
 from jaxpose.nn.normalization import BatchNorm
 from jaxpose.ops.deform import affine_offsets, deform_conv
 
+_IN_AXES: Any = (3, None)  # Flax declares an int, but takes one for each argument
 BranchNorm = nn.vmap(
     BatchNorm,
-    in_axes=(3, None),
+    in_axes=_IN_AXES,
     out_axes=3,
     variable_axes={"params": 0, "batch_stats": 0},
     split_rngs={"params": False},
@@ -32,7 +34,7 @@ class BranchConv(nn.Module):
 
     Attributes:
       features: output channels of a branch.
-      size: of the kernel, odd.
+      size: side of the kernel, odd.
       dtype: compute precision.
       kernel_init: first values of the kernel; it sees the shape of all branches together.
     """
@@ -59,11 +61,11 @@ def branch_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     busy with 128 channels at a time anyway.
 
     Args:
-      x: [B, H, W, K, F].
-      kernel: [K, h, w, F, O].
+      x: [B, H, W, K, F] features of the branches.
+      kernel: [K, h, w, F, O] weights of the branches.
 
     Returns:
-      [B, H, W, K, O].
+      [B, H, W, K, O] features of the branches.
     """
     branches = x.shape[3]
     if kernel.shape[1:3] == (1, 1):

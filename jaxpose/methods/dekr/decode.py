@@ -1,4 +1,4 @@
-"""From maps to people in DEKR (Geng et al., CVPR 2021, section 3.4 and the released code): batched, padded, under jit.
+"""Decoding of DEKR, from maps to people (Geng et al., CVPR 2021, section 3.4 and the released code), under jit.
 
 Maxima of the person-centre heatmap name cells, and the network tells a whole pose at each cell. These candidates, of
 all test scales together, are scored by the joint heatmaps, and duplicates are removed.
@@ -21,22 +21,22 @@ from jaxpose.ops.peaks import local_maxima
 from jaxpose.types import Array
 
 STRIDE = 4
-"""Input pixels a cell."""
+"""Pixels of the input along each side of a cell."""
 _SINGLE_SCALE_THRESHOLD, _MULTI_SCALE_THRESHOLD = 0.05, 0.15
 
 
 @dataclasses.dataclass(frozen=True)
 class Matching:
-    """Moves joints onto heatmap peaks; for several test scales, where it gains .2 to .4 AP.
+    """Rules by which joints move onto heatmap peaks; for several test scales, where it gains .2 to .4 AP.
 
     Attributes:
-      distance: a joint moves to the nearest peak of its averaged heatmap if that is nearer, in pixels.
-      score: joints that score more are refined by fitting a Gaussian to the heatmap around them.
+      distance: distance in pixels below which a joint moves to the nearest peak of its averaged heatmap.
+      score: score above which a joint is refined by fitting a Gaussian to the heatmap around it.
       radius: half the side of the window of the fit, in pixels.
       sigma: standard deviation by which the fit starts, in pixels.
       pool: side of the window within which a peak is the maximum, in pixels.
-      mixed_borders: where the image's border cuts a window to an oblong, mix up its rows and columns as the original
-        code does, which puts joints there up to about 3 pixels off.
+      mixed_borders: True to mix up rows and columns of a window that the image's border cuts to an oblong, as the
+        original code does, which puts joints there up to about 3 pixels off.
     """
 
     distance: float = 75.0
@@ -49,18 +49,18 @@ class Matching:
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """How people are chosen among the cells; the defaults are the released ones for COCO.
+    """Rules by which people are chosen among the cells; the defaults are the released ones for COCO.
 
     Attributes:
-      max_people: candidates of each scale, and people of an image (P).
+      max_people: largest number P of candidates of each scale, and of people of an image.
       threshold: centre score above which a cell is a candidate.
-      pool_thresholds: a centre is the maximum of 7 x 7 cells in maps whose mean side exceeds the first, of 5 x 5 above
-        the second, else of 3 x 3.
-      nms_threshold: two joints of a kind coincide if their distance is below this share of the diagonal of the first
-        pose's box; None for .05 with one test scale and .15 with several.
-      nms_count: poses with more coinciding joints are neighbours; None for half the joints.
+      pool_thresholds: mean sides of maps, in cells, above which a centre is the maximum of 7 x 7 cells and of 5 x 5;
+        elsewhere of 3 x 3.
+      nms_threshold: share of the diagonal of the first pose's box below which two joints of a kind coincide; None for
+        .05 with one test scale and .15 with several.
+      nms_count: number of coinciding joints that neighbouring poses exceed; None for half the joints.
       decrease: factor of the scores of the other scales.
-      matching: None to leave joints where the network saw them.
+      matching: rules of matching to heatmaps; None to leave joints where the network saw them.
     """
 
     max_people: int = 30
@@ -111,13 +111,13 @@ class Selection:
 )
 @dataclasses.dataclass(frozen=True)
 class ScaleMaps:
-    """What the network says at one test scale.
+    """Outputs of the network at one test scale.
 
     Attributes:
-      scale: of the input; its maps have `scale` times the cells of those at scale 1 along each side.
-      centers: [..., h, w] person-centre heatmap.
-      poses: [..., h, w, K, 2] the pose that each cell tells, in cells.
-      heatmaps: [..., h, w, K] of the joints.
+      scale: scale of the input; its maps have `scale` times the cells of those at scale 1 along each side.
+      centers: [..., h, w] heatmap of the people's centres.
+      poses: [..., h, w, K, 2] pose that each cell tells, in cells.
+      heatmaps: [..., h, w, K] heatmaps of the joints.
     """
 
     scale: float
@@ -127,7 +127,7 @@ class ScaleMaps:
 
     @property
     def factor(self) -> float:
-        """Pixels of the input at scale 1 to a cell."""
+        """Pixels of the input at scale 1 along each side of a cell."""
         return STRIDE / self.scale
 
 
@@ -135,9 +135,9 @@ class Candidates(NamedTuple):
     """Poses that may be people.
 
     Attributes:
-      keypoints: [..., N, K, 2] pixels of the input at scale 1.
-      score: [..., N] of their centres.
-      valid: [..., N] bool.
+      keypoints: [..., N, K, 2] poses in pixels of the input at scale 1.
+      score: [..., N] scores of the centres.
+      valid: [..., N] bool, False for padding.
     """
 
     keypoints: jax.Array
@@ -146,13 +146,13 @@ class Candidates(NamedTuple):
 
 
 class People(NamedTuple):
-    """Who remains: P rows an image, of which the first `valid.sum(-1)` count; the others are zeros.
+    """The people of each image: P rows, of which the first `valid.sum(-1)` count; the others are zeros.
 
     Attributes:
-      keypoints: [..., P, K, 2] pixels of the input at scale 1.
+      keypoints: [..., P, K, 2] poses in pixels of the input at scale 1.
       scores: [..., P, K] centre score x heatmap value of each joint.
-      person_score: [..., P] mean of `scores`.
-      valid: [..., P] bool.
+      person_score: [..., P] means of `scores`.
+      valid: [..., P] bool, False for padding.
     """
 
     keypoints: jax.Array
@@ -168,8 +168,11 @@ def decode(maps: Sequence[ScaleMaps], selection: Selection) -> People:
     NaN, so that whoever counts people learns of it instead of seeing an empty image.
 
     Args:
-      maps: one entry a test scale, in any order; scale 1 is among them.
-      selection: parameters.
+      maps: outputs of the network at each test scale, in any order; scale 1 is among them.
+      selection: rules of selection.
+
+    Returns:
+      The people, in pixels of the input at scale 1.
 
     Raises:
       ConfigError: scale 1 is missing or a scale is doubled, maps of different sizes do not fit one input, or
@@ -183,7 +186,7 @@ def decode(maps: Sequence[ScaleMaps], selection: Selection) -> People:
     heat = heat_values([(m.heatmaps, m.factor) for m in maps], everyone.keypoints, size)
     people = select(everyone, heat, selection, len(maps))
     if selection.matching is not None:
-        full = sum(upsample(m.heatmaps, m.factor, size) for m in maps) / len(maps)
+        full = jnp.asarray(sum(upsample(m.heatmaps, m.factor, size) for m in maps)) / len(maps)
         people = match_to_heatmaps(people, full, selection)
     return _mark(people, _broken(maps, everyone, heat))
 
@@ -208,7 +211,7 @@ def input_size(maps: Sequence[ScaleMaps]) -> tuple[int, int]:
 
 
 def _broken(maps: Sequence[ScaleMaps], everyone: Candidates, heat: jax.Array) -> jax.Array:
-    """[...] whether a centre of an image, or a candidate's position or heatmap value, is not finite."""
+    """Mask [...] of images in which a centre, or a candidate's position or heatmap value, is not finite."""
     seen = jnp.isfinite(everyone.keypoints).all(-1) & jnp.isfinite(heat)
     finite = (seen | ~everyone.valid[..., None]).all((-2, -1))
     for m in maps:
@@ -236,11 +239,12 @@ def center_maxima(centers: Array, selection: Selection) -> tuple[jax.Array, jax.
     """The best person centres of each map, by falling score, the lower index first among equals.
 
     Args:
-      centers: [..., h, w].
-      selection: parameters.
+      centers: [..., h, w] heatmaps of the people's centres.
+      selection: rules of selection.
 
     Returns:
-      index [..., P] int32 = row * w + column, score [..., P], and valid [..., P] bool: score above the threshold.
+      The index [..., P] int32 of the cell, row * w + column; the score [..., P]; and a mask [..., P] of scores above
+      the threshold.
     """
     height, width = centers.shape[-2:]
     best = local_maxima(jnp.asarray(centers, jnp.float32)[..., None], selection.pool(height, width))
@@ -252,7 +256,7 @@ def center_maxima(centers: Array, selection: Selection) -> tuple[jax.Array, jax.
 
 
 def propose(maps: ScaleMaps, selection: Selection) -> Candidates:
-    """The poses at the best person centres of one scale, P an image."""
+    """The poses at the best person centres of one scale, P for each image."""
     index, score, valid = center_maxima(maps.centers, selection)
     poses = jnp.asarray(maps.poses, jnp.float32)
     cells = poses.reshape(*poses.shape[:-4], -1, *poses.shape[-2:])
@@ -267,9 +271,12 @@ def join(found: Sequence[Candidates], base: int, decrease: float) -> Candidates:
     multiplied by `decrease`.
 
     Args:
-      found: one entry a scale, by falling scale.
-      base: position of scale 1.
+      found: candidates of each scale, by falling scale.
+      base: position of scale 1 in `found`.
       decrease: factor of the other scales.
+
+    Returns:
+      The candidates of all scales.
     """
     best = [_best(f) for f in found]
     scores = [
@@ -296,12 +303,12 @@ def upsample(maps: Array, factor: float, size: tuple[int, int]) -> jax.Array:
     """Maps enlarged such that pixel factor x i has the value of cell i, linear between, constant after the last cell.
 
     Args:
-      maps: [..., h, w, K].
-      factor: pixels to a cell; any number above 0.
-      size: (width, height) to give.
+      maps: [..., h, w, K] maps.
+      factor: pixels along each side of a cell; any number above 0.
+      size: (width, height) of the result in pixels.
 
     Returns:
-      [..., height, width, K].
+      [..., height, width, K] maps.
     """
     maps = jnp.asarray(maps, jnp.float32)
     for axis, length in zip((maps.ndim - 3, maps.ndim - 2), size[::-1]):
@@ -326,15 +333,15 @@ def heat_values(maps: Sequence[tuple[Array, float]], keypoints: Array, size: tup
     value of the nearest pixel.
 
     Args:
-      maps: [..., h, w, K] heatmaps of each scale, with the pixels to a cell.
-      keypoints: [..., N, K, 2] pixels of the input.
-      size: (width, height) of the input.
+      maps: heatmaps [..., h, w, K] of each scale, with the pixels along each side of a cell.
+      keypoints: [..., N, K, 2] poses in pixels of the input.
+      size: (width, height) of the input in pixels.
 
     Returns:
-      [..., N, K].
+      [..., N, K] heatmap values.
     """
     pixel = jnp.clip(jnp.floor(jnp.asarray(keypoints, jnp.float32)), 0, jnp.array(size, jnp.float32) - 1)
-    return sum(_read(jnp.asarray(heat, jnp.float32), factor, pixel) for heat, factor in maps) / len(maps)
+    return jnp.asarray(sum(_read(jnp.asarray(heat, jnp.float32), factor, pixel) for heat, factor in maps)) / len(maps)
 
 
 def _read(heat: jax.Array, factor: float, pixel: jax.Array) -> jax.Array:
@@ -354,20 +361,23 @@ def _read(heat: jax.Array, factor: float, pixel: jax.Array) -> jax.Array:
 
 
 def diagonal(keypoints: Array) -> jax.Array:
-    """[..., K, 2] -> [...]: length of the diagonal of the box around the joints."""
+    """Length [...] of the diagonal of the box around the joints [..., K, 2]."""
     return jnp.linalg.norm(jnp.max(keypoints, axis=-2) - jnp.min(keypoints, axis=-2), axis=-1)
 
 
 def neighbors(keypoints: Array, valid: Array, threshold: float, count: int) -> jax.Array:
-    """[..., N, N] bool: more than `count` joints of pose j lie within `threshold` x i's diagonal of i's joints.
+    """Pairs of poses (i, j) of which more than `count` joints of j lie within `threshold` x i's diagonal of i's joints.
 
     A pose is its own neighbour, unless all its joints coincide. The relation is not symmetric.
 
     Args:
-      keypoints: [..., N, K, 2].
-      valid: [..., N] bool; others neither are nor have neighbours.
-      threshold: share of the diagonal of pose i (row).
-      count: joints.
+      keypoints: [..., N, K, 2] poses in pixels.
+      valid: [..., N] bool; other poses neither are nor have neighbours.
+      threshold: share of the diagonal of pose i.
+      count: number of joints that neighbours exceed.
+
+    Returns:
+      [..., N, N] bool; row i, column j.
     """
     x, y = (jnp.moveaxis(jnp.asarray(keypoints, jnp.float32)[..., c], -1, -2) for c in (0, 1))  # [..., K, N]
     squared = jnp.square(x[..., :, None] - x[..., None, :]) + jnp.square(y[..., :, None] - y[..., None, :])
@@ -387,12 +397,12 @@ def pose_nms(near: Array, score: Array) -> tuple[jax.Array, jax.Array]:
     repeated on all pairs until nothing changes, which takes as many rounds as chains of suppression are long.
 
     Args:
-      near: [..., N, N] bool from `neighbors`; a pose without neighbours is dropped.
-      score: [..., N] finite.
+      near: [..., N, N] bool, the neighbours from `neighbors`; a pose without neighbours is dropped.
+      score: [..., N] scores of the poses, finite.
 
     Returns:
-      order [..., N] int32, the kept poses in the order of keeping, followed by meaningless entries;
-      count [...] int32, how many are kept.
+      The order [..., N] int32, indices of the kept poses in the order of keeping, followed by meaningless entries; and
+      the number [...] int32 of kept poses.
     """
     near, number = jnp.asarray(near), near.shape[-1]
     if number == 0:
@@ -419,9 +429,12 @@ def select(everyone: Candidates, heat: Array, selection: Selection, scales: int 
 
     Args:
       everyone: candidates of all scales.
-      heat: [..., N, K] from `heat_values`.
-      selection: parameters.
+      heat: [..., N, K] heatmap values of their joints, from `heat_values`.
+      selection: rules of selection.
       scales: number of test scales.
+
+    Returns:
+      The people, P for each image.
     """
     joints = everyone.keypoints.shape[-2]
     usable = everyone.valid & (jnp.isfinite(everyone.keypoints).all(-1) & jnp.isfinite(heat)).all(-1)
@@ -455,9 +468,12 @@ def match_to_heatmaps(people: People, heatmaps: Array, selection: Selection) -> 
     """Moves joints to heatmap peaks and refines them there; scores stay.
 
     Args:
-      people: from `select`.
-      heatmaps: [..., H, W, K] average of all scales in the size of the input.
-      selection: with `matching`; the best `max_people` peaks of each map are looked at.
+      people: people from `select`.
+      heatmaps: [..., H, W, K] average heatmaps of all scales in the size of the input.
+      selection: rules of selection with `matching`; the best `max_people` peaks of each map are looked at.
+
+    Returns:
+      The people with moved joints.
     """
     rules = selection.matching or Matching()
     absorbed = absorb(people, heatmaps, selection)
@@ -511,7 +527,7 @@ def _square(radius: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _window(pixel: jax.Array, rules: Matching, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-    """Where the pixels of the windows around `pixel` [..., 2] are, from there, and which of them the map has.
+    """Pixels of the windows around `pixel` [..., 2], relative to it, and a mask of those that the map has.
 
     [..., n * n, 2] or, without mixing, [n * n, 2]; and bool [..., n * n].
     """

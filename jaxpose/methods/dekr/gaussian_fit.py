@@ -18,7 +18,7 @@ _CURVATURE = 1e-12
 
 
 class _Search(NamedTuple):
-    """Where the searches stand: parameters [..., 4] (height, x, y, sigma) and four numbers [...] of each."""
+    """State of the searches: parameters [..., 4] (height, x, y, sigma) and numbers [...] that steer each search."""
 
     parameters: jax.Array
     cost: jax.Array
@@ -30,17 +30,17 @@ class _Search(NamedTuple):
 def gaussian_centers(
     values: Array, points: Array, counted: Array, start: Array, iterations: int = 50
 ) -> tuple[jax.Array, jax.Array]:
-    """Where the Gaussian A exp(-|p - c|^2 / (2 s^2)) that fits each window best has its centre c; A, c, s are free.
+    """Centre c of the Gaussian A exp(-|p - c|^2 / (2 s^2)) that fits each window best; A, c, s are free.
 
     Args:
-      values: [..., M] of the window's pixels.
-      points: [..., M, 2] (x, y) of them, best from the middle of the window.
+      values: [..., M] values of the window's pixels.
+      points: [..., M, 2] places (x, y) of the pixels, best from the middle of the window.
       counted: [..., M] bool, False for pixels that are to be left out.
-      start: [..., 4] height A, x and y of the centre, and s, where the search begins.
-      iterations: steps that are tried.
+      start: [..., 4] parameters with which the search begins: height A, x and y of the centre, and s.
+      iterations: number of steps that are tried.
 
     Returns:
-      centres [..., 2] (x, y), and success [...] bool: the search ended at finite numbers.
+      The centres [..., 2] (x, y), and a mask [...] of searches that ended at finite numbers.
     """
     values = jnp.where(counted, jnp.asarray(values, jnp.float32), 0)
     pixels = values, jnp.asarray(points, jnp.float32), jnp.asarray(counted, jnp.float32)

@@ -64,14 +64,12 @@ def cell_centers(count: int) -> jax.Array:
 
 def normalized_to_pixel(points: Array, size: Sequence[int]) -> jax.Array:
     """Normalized points [..., D] as pixel indices; `size` is (width, height[, depth])."""
-    size = jnp.asarray(size, jnp.float32)
-    return ((_float32(points) + 1) * size - 1) / 2
+    return ((_float32(points) + 1) * jnp.asarray(size, jnp.float32) - 1) / 2
 
 
 def pixel_to_normalized(points: Array, size: Sequence[int]) -> jax.Array:
     """Pixel indices [..., D] as normalized points, the inverse of `normalized_to_pixel`."""
-    size = jnp.asarray(size, jnp.float32)
-    return (2 * _float32(points) + 1) / size - 1
+    return (2 * _float32(points) + 1) / jnp.asarray(size, jnp.float32) - 1
 
 
 # --- rectifiers: from logits to maps that sum to one ---
@@ -81,28 +79,37 @@ def flat_softmax(logits: Array, ndim: int = 2) -> jax.Array:
     """Softmax over all spatial axes together.
 
     Args:
-      logits: [..., *spatial, K], unbounded: a normalization or activation before this keeps maps from getting sharp.
+      logits: [..., *spatial, K] unbounded logits: a normalization or activation before this keeps maps from getting
+        sharp.
       ndim: number of spatial axes.
 
     Returns:
-      The same shape; every map sums to 1.
+      [..., *spatial, K] maps, each with the sum 1.
+
+    Examples:
+      >>> maps = flat_softmax(jnp.zeros((2, 4, 1)))  # one map with 2 rows of 4 cells
+      >>> maps[..., 0].tolist()
+      [[0.125, 0.125, 0.125, 0.125], [0.125, 0.125, 0.125, 0.125]]
     """
     return jax.nn.softmax(_float32(logits), axis=_spatial(ndim))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def thresholded_softmax(logits: Array, ndim: int = 2, threshold: float = -0.5) -> jax.Array:
     """`flat_softmax` with cells below `threshold` set to 0; a map that is entirely below becomes all 0.
 
     The gradient is that of a softmax with this output, so that none reaches the cells below the threshold.
     """
+    return _thresholded(logits, ndim, threshold)
+
+
+def _thresholded_value(logits: Array, ndim: int, threshold: float) -> jax.Array:
     logits, axes = _float32(logits), _spatial(ndim)
     weights = jnp.exp(logits - logits.max(axes, keepdims=True)) * (logits >= threshold)
     return weights / (weights.sum(axes, keepdims=True) + _SUM_EPS)
 
 
 def _thresholded_forward(logits, ndim, threshold):
-    out = thresholded_softmax(logits, ndim, threshold)
+    out = _thresholded(logits, ndim, threshold)
     return out, (out, jnp.zeros((), logits.dtype))
 
 
@@ -112,7 +119,8 @@ def _thresholded_backward(ndim, threshold, residuals, cotangent):
     return (gradient.astype(like.dtype),)
 
 
-thresholded_softmax.defvjp(_thresholded_forward, _thresholded_backward)
+_thresholded = jax.custom_vjp(_thresholded_value, nondiff_argnums=(1, 2))
+_thresholded.defvjp(_thresholded_forward, _thresholded_backward)
 
 
 def _rectified(function: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
@@ -129,7 +137,7 @@ RECTIFIERS: dict[str, Callable[..., jax.Array]] = {
     "relu": _rectified(jax.nn.relu),
     "sigmoid": _rectified(jax.nn.sigmoid),
 }
-"""The ways of the paper's ablation to make non-negative maps with sum 1 from logits: (logits, ndim) -> maps."""
+"""Functions (logits, ndim) -> maps of the paper's ablation, which make non-negative maps with sum 1."""
 
 
 # --- from maps to coordinates ---
@@ -147,18 +155,24 @@ def _expectation(marginal: jax.Array, values: jax.Array) -> jax.Array:
 
 
 def dsnt(heatmaps: Array, ndim: int = 2, normalized: bool = True) -> jax.Array:
-    """Expected position under each map: the transform that the paper is named after.
+    """Expected position of each map: the transform that the paper is named after.
 
     The transform is linear and does not renormalize: maps must sum to 1. Logits given by mistake yield positions far
     outside the map; `logits_to_points` does both steps, and `require_distributions` finds the mistake.
 
     Args:
-      heatmaps: [..., *spatial, K].
+      heatmaps: [..., *spatial, K] maps, each with the sum 1.
       ndim: number of spatial axes.
-      normalized: positions in (-1, 1); otherwise pixel indices of the map.
+      normalized: True for positions in (-1, 1), False for pixel indices of the map.
 
     Returns:
-      [..., K, ndim].
+      [..., K, ndim] positions (x, y[, z]).
+
+    Examples:
+      >>> heatmaps = np.zeros((3, 4, 1), np.float32)  # one map with 3 rows of 4 cells
+      >>> heatmaps[1, 2], heatmaps[1, 3] = 0.5, 0.5
+      >>> dsnt(heatmaps).tolist(), dsnt(heatmaps, normalized=False).tolist()
+      ([[0.5, 0.0]], [[2.5, 1.0]])
     """
 
     def values(count: int) -> jax.Array:
@@ -201,13 +215,14 @@ def make_gauss(means: Array, shape: Sequence[int], sigma: float, normalize: bool
     """Gaussians drawn at cell centres.
 
     Args:
-      means: [..., K, D] normalized.
-      shape: of the maps, D numbers in array order ([depth,] height, width).
-      sigma: deviation in pixels of the map, the same along every axis also where the map is not square.
-      normalize: divide by the sum (a mean far outside gives zeros); otherwise the peak is 1 at an exact cell centre.
+      means: [..., K, D] centres in normalized coordinates.
+      shape: shape of the maps, D numbers in array order ([depth,] height, width).
+      sigma: standard deviation in pixels of the map, the same along every axis also where the map is not square.
+      normalize: True to divide by the sum (a mean far outside gives zeros), False for a peak of 1 at an exact cell
+        centre.
 
     Returns:
-      [..., *shape, K].
+      [..., *shape, K] maps.
 
     Raises:
       ValueError: `means` and `shape` differ in the number of axes.
@@ -249,7 +264,7 @@ def mse_losses(actual: Array, target: Array) -> jax.Array:
 
 
 COORDINATE_LOSSES = {"euclidean": euclidean_losses, "l1": l1_losses, "mse": mse_losses}
-"""(actual [..., D], target [..., D]) -> [...]."""
+"""Functions (actual [..., D], target [..., D]) -> losses [...]."""
 
 
 def _divergence(p: jax.Array, q: jax.Array, ndim: int) -> jax.Array:
@@ -268,12 +283,12 @@ def kl_reg_losses(heatmaps: Array, means: Array, sigma: float) -> jax.Array:
     """Kullback-Leibler divergence of maps from Gaussians.
 
     Args:
-      heatmaps: [..., *spatial, K] that sum to 1.
-      means: [..., K, D] normalized centres of the Gaussians.
-      sigma: deviation of the Gaussians in pixels of the map.
+      heatmaps: [..., *spatial, K] maps, each with the sum 1.
+      means: [..., K, D] centres of the Gaussians in normalized coordinates.
+      sigma: standard deviation of the Gaussians in pixels of the map.
 
     Returns:
-      [..., K].
+      [..., K] losses.
     """
     return _divergence(*_with_gauss(heatmaps, means, sigma))
 
@@ -310,14 +325,14 @@ def variance_reg_losses(heatmaps: Array, sigma: float, ndim: int = 2, units: str
     """Squared difference of each axis' variance from sigma^2, summed over the axes.
 
     Args:
-      heatmaps: [..., *spatial, K] that sum to 1.
-      sigma: wanted deviation in pixels of the map.
+      heatmaps: [..., *spatial, K] maps, each with the sum 1.
+      sigma: wanted standard deviation in pixels of the map.
       ndim: number of spatial axes.
-      units: "pixels", or "normalized" for variances in units of (half a side)^2 as in the paper's experiments, whose
-        values are (2 / n)^4 times as large on a map with n cells a side and were weighted by 100.
+      units: unit of length of the variances, "pixels", or "normalized" for half a side as in the paper's experiments;
+        those values are (2 / n)^4 times as large on a map with n cells along each side and were weighted by 100.
 
     Returns:
-      [..., K].
+      [..., K] losses.
     """
     to_pixels = jnp.square(_size(heatmaps, ndim) / 2)
     difference = variances(heatmaps, ndim) * to_pixels - sigma**2
@@ -353,12 +368,12 @@ def mass_confidence(heatmaps: Array, radius: float = 1.5, ndim: int = 2) -> jax.
     counts in proportion, so that the value is continuous in the position.
 
     Args:
-      heatmaps: [..., *spatial, K], non-negative, sum 1.
-      radius: half a side of the window.
+      heatmaps: [..., *spatial, K] non-negative maps, each with the sum 1.
+      radius: half the side of the window in pixels of the map.
       ndim: number of spatial axes.
 
     Returns:
-      [..., K] in [0, 1].
+      [..., K] confidence in [0, 1].
     """
     mass = _float32(heatmaps)
     position = dsnt(mass, ndim, normalized=False)
@@ -378,13 +393,13 @@ def encode_heatmaps(points: Array, shape: tuple[int, int], sigma: float = 1.0, w
     A position halfway between two cells goes to the even one. A window that lies outside the map leaves it empty.
 
     Args:
-      points: [..., K, 2] normalized.
+      points: [..., K, 2] joints in normalized coordinates.
       shape: (height, width) of the maps.
-      sigma: deviation in cells.
+      sigma: standard deviation in cells.
       window: side of the window in cells, odd.
 
     Returns:
-      [..., height, width, K].
+      [..., height, width, K] maps.
     """
     center = jnp.round(normalized_to_pixel(points, shape[::-1]))
 
@@ -400,11 +415,12 @@ def decode_heatmaps(heatmaps: Array, refine: bool = True) -> tuple[jax.Array, ja
     """Position of the largest value, the first of equals; the first cell where no value is positive.
 
     Args:
-      heatmaps: [..., H, W, K].
-      refine: move a peak that is not on the border by a quarter of a cell towards the larger neighbour on each axis.
+      heatmaps: [..., H, W, K] maps.
+      refine: True to move a peak that is not on the border by a quarter of a cell towards the larger neighbour on each
+        axis.
 
     Returns:
-      Normalized positions [..., K, 2] and peak values [..., K].
+      The positions [..., K, 2] in normalized coordinates and the peak values [..., K].
     """
     height, width = np.shape(heatmaps)[-3:-1]
     position, peak = maxima(heatmaps)

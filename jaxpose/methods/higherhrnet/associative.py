@@ -11,10 +11,10 @@ from jaxpose.ops import heatmaps
 from jaxpose.types import Array
 
 PUSHES = ("exp", "max")
-"""How the distance between two people is punished: exp(-d^2) or max(0, 1 - |d|)."""
+"""Penalties of the distance d between the tags of two people: exp(-d^2) or max(0, 1 - |d|)."""
 
 
-# --- where joints are ---
+# --- places of joints ---
 
 
 def append_center(keypoints: Array, visible: Array) -> tuple[jax.Array, jax.Array]:
@@ -23,11 +23,12 @@ def append_center(keypoints: Array, visible: Array) -> tuple[jax.Array, jax.Arra
     The sum goes over all joints and the divisor counts the labelled ones, so those without label have to be (0, 0).
 
     Args:
-      keypoints: [..., K, 2].
-      visible: [..., K], positive where a joint is labelled.
+      keypoints: [..., K, 2] joints in any unit.
+      visible: [..., K] visibility, positive where a joint is labelled.
 
     Returns:
-      keypoints [..., K + 1, 2] and visible [..., K + 1]; somebody without labels has the centre (0, 0) with 0.
+      The joints [..., K + 1, 2] and their visibility [..., K + 1]; somebody without labels has the centre (0, 0) with
+      visibility 0.
     """
     keypoints, visible = jnp.asarray(keypoints), jnp.asarray(visible)
     count = jnp.sum(visible > 0, axis=-1, keepdims=True)
@@ -41,12 +42,12 @@ def person_sigma(length: Array, sigma: float = 2.0, base: float = 256.0, whole: 
 
     Args:
       length: [...] longer side of each person's box in pixels.
-      sigma: in pixels of the map.
-      base: length for which that holds.
-      whole: add a half and round to a whole number, the even one of two equally near.
+      sigma: standard deviation in pixels of the map of a person of length `base`.
+      base: length in pixels.
+      whole: True to add a half and round to a whole number, the even one of two equally near.
 
     Returns:
-      [...] float32.
+      [...] float32 standard deviations in pixels of the map.
     """
     deviation = jnp.asarray(length, jnp.float32) / base * sigma
     return jnp.round(deviation + 0.5) if whole else deviation
@@ -56,12 +57,13 @@ def joint_index(keypoints: Array, visible: Array, size: tuple[int, int]) -> tupl
     """The pixels at which the tags of joints are read.
 
     Args:
-      keypoints: [..., K, 2] in pixels of the map.
-      visible: [..., K], positive where a joint is labelled.
-      size: (width, height) of the map.
+      keypoints: [..., K, 2] joints in pixels of the map.
+      visible: [..., K] visibility, positive where a joint is labelled.
+      size: (width, height) of the map in pixels.
 
     Returns:
-      index [..., K] int32, y * width + x, and used [..., K] bool; see `heatmaps.joint_pixels`.
+      The index [..., K] int32 of the pixel, y * width + x, and a mask [..., K] of the joints that are used; see
+      `heatmaps.joint_pixels`.
     """
     pixels, used = heatmaps.joint_pixels(keypoints, visible, size)
     pixels = pixels.astype(jnp.int32)
@@ -82,25 +84,26 @@ def tags_at(tags: Array, index: Array) -> jax.Array:
 
 
 def embedding_loss(tags: Array, used: Array, push: str = "exp") -> tuple[jax.Array, jax.Array]:
-    """What drives the tags of an image's people apart, and those of each person together.
+    """Losses that drive the tags of an image's people apart, and those of each person together.
 
     With means t_n over the joints of N people (those with a joint that is used): pull is the mean over people of the
     mean squared distance of their tags from t_n; push is half the mean over ordered pairs of different people of
     exp(-(t_n - t_m)^2) or of max(0, 1 - |t_n - t_m|). Without pairs, or without anybody, they are 0.
 
     Args:
-      tags: [..., N, K] at the joints' places.
-      used: [..., N, K] bool.
-      push: "exp" or "max".
+      tags: [..., N, K] tags at the joints' places.
+      used: [..., N, K] bool, the joints that are used.
+      push: penalty of the distance between people, "exp" or "max".
 
     Returns:
-      push [...] and pull [...].
+      The losses push [...] and pull [...].
 
     Raises:
       ValueError: another kind of push.
     """
     if push not in PUSHES:
         raise ValueError(f"push is {push!r}; it can be {', '.join(map(repr, PUSHES))}")
+    tags = jnp.asarray(tags)
     tags = tags.astype(jnp.promote_types(tags.dtype, jnp.float32))
     joints, people = jnp.sum(used, axis=-1), jnp.any(used, axis=-1)
     number = jnp.sum(people, axis=-1)

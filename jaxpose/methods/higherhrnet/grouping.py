@@ -51,21 +51,22 @@ def joint_order(skeleton: Skeleton) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Grouping:
-    """How joints become people. A hashable constant for a jitted function.
+    """Rules by which joints become people. A hashable constant for a jitted function.
 
     Attributes:
       joint_order: [J] permutation of the joints, see `joint_order`.
-      max_people: candidates of each joint, and people that further joints can join: the first ones found.
-      capacity: people that the result has room for. Candidates that fit nobody start people of their own, so there can
-        be more than `max_people`. Those beyond the capacity, the last ones found, are left out and counted. None of
-        them can be joined, so they have a single joint each, unless `capacity` is below `max_people`.
-      threshold: smallest heatmap value of a candidate, exclusive.
+      max_people: number of candidates of each joint, and of people that further joints can join: the first ones found.
+      capacity: number of people that the result has room for. Candidates that fit nobody start people of their own, so
+        there can be more than `max_people`. Those beyond the capacity, the last ones found, are left out and counted.
+        None of them can be joined, so they have a single joint each, unless `capacity` is below `max_people`.
+      threshold: heatmap value that a candidate exceeds.
       tag_threshold: tag distance below which a candidate may join a person.
       window: side of the square, in pixels of the maps, in which a peak is a maximum.
-      use_detection_val: match by rounded tag distance first and by heatmap value second; else by tag distance alone.
-      ignore_too_much: once there are `max_people`, skip joints instead of starting more people.
-      adjust: move joints a quarter of a pixel towards the larger neighbour.
-      refine: fill in missing joints.
+      use_detection_val: True to match by rounded tag distance first and by heatmap value second, False by tag distance
+        alone.
+      ignore_too_much: True to skip joints once there are `max_people`, instead of starting more people.
+      adjust: True to move joints a quarter of a pixel towards the larger neighbour.
+      refine: True to fill in missing joints.
     """
 
     joint_order: tuple[int, ...]
@@ -100,11 +101,11 @@ class People:
     """People found in the maps of a batch, in the order in which they were found.
 
     Attributes:
-      keypoints: [B, P, J, 2] pixels of the maps, (0, 0) where a joint is missing.
+      keypoints: [B, P, J, 2] poses in pixels of the maps, (0, 0) where a joint is missing.
       values: [B, P, J] heatmap values, 0 where a joint is missing.
-      person_score: [B, P] mean of the values before refinement, missing joints counting 0.
+      person_score: [B, P] means of the values before refinement, missing joints counting 0.
       valid: [B, P] bool; invalid rows are zeros.
-      omitted: [B] int32, people that were found beyond the capacity.
+      omitted: [B] int32, number of people that were found beyond the capacity.
     """
 
     keypoints: Array
@@ -121,9 +122,13 @@ def group(heatmaps: Array, tags: Array, settings: Grouping) -> People:
     near a heatmap value that is NaN.
 
     Args:
-      heatmaps: [B, H, W, J].
-      tags: [B, H, W, J, T], or [B, H, W, 1, T] for tags that all joints share; T tags a pixel, compared as a vector.
-      settings: see `Grouping`.
+      heatmaps: [B, H, W, J] heatmaps of the joints.
+      tags: [B, H, W, J, T] tag maps, or [B, H, W, 1, T] for tags that all joints share; the T tags of a pixel are
+        compared as a vector.
+      settings: rules of grouping.
+
+    Returns:
+      The people, in pixels of the maps.
 
     Raises:
       ValueError: shapes that do not fit.
@@ -134,7 +139,11 @@ def group(heatmaps: Array, tags: Array, settings: Grouping) -> People:
         raise ValueError(f"heatmaps have shape {heatmaps.shape}, expected [B, H, W, {joints}]")
     if tags.ndim != 5 or tags.shape[:3] != heatmaps.shape[:3] or tags.shape[3] not in (1, joints):
         raise ValueError(f"tags have shape {tags.shape}, expected {(*heatmaps.shape, 'T')} or 1 for the {joints}")
-    return per_device(lambda maps: _group(*maps, settings), 0)((heatmaps, tags))
+
+    def of_rows(maps: tuple[jax.Array, jax.Array]) -> People:
+        return _group(*maps, settings)
+
+    return per_device(of_rows, 0)((heatmaps, tags))
 
 
 def _group(heatmaps: jax.Array, tags: jax.Array, settings: Grouping) -> People:
@@ -154,12 +163,12 @@ def take(positions: jax.Array, values: jax.Array, choice: jax.Array) -> tuple[ja
     """The candidates that people chose as their joints.
 
     Args:
-      positions: [B, J, K, 2] of the candidates.
-      values: [B, J, K].
-      choice: [B, P, J], see `match`.
+      positions: [B, J, K, 2] positions of the candidates in pixels of the maps.
+      values: [B, J, K] heatmap values of the candidates.
+      choice: [B, P, J] index of the candidate that is each person's joint, -1 for none; see `match`.
 
     Returns:
-      keypoints [B, P, J, 2] and values [B, P, J]; zeros where nothing was chosen.
+      The joints [B, P, J, 2] and their heatmap values [B, P, J]; zeros where nothing was chosen.
     """
     index = jnp.swapaxes(jnp.maximum(choice, 0), 1, 2)
     keypoints = jnp.take_along_axis(positions, index[..., None], axis=2).swapaxes(1, 2).astype(jnp.float32)
@@ -175,9 +184,9 @@ class _Found(NamedTuple):
     """People so far.
 
     Attributes:
-      tag_sum: [P, T] of the tags collected by each.
-      tag_count: [P] how many.
-      key: [P] first tag of the candidate that started each.
+      tag_sum: [P, T] sums of the tags that each person collected.
+      tag_count: [P] numbers of the tags that each person collected.
+      key: [P] first tag of the candidate that started each person.
       count: number of people.
     """
 
@@ -188,7 +197,7 @@ class _Found(NamedTuple):
 
 
 def match(tags: Array, values: Array, settings: Grouping) -> tuple[jax.Array, jax.Array]:
-    """Joins candidates to people, joint by joint in `settings.joint_order`.
+    """Candidates joined to people, joint by joint in `settings.joint_order`.
 
     The candidates of a joint are assigned to the first `max_people` people such that the summed cost is minimal. It is
     100 times the rounded distance between the candidate's tag and the mean of those collected by the person, less the
@@ -197,16 +206,17 @@ def match(tags: Array, values: Array, settings: Grouping) -> tuple[jax.Array, ja
     exactly that tag does not start another person, but replaces all that person's tags and its joint of that kind.
 
     Args:
-      tags: [B, J, K, T] of the candidates.
-      values: [B, J, K] of their heatmaps, falling. What is not above the threshold, or not finite, is no candidate.
-      settings: see `Grouping`.
+      tags: [B, J, K, T] tags of the candidates.
+      values: [B, J, K] heatmap values of the candidates, falling; one that is not above the threshold, or not finite,
+        is no candidate.
+      settings: rules of grouping.
 
     Returns:
-      choice [B, P, J] int32, the candidate that is each person's joint, -1 for none; people in the order in which
-        they were found.
-      count [B] int32, people found, those beyond the capacity P included.
+      The choice [B, P, J] int32, index of the candidate that is each person's joint, -1 for none, with people in the
+      order in which they were found; and the number [B] int32 of people found, those beyond the capacity P included.
     """
-    return each_entry(lambda candidates: _match(*candidates, settings), (jnp.asarray(tags), jnp.asarray(values)))
+    candidates = jnp.asarray(tags), jnp.asarray(values)
+    return each_entry(lambda one: _match(*one, settings=settings), candidates)
 
 
 def _match(tags: jax.Array, values: jax.Array, settings: Grouping) -> tuple[jax.Array, jax.Array]:
@@ -231,7 +241,7 @@ def _match(tags: jax.Array, values: jax.Array, settings: Grouping) -> tuple[jax.
 
 
 def _add_joint(found: _Found, candidates: tuple, settings: Grouping) -> tuple[_Found, jax.Array]:
-    """People after the candidates of a joint were joined to them, and which of those each of them has now."""
+    """People after the candidates of a joint were joined to them, and the candidate that each of them has now."""
     tags, values, number = candidates
     if settings.ignore_too_much:
         number = jnp.where(found.count >= settings.max_people, 0, number)
@@ -250,10 +260,10 @@ def _add_joint(found: _Found, candidates: tuple, settings: Grouping) -> tuple[_F
 
 
 def _people_started(found: _Found, key: jax.Array, starts: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The people that candidates [K] start, those there are if their key is taken; and which candidates are the first.
+    """The people that candidates [K] start, those there are if their key is taken; and the first candidate of each.
 
     Returns:
-      person [K] int32 and fresh [K] bool.
+      The person [K] int32 and a mask [K] of the first candidates.
     """
     exists = jnp.arange(len(found.key)) < found.count
     known = exists & (key[:, None] == found.key)
@@ -305,10 +315,10 @@ def _cost(distance: jax.Array, values: jax.Array, people: jax.Array, use_detecti
     `use_detection_val`, count in 2^-30, and 2^21 is as good as 1e10.
 
     Args:
-      distance: [K, M].
-      values: [K].
-      people: how many of the M columns are people.
-      use_detection_val: see `Grouping`.
+      distance: [K, M] tag distances of candidates and people.
+      values: [K] heatmap values of the candidates.
+      people: number of the M columns that are people.
+      use_detection_val: True to count heatmap values, see `Grouping`.
 
     Returns:
       Digits [N, N], N the larger of K and M.
@@ -344,17 +354,17 @@ def _shifted(number: jax.Array, bits: int) -> Digits:
 
 
 def adjust(heatmaps: Array, keypoints: Array, values: Array) -> jax.Array:
-    """Moves joints a quarter of a pixel towards the larger neighbour, and all of them half a pixel up.
+    """Joints moved a quarter of a pixel towards the larger neighbour, and all of them half a pixel up.
 
     Of equal neighbours the lower one counts as larger. Joints without a value above 0 stay where they are.
 
     Args:
-      heatmaps: [B, H, W, J].
-      keypoints: [B, P, J, 2].
-      values: [B, P, J].
+      heatmaps: [B, H, W, J] heatmaps of the joints.
+      keypoints: [B, P, J, 2] joints in pixels of the maps.
+      values: [B, P, J] heatmap values of the joints.
 
     Returns:
-      [B, P, J, 2].
+      [B, P, J, 2] joints in pixels of the maps.
     """
     keypoints = jnp.asarray(keypoints, jnp.float32)
     moved = keypoints + _towards_larger(jnp.asarray(heatmaps), keypoints)
@@ -371,19 +381,19 @@ def _towards_larger(heatmaps: jax.Array, keypoints: jax.Array) -> jax.Array:
 
 
 def refine(heatmaps: Array, tags: Array, keypoints: Array, values: Array) -> tuple[jax.Array, jax.Array]:
-    """Fills in missing joints, each at the pixel with the largest heatmap value less rounded tag distance.
+    """Joints with missing ones filled in, each at the pixel with the largest heatmap value less rounded tag distance.
 
     The distance is that to the mean of the tags at the joints that the person has. The first of equal pixels counts. A
     joint stays missing if the value there is not above 0, and so do all joints of a person without any.
 
     Args:
-      heatmaps: [B, H, W, J].
-      tags: [B, H, W, J, T] or [B, H, W, 1, T].
-      keypoints: [B, P, J, 2].
-      values: [B, P, J], above 0 for joints that are there.
+      heatmaps: [B, H, W, J] heatmaps of the joints.
+      tags: [B, H, W, J, T] or [B, H, W, 1, T] tag maps.
+      keypoints: [B, P, J, 2] joints in pixels of the maps.
+      values: [B, P, J] heatmap values, above 0 for joints that are there.
 
     Returns:
-      keypoints [B, P, J, 2] and values [B, P, J].
+      The joints [B, P, J, 2] and their heatmap values [B, P, J].
     """
     heatmaps, tags, keypoints, values = (jnp.asarray(a, jnp.float32) for a in (heatmaps, tags, keypoints, values))
     there = values > 0

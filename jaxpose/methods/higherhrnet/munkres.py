@@ -49,7 +49,7 @@ def to_digits(values: np.ndarray, unit: float, count: int) -> Digits:
 
 
 def normalize(digits: Digits) -> Digits:
-    """Carries what the lower digits have outside [0, 2^28) to the next one."""
+    """Digits of which the part of the lower ones outside [0, 2^28) is carried to the next one."""
     carry, result = 0, []
     for digit in digits[:0:-1]:
         digit = digit + carry
@@ -62,11 +62,12 @@ class _Search(NamedTuple):
     """The state of one problem.
 
     Attributes:
-      cost: digits [N, N], reduced so far.
-      zeros: [N, N] bool, where costs are 0.
+      cost: digits [N, N] of the costs, reduced so far.
+      zeros: [N, N] bool, the costs that are 0.
       star: [N] column of the star of each row, -1 for none.
       prime: [N] column of the prime of each row.
-      covered_row, covered_column: [N] bool.
+      covered_row: [N] bool, the rows that are covered.
+      covered_column: [N] bool, the columns that are covered.
       path: [N, N] bool; row r holds the rows whose stars move onto their primes if r's prime ends the search.
       origin: [2] row and column at which the scan for a zero starts.
     """
@@ -97,12 +98,12 @@ def munkres(cost: Digits, rows: Array, columns: Array) -> jax.Array:
     Batch it with `jax.vmap`: a search lasts as long as the longest of the batch. On a CPU `jax.lax.map` is faster.
 
     Args:
-      cost: digits [N, N]. Results are exactly those of float64 while costs fit the digits; the search may add the
-        largest of them to others up to N times.
-      rows, columns: how many there are, N at most.
+      cost: digits [N, N] of the costs. Results are exactly those of float64 while costs fit the digits; the search may
+        add the largest of them to others up to N times.
+      rows, columns: number of rows and of columns, N at most.
 
     Returns:
-      [N] int32; for a row that was filled up, the column that is left to it; -1 beyond the square.
+      [N] int32 column of each row; for a row that was filled up, the column that is left to it; -1 beyond the square.
     """
     count = cost[0].shape[0]
     index = jnp.arange(count, dtype=jnp.int32)
@@ -129,7 +130,7 @@ def munkres(cost: Digits, rows: Array, columns: Array) -> jax.Array:
 
 
 def _prime_next(state: _Search, size: jax.Array) -> _Search:
-    """Steps 3 and 4: primes the next uncovered zero, if need be after lowering costs, and follows it up."""
+    """Steps 3 and 4: the next uncovered zero primed, if need be after lowering costs, and followed up."""
     turn = _next_turn(state, size)
     cost, zeros, origin, turn = jax.lax.cond(
         turn < _LARGEST, lambda: (state.cost, state.zeros, state.origin, turn), lambda: _lower(state, size)
@@ -171,7 +172,7 @@ def _lower(state: _Search, size: jax.Array) -> tuple[Digits, jax.Array, jax.Arra
 
 
 def _next_turn(state: _Search, size: jax.Array) -> jax.Array:
-    """Of the uncovered zero that the scan takes: how many rows after the origin, times N, plus how near the scan's end.
+    """Turn of the uncovered zero that the scan takes: rows after the origin, times N, plus columns to the scan's end.
 
     The scan takes the first row with any, and the last zero of that row. The largest int32 stands for none.
     """
@@ -193,11 +194,11 @@ def _have_star(star: jax.Array) -> jax.Array:
 
 
 def _index_of(mask: jax.Array) -> jax.Array:
-    """Of the one entry [N] that is true; -1 for none."""
+    """Index of the one entry [N] that is true; -1 for none."""
     return jnp.max(jnp.where(mask, jnp.arange(len(mask), dtype=jnp.int32), -1))
 
 
-def _first_stars(zeros: jax.Array, rows: jax.Array, index: jax.Array) -> jax.Array:
+def _first_stars(zeros: jax.Array, rows: Array, index: jax.Array) -> jax.Array:
     """Row by row the first zero in a column that no row above has taken; [N] columns, -1 for none.
 
     All rows choose at once, again and again until nothing changes; one row more is right after each round. Rows beyond
@@ -224,7 +225,7 @@ def _first_stars(zeros: jax.Array, rows: jax.Array, index: jax.Array) -> jax.Arr
 
 
 def _minimum(digits: Digits, mask: jax.Array, axis: int | None = None) -> tuple[Digits, jax.Array]:
-    """The smallest number where `mask`, dimensions kept, and where it stands."""
+    """The smallest number where `mask`, dimensions kept, and a mask of its places."""
     least = []
     for digit in digits:
         smallest = jnp.min(jnp.where(mask, digit, _LARGEST), axis=axis, keepdims=True)

@@ -1,4 +1,4 @@
-"""Where a heatmap is large and a tag map near a person's tag: an exact search that leaves out most of the maps.
+"""Search for the pixel with a large heatmap value and a tag near a person's, exact although it leaves out most pixels.
 
 Scores are heatmap values less rounded tag distances. A tile of the maps cannot hold more than its largest value less
 the rounded distance of its range of tags, so tiles are looked into by falling bound until none can hold a better pixel.
@@ -23,11 +23,12 @@ _SAFE = 1 - 1e-6
 
 
 class _Tiles(NamedTuple):
-    """What is known of the tiles of an image's maps without looking at their pixels; M tiles form one of G groups.
+    """Bounds of the tiles of an image's maps, known without looking at their pixels; M tiles form one of G groups.
 
     Attributes:
       value: [J, M, G] largest heatmap value; -inf for a tile that is not there.
-      low, high: range of each of the T tags, [J, M, G]; J is 1 for tags that all joints share.
+      low: least value [J, M, G] of each of the T tags; J is 1 for tags that all joints share.
+      high: largest value [J, M, G] of each of the T tags.
     """
 
     value: jax.Array
@@ -36,14 +37,14 @@ class _Tiles(NamedTuple):
 
 
 class _Best(NamedTuple):
-    """Searches of an image, one for each person and joint: the best pixel so far, and where a better one may be.
+    """Searches of an image, one for each person and joint: the best pixel so far, and the tiles that may hold a better.
 
     Attributes:
-      score: [Q] heatmap value less rounded tag distance; -inf at first.
-      pixel: [Q] index y * W + x.
-      value: [Q] of the heatmap.
-      bound: [Q, G] what a pixel in the unseen tiles of each group can score at most.
-      seen: [Q, G] int32, bit m for tile m of the group.
+      score: [Q] heatmap value less rounded tag distance of the best pixel; -inf at first.
+      pixel: [Q] index y * W + x of the best pixel.
+      value: [Q] heatmap value of the best pixel.
+      bound: [Q, G] largest score that a pixel in the unseen tiles of each group can have.
+      seen: [Q, G] int32, the tiles that were looked into: bit m for tile m of the group.
       open: [Q] bool, False where the best pixel is found.
     """
 
@@ -65,13 +66,13 @@ def best_pixels(
     some pixel, and all that is known is that no positive value is the best.
 
     Args:
-      heatmaps: [H, W, J]. A pixel whose value or tag is not finite is not found.
-      tags: [H, W, J, T], or [H, W, 1, T] for tags that all joints share.
-      mean: [P, T] tags of the people, finite.
-      wanted: [P, J] bool, what to search for.
+      heatmaps: [H, W, J] heatmaps of the joints; a pixel whose value or tag is not finite is not found.
+      tags: [H, W, J, T] tag maps, or [H, W, 1, T] for tags that all joints share.
+      mean: [P, T] mean tags of the people, finite.
+      wanted: [P, J] bool, the joints to search for.
 
     Returns:
-      index y * W + x of the pixel, and the heatmap's value there, both [P, J].
+      The index y * W + x of the pixel, and the heatmap's value there, both [P, J].
     """
     tiles = _tiles(heatmaps, tags)
     shape, count = wanted.shape, wanted.size
@@ -87,7 +88,7 @@ def best_pixels(
 
 
 def length(parts: Sequence[jax.Array]) -> jax.Array:
-    """Of vectors in parts, one array a component."""
+    """Length of vectors that are given as one array for each component."""
     return jnp.sqrt(functools.reduce(jnp.add, map(jnp.square, parts)))
 
 
@@ -116,7 +117,7 @@ def _tiles(heatmaps: jax.Array, tags: jax.Array) -> _Tiles:
 def _bound(
     value: jax.Array, low: Sequence[jax.Array], high: Sequence[jax.Array], mean: Sequence[jax.Array]
 ) -> jax.Array:
-    """What a pixel can score at most in a tile with this value and these ranges of tags, for a person's mean tags.
+    """Largest score of a pixel in a tile with this value and these ranges of tags, for a person's mean tags.
 
     Infinite if a tag or a value in the tile is NaN, so that nothing is known of the others.
     """
@@ -133,7 +134,8 @@ def _search_tiles(
     bound = jnp.max(_bound(tiles.value, tiles.low, tiles.high, tuple(means)), axis=2)  # [P, J, G]
     bound = bound.reshape(wanted.size, -1)
     open_ = wanted & (jnp.max(bound, 1) > -jnp.inf)
-    state = _Best(*best, bound, jnp.zeros(bound.shape, jnp.int32), open_)
+    score, pixel, value = best
+    state = _Best(score, pixel, value, bound, jnp.zeros(bound.shape, jnp.int32), open_)
     step = functools.partial(_search_next, tiles=tiles, heatmaps=heatmaps, tags=tags, mean=mean)
     return jax.lax.while_loop(lambda state: jnp.any(state.open), step, state)[:3]
 
@@ -183,7 +185,7 @@ def _first_largest(values: jax.Array) -> jax.Array:
 def _best_in_tile(
     heatmaps: jax.Array, tags: jax.Array, mean: jax.Array, joint: jax.Array, y: jax.Array, x: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(score, pixel, value), each [S], of the best pixel in one tile a search, from (x, y) on, for tags near `mean`.
+    """(score, pixel, value), each [S], of the best pixel in each search's tile, from (x, y) on, for tags near `mean`.
 
     At the right and lower border the tile is moved into the map: a pixel more or less makes no difference.
     """

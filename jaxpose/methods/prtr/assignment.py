@@ -10,17 +10,17 @@ _UNUSABLE = 1e6
 
 
 def assign(cost: jax.Array) -> jax.Array:
-    """Columns chosen for rows such that no column serves two rows and the summed cost is minimal.
+    """Columns for rows such that no column serves two rows and the summed cost is minimal.
 
     Batched over the leading axes, of which the last is split over devices; static in shape, without gradient. With
     fewer columns than rows some rows go without. Of several optimal assignments any may come out. Entries that are not
     finite count as 1e6, so that a diverged network gives some assignment instead of an endless search.
 
     Args:
-      cost: [..., rows, columns].
+      cost: [..., rows, columns] costs.
 
     Returns:
-      [..., rows] int32; -1 where a row has no column.
+      [..., rows] int32 column of each row, -1 for a row without one.
     """
     cost = jax.lax.stop_gradient(cost)
     cost = jnp.where(jnp.isfinite(cost), cost, _UNUSABLE).astype(jnp.float32)
@@ -45,10 +45,10 @@ def assigned_classes(columns: jax.Array, queries: int) -> jax.Array:
 
     Args:
       columns: [..., K] query of each row.
-      queries: their number Q.
+      queries: number Q of queries.
 
     Returns:
-      [..., Q] int32.
+      [..., Q] int32 classes.
     """
     rows = columns.shape[-1]
     chosen = columns[..., :, None] == jnp.arange(queries)
@@ -61,13 +61,14 @@ def weighted_cross_entropy(
     """Cross-entropy of [..., N, Q, C] logits, averaged over N and Q with a weight per class.
 
     Args:
-      logits: [..., N, Q, C].
-      classes: [..., N, Q] int.
-      weights: [C]; the sum is divided by the summed weights of the true classes, not by their number.
-      rows: [N] weights of their own, 0 for those that do not count; 1 for all without.
+      logits: [..., N, Q, C] logits of the classes.
+      classes: [..., N, Q] int, the true classes.
+      weights: [C] weights of the classes; the sum is divided by the summed weights of the true classes, not by their
+        number.
+      rows: [N] weights of the rows, 0 for those that do not count; None for 1 everywhere.
 
     Returns:
-      [...]; 0 where nothing has a weight.
+      [...] losses; 0 where nothing has a weight.
     """
     weight = weights[classes] if rows is None else weights[classes] * rows[:, None]
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, classes)

@@ -16,13 +16,14 @@ def deformable_attention(
     Values are interpolated bilinearly, with zeros outside the maps.
 
     Args:
-      values: [B, T, H, C], the cells of all maps, map after map and row after row, for each of H heads.
+      values: [B, T, H, C] values of the cells of all maps, map after map and row after row, for each of H heads.
       shapes: (rows, columns) of each of the L maps.
-      locations: [B, Q, H, L, P, 2] (x, y), fractions of each map; the middle of its first cell is half a cell from 0.
-      weights: [B, Q, H, L, P].
+      locations: [B, Q, H, L, P, 2] places (x, y) as fractions of each map; the middle of its first cell is half a cell
+        from 0.
+      weights: [B, Q, H, L, P] weights of the places.
 
     Returns:
-      [B, Q, H * C] in the type of `values`, heads side by side.
+      [B, Q, H * C] sums in the type of `values`, heads side by side.
 
     Raises:
       ValueError: the maps do not have T cells together, or the locations are for another number of maps.
@@ -33,7 +34,7 @@ def deformable_attention(
     if locations.shape[3] != len(shapes):
         raise ValueError(f"locations are for {locations.shape[3]} maps, but there are {len(shapes)}")
     batch, heads = values.shape[0], values.shape[2]
-    total, first = 0, 0
+    total, first = jnp.float32(0), 0
     for level, (rows, columns) in enumerate(shapes):
         part = values[:, first : first + cells[level]]
         maps = rearrange(part, "b (i j) h c -> (b h) i j c", i=rows)

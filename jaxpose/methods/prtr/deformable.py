@@ -1,9 +1,10 @@
 """Deformable transformers (Zhu et al., Deformable DETR, ICLR 2021): attention to a few places of several maps.
 
-References are where queries look from, as fractions of the maps, and every head learns offsets from there. They have
-the shape [B, Q, L, 2] for Q queries and L maps, in which axes of batch and maps may be 1.
+References are the places that queries look from, as fractions of the maps, and every head learns offsets from there.
+They have the shape [B, Q, L, 2] for Q queries and L maps, in which axes of batch and maps may be 1.
 """
 
+import functools
 import math
 
 import flax.linen as nn
@@ -31,12 +32,12 @@ def cell_centers(shapes: Shapes, valid_ratios: Array | None = None) -> Array:
     """References of the tokens themselves: the middles of their cells.
 
     Args:
-      shapes: of the maps.
-      valid_ratios: [B, L, 2] (width, height), which part of each map is not padding; without, all of it. Fractions are
-        then those of the part without padding, translated to each map.
+      shapes: (rows, columns) of the maps.
+      valid_ratios: [B, L, 2] shares (width, height) of each map that are not padding; references are then fractions of
+        the part without padding, translated to each map. None for maps without padding.
 
     Returns:
-      [B, T, L, 2], or [1, T, 1, 2] without `valid_ratios`.
+      [B, T, L, 2] references (x, y), or [1, T, 1, 2] without `valid_ratios`.
     """
     grids = []
     for rows, columns in shapes:
@@ -69,7 +70,7 @@ class DeformableAttention(nn.Module):
 
     Attributes:
       heads: attention heads, a divisor of the width.
-      points: places that each head reads on every map.
+      points: number of places that each head reads on every map.
       dtype: compute precision; places and weights are computed in float32.
     """
 
@@ -81,23 +82,25 @@ class DeformableAttention(nn.Module):
     def __call__(
         self, query: jax.Array, reference: jax.Array, tokens: jax.Array, shapes: Shapes, inside: jax.Array | None = None
     ) -> jax.Array:
-        """What queries read.
+        """The features that queries read.
 
         Args:
-          query: [B, Q, D].
-          reference: [B, Q, L, 2] (x, y), or [B, Q, L, 4] boxes (cx, cy, w, h) in whose size offsets are measured
-            instead of in cells. Axes B and L may be 1.
-          tokens: [B, T, D], the cells of all maps.
-          shapes: of the L maps.
+          query: [B, Q, D] queries.
+          reference: [B, Q, L, 2] references (x, y), or [B, Q, L, 4] boxes (cx, cy, w, h) in whose size offsets are
+            measured instead of in cells. Axes B and L may be 1.
+          tokens: [B, T, D] tokens, the cells of all maps.
+          shapes: (rows, columns) of the L maps.
           inside: [B, T] bool, False for padding, which counts as 0.
 
         Returns:
-          [B, Q, D].
+          [B, Q, D] features.
         """
         batch, queries, width = query.shape
         levels = len(shapes)
-        kinds = {"kernel_init": initializers.xavier_uniform, "bias_init": initializers.zeros}
-        values = nn.Dense(width, dtype=self.dtype, name="value", **kinds)(tokens)
+        dense = functools.partial(
+            nn.Dense, width, kernel_init=initializers.xavier_uniform, bias_init=initializers.zeros, dtype=self.dtype
+        )
+        values = dense(name="value")(tokens)
         if inside is not None:
             values = jnp.where(inside[..., None], values, 0)
         values = values.reshape(batch, -1, self.heads, width // self.heads)
@@ -112,7 +115,7 @@ class DeformableAttention(nn.Module):
         locations = self._locations(query, reference.astype(jnp.float32), shapes)
         self.sow("intermediates", "attention", (locations, weights))
         read = deformable_attention(values, shapes, locations, weights)
-        return nn.Dense(width, dtype=self.dtype, name="out", **kinds)(read)
+        return dense(name="out")(read)
 
     def _locations(self, query: jax.Array, reference: jax.Array, shapes: Shapes) -> jax.Array:
         """[B, Q, H, L, P, 2], fractions of the maps."""
@@ -136,7 +139,7 @@ class DeformableEncoderLayer(AttentionLayer):
     """Every token reads a few places around it on all maps; then a feed-forward part.
 
     Attributes:
-      points: see `DeformableAttention`.
+      points: number of places that each head reads on every map.
     """
 
     points: int = 4
@@ -157,7 +160,7 @@ class DeformableDecoderLayer(AttentionLayer):
     Normalizations are numbered as in the checkpoints: the one after self-attention is the second.
 
     Attributes:
-      points: see `DeformableAttention`.
+      points: number of places that each head reads on every map.
     """
 
     points: int = 4
@@ -182,7 +185,7 @@ class DeformableEncoder(LayerStack):
     """A stack of encoder layers, without a final normalization.
 
     Attributes:
-      points: see `DeformableAttention`.
+      points: number of places that each head reads on every map.
     """
 
     points: int = 4
@@ -200,15 +203,15 @@ class DeformableEncoder(LayerStack):
         """Encodes the tokens of several maps.
 
         Args:
-          tokens: [B, T, D].
-          position: [T, D] or [B, T, D], added to queries.
-          reference: of the tokens, see `cell_centers`.
-          shapes: of the maps.
+          tokens: [B, T, D] tokens, the cells of all maps.
+          position: [T, D] or [B, T, D] encoding of the tokens' positions, added to queries.
+          reference: [B or 1, T, L or 1, 2] references of the tokens, see `cell_centers`.
+          shapes: (rows, columns) of the maps.
           inside: [B, T] bool, False for padding.
-          train: whether dropout is active.
+          train: True for dropout.
 
         Returns:
-          [B, T, D].
+          [B, T, D] encoded tokens.
         """
         position = position.astype(self.dtype)
         for index in range(self.layers):
@@ -221,7 +224,7 @@ class DeformableDecoder(LayerStack):
     """A stack of decoder layers, without a normalization of what they put out.
 
     Attributes:
-      points: see `DeformableAttention`.
+      points: number of places that each head reads on every map.
     """
 
     points: int = 4
@@ -240,16 +243,16 @@ class DeformableDecoder(LayerStack):
         """Decodes a set of queries.
 
         Args:
-          contents: [Q, D] from which the queries start.
-          queries: [Q, D] their positional term.
-          reference: [B or 1, Q, L or 1, 2] where they look from.
+          contents: [Q, D] features from which the queries start.
+          queries: [Q, D] positional term of the queries.
+          reference: [B or 1, Q, L or 1, 2] references of the queries.
           memory: [B, T, D] encoded tokens.
-          shapes: of the maps.
+          shapes: (rows, columns) of the maps.
           inside: [B, T] bool, False for padding.
-          train: whether dropout is active.
+          train: True for dropout.
 
         Returns:
-          [layers, B, Q, D], the output of every layer.
+          [layers, B, Q, D] outputs of every layer.
         """
         x = jnp.broadcast_to(contents, (memory.shape[0], *contents.shape)).astype(self.dtype)
         queries, outputs = queries.astype(self.dtype), []

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpose.nn.initializers import unit_uniform
-from jaxpose.types import Array
+from jaxpose.ops.arrays import SameArray, namespace
 
 
-def sine_encoding(inside: Array, channels: int, temperature: float = 1e4, normalize: bool = True) -> Array:
+def sine_encoding(inside: SameArray, channels: int, temperature: float = 1e4, normalize: bool = True) -> SameArray:
     """Sines and cosines of row and column numbers.
 
     Rows and columns are counted from one over the cells that are `inside`, and scaled to (0, 2 pi]. The first half of
@@ -17,14 +17,14 @@ def sine_encoding(inside: Array, channels: int, temperature: float = 1e4, normal
 
     Args:
       inside: [..., H, W] bool, False where the map is padding. A NumPy array gives a NumPy constant.
-      channels: of the result, divisible by four.
+      channels: number of channels of the result, divisible by four.
       temperature: ratio of the longest to the shortest period.
-      normalize: False leaves the counts unscaled.
+      normalize: False to leave the counts unscaled.
 
     Returns:
-      [..., H, W, channels] float32.
+      [..., H, W, channels] float32 encoding.
     """
-    xp = jnp if isinstance(inside, jax.Array) else np
+    xp = namespace(inside)
     half = channels // 2
     period = temperature ** (np.arange(half) // 2 * 2 / half)
     parts = []
@@ -38,20 +38,20 @@ def sine_encoding(inside: Array, channels: int, temperature: float = 1e4, normal
     return xp.concatenate(parts, -1).astype(np.float32)
 
 
-def shrink_mask(inside: Array, height: int, width: int) -> Array:
+def shrink_mask(inside: SameArray, height: int, width: int) -> SameArray:
     """A mask of an image at the resolution of a feature map.
 
     Cell i of n takes the value of pixel floor(i m / n) of m, in float32, as nearest interpolation in PyTorch has it.
 
     Args:
-      inside: [..., H, W] bool.
-      height, width: of the map.
+      inside: [..., H, W] bool, the mask of the image.
+      height, width: size of the map in cells.
 
     Returns:
-      [..., height, width] bool.
+      [..., height, width] bool, the mask of the map.
     """
     rows, columns = (_nearest(*sizes) for sizes in ((inside.shape[-2], height), (inside.shape[-1], width)))
-    return inside[..., rows[:, None], columns]
+    return namespace(inside).asarray(inside[..., rows[:, None], columns])
 
 
 def _nearest(pixels: int, cells: int) -> np.ndarray:
@@ -63,7 +63,7 @@ class LearnedEncoding(nn.Module):
     """One learned vector for every column and every row.
 
     Attributes:
-      channels: of the encoding; the first half encodes the column, the second the row.
+      channels: number of channels of the encoding; the first half encodes the column, the second the row.
       cells: size of the tables, the largest map that can be encoded.
     """
 
@@ -94,8 +94,8 @@ class CropEncoding(nn.Module):
     """The encoding of cells in crops of one size (PRTR, end to end): half of it fixed, a quarter learned for each axis.
 
     Attributes:
-      channels: of the encoding, divisible by eight. The first half are the sines of `sine_encoding`, then come learned
-        vectors of the row and of the column.
+      channels: number of channels of the encoding, divisible by eight. The first half are the sines of
+        `sine_encoding`, then come learned vectors of the row and of the column.
     """
 
     channels: int

@@ -40,13 +40,13 @@ def pointwise(features: int, fan_in: int, dtype: Dtype = jnp.float32, name: str 
 
 
 class AttentionLayer(nn.Module):
-    """What encoder and decoder layers share.
+    """Base of encoder and decoder layers.
 
     Attributes:
-      heads: attention heads.
+      heads: number of attention heads.
       feedforward: hidden width of the feed-forward part.
-      dropout: rate after attention and feed-forward parts and on attention weights (rng "dropout").
-      pre_norm: normalize the input of each part instead of its sum with the shortcut.
+      dropout: dropout rate after attention and feed-forward parts and of attention weights (rng "dropout").
+      pre_norm: True to normalize the input of each part instead of its sum with the shortcut.
       dtype: compute precision; softmax and normalization work in float32.
     """
 
@@ -120,11 +120,11 @@ class DecoderLayer(AttentionLayer):
 
 
 class LayerStack(nn.Module):
-    """What stacks of layers share.
+    """Base of stacks of layers.
 
     Attributes:
-      layers: their number.
-      heads, feedforward, dropout, pre_norm, dtype: see `AttentionLayer`.
+      layers: number of layers.
+      heads, feedforward, dropout, pre_norm, dtype: fields of every layer, see `AttentionLayer`.
     """
 
     layers: int = 6
@@ -149,13 +149,13 @@ class Encoder(LayerStack):
         """Encodes the tokens of a map.
 
         Args:
-          tokens: [B, T, D].
-          position: [T, D] or [B, T, D], added to queries and keys.
+          tokens: [B, T, D] tokens, the cells of the map.
+          position: [T, D] or [B, T, D] encoding of the tokens' positions, added to queries and keys.
           inside: [B, T] bool, False for padding, which nothing attends to.
-          train: whether dropout is active.
+          train: True for dropout.
 
         Returns:
-          [B, T, D].
+          [B, T, D] encoded tokens.
         """
         position, mask = position.astype(self.dtype), key_mask(inside)
         for index in range(self.layers):
@@ -180,12 +180,12 @@ class Decoder(LayerStack):
         Args:
           queries: [Q, D] positional term of the queries.
           memory: [B, T, D] encoded tokens.
-          position: [T, D] or [B, T, D] of the tokens.
+          position: [T, D] or [B, T, D] encoding of the tokens' positions.
           inside: [B, T] bool, False for padding.
-          train: whether dropout is active.
+          train: True for dropout.
 
         Returns:
-          [L, B, Q, D], the normalized output of every layer.
+          [L, B, Q, D] normalized outputs of every layer.
         """
         queries, position, mask = queries.astype(self.dtype), position.astype(self.dtype), key_mask(inside)
         norm = LayerNorm(dtype=self.dtype, name="norm")
@@ -199,7 +199,7 @@ class Decoder(LayerStack):
 
 
 def key_mask(inside: jax.Array | None) -> jax.Array | None:
-    """[B, T] bool -> [B, 1, 1, T] for attention over keys."""
+    """Mask [B, 1, 1, T] for attention over keys, from one [B, T] of tokens."""
     return None if inside is None else inside[:, None, None, :]
 
 
@@ -209,7 +209,7 @@ class MLP(nn.Module):
     Attributes:
       features: output width of every layer.
       dtype: compute precision.
-      starts_at_zero: whether the last layer's weights and bias are 0 at first, so that the result is.
+      starts_at_zero: True for a last layer whose weights and bias are 0 at first, so that the result is.
     """
 
     features: tuple[int, ...]

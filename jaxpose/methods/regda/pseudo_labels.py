@@ -11,25 +11,24 @@ from jaxpose.ops import heatmaps
 from jaxpose.types import Array
 
 WINDOWS = ("square", "disc")
-"""Where a Gaussian is cut: see `pseudo_labels`."""
+"""Windows to which a Gaussian is cut; see `pseudo_labels`."""
 DISC_FLOOR = 0.01
 """Values up to which a Gaussian cut to a disc is 0: a radius of about three deviations."""
 
 
 def pseudo_labels(maps: Array, sigma: float = 2.0, window: str = "square") -> tuple[jax.Array, jax.Array]:
-    """What a network's maxima say about every joint, and what they say about all others.
+    """Targets for every joint from a network's maxima, and those from the maxima of all other joints.
 
     Args:
-      maps: [B, H, W, K]; no gradient flows into them.
+      maps: [B, H, W, K] maps of the network; no gradient flows into them.
       sigma: standard deviation of the Gaussians, in pixels of the map.
-      window: "square" cuts them three deviations from the maximum along each axis, and puts a joint at (0, 0) of which
-        no value is above 0; "disc" cuts them where they fall to `DISC_FLOOR` and takes the maximum whatever its sign,
-        as the faster script of the original code does.
+      window: window of the Gaussians. "square" cuts them three deviations from the maximum along each axis, and puts a
+        joint at (0, 0) of which no value is above 0; "disc" cuts them where they fall to `DISC_FLOOR` and takes the
+        maximum whatever its sign, as the faster script of the original code does.
 
     Returns:
-      truth [B, H, W, K], a Gaussian of height 1 at each joint's first maximum ("ground truth"), and false
-      [B, H, W, K], for each joint the sum of the Gaussians of all others, at most 1 ("ground false"). With one joint
-      `false` is empty.
+      The "ground truth" [B, H, W, K], a Gaussian of height 1 at each joint's first maximum, and the "ground false"
+      [B, H, W, K], for each joint the sum of the Gaussians of all others, at most 1; it is all 0 with one joint.
 
     Raises:
       ValueError: another window.

@@ -26,10 +26,10 @@ def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
 
 
 class _Head(nn.Module):
-    """What both heads share.
+    """Base of both heads.
 
     Attributes:
-      num_joints: K.
+      num_joints: number K of joints.
       dtype: compute precision; the last convolution works in float32.
     """
 
@@ -47,10 +47,11 @@ class _Head(nn.Module):
 
 
 class FastPoseHead(_Head):
-    """Shuffle, and twice: convolution to twice the channels, norm, ReLU, shuffle. Resolution grows eightfold.
+    """Head that raises the resolution eightfold: shuffle, then twice convolution, norm, ReLU and shuffle.
 
     Attributes:
-      wide: four times the channels in the second convolution, as AlphaPose's CONV_DIM 256 has it.
+      wide: True for four times the channels in the second convolution, as AlphaPose's CONV_DIM 256 has it; False for
+        twice, as in the first.
     """
 
     wide: bool = False
@@ -65,10 +66,10 @@ class FastPoseHead(_Head):
 
 
 class FastPoseDUCHead(_Head):
-    """Three times: shuffle, and some convolutions, the last of them to twice the channels.
+    """Head of three stages: shuffle, and some convolutions, the last of them to twice the channels.
 
     Attributes:
-      convolutions: in each stage.
+      convolutions: number of convolutions in each stage.
     """
 
     convolutions: tuple[int, int, int] = (4, 2, 1)

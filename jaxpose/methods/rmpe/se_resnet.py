@@ -3,6 +3,8 @@
 They hold what torchvision's networks hold, under the same names, and a little more.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -42,7 +44,7 @@ class DeformConv(nn.Module):
 
     Attributes:
       features: output channels.
-      stride: of the regular grid of taps.
+      stride: stride of the regular grid of taps.
       dtype: compute precision; positions are float32.
     """
 
@@ -61,9 +63,9 @@ class SEBottleneck(Bottleneck):
     """A bottleneck with options.
 
     Attributes:
-      squeeze: scale the residual by `SqueezeExcitation`.
-      deformable: let the 3x3 convolution move its taps, without dilation.
-      shuffle: fold 2x2 pixels into channels where the 3x3 convolution would have a stride of 2.
+      squeeze: True to scale the residual by `SqueezeExcitation`.
+      deformable: True to let the 3x3 convolution move its taps, without dilation.
+      shuffle: True to fold 2x2 pixels into channels where the 3x3 convolution would have a stride of 2.
     """
 
     squeeze: bool = False
@@ -95,8 +97,8 @@ class SEResNet(ResNet):
     """A residual network of bottlenecks, with squeeze and excitation in the first block of every stage.
 
     Attributes:
-      deformable: for every stage, whether its 3x3 convolutions are deformable.
-      shuffle: see `SEBottleneck`.
+      deformable: True for each stage with deformable 3x3 convolutions.
+      shuffle: True to fold pixels into channels instead of a stride, see `SEBottleneck`.
     """
 
     block: type[nn.Module] = SEBottleneck
@@ -115,14 +117,14 @@ class SEResNet(ResNet):
         return {"squeeze": index == 0, "deformable": self.deformable[stage], "shuffle": self.shuffle}
 
 
-def se_resnet(depth: int, **fields) -> SEResNet:
+def se_resnet(depth: int, **fields: Any) -> SEResNet:
     """The network of a published depth: 50, 101 or 152.
 
     Raises:
       ValueError: another depth.
     """
-    stage_sizes, block = STAGES.get(depth, ((), None))
-    if block is not Bottleneck:
-        known = [d for d, (_, b) in STAGES.items() if b is Bottleneck]
-        raise ValueError(f"there is no residual network of bottlenecks of depth {depth}; known depths: {known}")
-    return SEResNet(**({"stage_sizes": stage_sizes} | fields))
+    known = {d: sizes for d, (sizes, block) in STAGES.items() if block is Bottleneck}
+    if depth not in known:
+        raise ValueError(f"there is no residual network of bottlenecks of depth {depth}; known depths: {list(known)}")
+    fields.setdefault("stage_sizes", known[depth])
+    return SEResNet(**fields)
