@@ -219,7 +219,7 @@ def check_giou(case) -> None:
     def overlaps(a):
         corners = box_ops.center_to_corner(a)[:, None], box_ops.center_to_corner(b)[None]
         generalized = box_ops.generalized_iou(*corners)
-        return (generalized * case.inputs["cotangent"]).sum(), (generalized, *box_ops.iou(*corners))
+        return (generalized * case.inputs["cotangent"]).sum(), (generalized, *box_ops.corner_iou(*corners))
 
     (_, found), gradient = jax.value_and_grad(overlaps, has_aux=True)(a)
     for name, ours in zip(("giou", "iou", "union"), found, strict=True):
