@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jaxpose import methods, skeleton
+from jaxpose import methods, sharding, skeleton
 from jaxpose.config import base, find, names
 from jaxpose.data.build import stream_data
 from jaxpose.data.proposals import RULES
 from jaxpose.data.sources import opener
 from jaxpose.data.views import Augmentation, CanvasAugmentation, DetectionAugmentation
 from jaxpose.errors import ConfigError
-from jaxpose.evaluation.metrics import boxes, coco, joint_groups, mpjpe, posetrack
-from jaxpose.evaluation.metrics.keypoint_pck import KeypointPck
-from jaxpose.evaluation.suppression import Suppression
+from jaxpose.evaluation.evaluator import Evaluator
+from jaxpose.evaluation.keypoint_pck import KeypointPck
+from jaxpose.evaluation.metrics import boxes, coco, mpjpe, posetrack
 from jaxpose.methods.bottom_up import ImageInput
 from jaxpose.methods.lifting import SequenceInput
 from jaxpose.methods.top_down import ClipInput
@@ -125,26 +125,19 @@ class TestVariant:
 
     def test_metrics_and_suppression_exist(self, name, variant):
         config = get_config(name, variant)
-        Suppression.create(config.evaluate, skeleton.get(config.method.skeleton).num_joints)
+        mesh = sharding.make_mesh(config.sharding, jax.devices()[: config.sharding.fsdp])
+        evaluator = Evaluator(config, methods.create(config.method), mesh)
+        known = {"coco": coco.NUMBERS, "crowdpose": coco.NUMBERS, "boxes": boxes.NUMBERS, "mpjpe": mpjpe.NUMBERS}
+        known |= {"posetrack": ("mAP",), "groups": ("PCK@0.05",)}
         numbers = []
-        for metric in config.evaluate.metrics:
-            if metric == "mpjpe":
-                numbers += mpjpe.NUMBERS
+        for metric, kind in evaluator.metrics.items():
+            made = kind(evaluator.context)
+            if isinstance(made, KeypointPck):
+                numbers += [f"{made.number}@{t:g}" for t in made.thresholds]
                 continue
+            numbers += known[metric]
             if metric == "posetrack":
-                assert posetrack.is_complete(skeleton.get(config.method.skeleton).joints)
-                numbers.append("mAP")
-                continue
-            if metric in ("coco", "crowdpose", "boxes"):
-                numbers += boxes.NUMBERS if metric == "boxes" else coco.NUMBERS
-                continue
-            if metric == "groups":
-                joint_groups.groups_of(skeleton.get(config.method.skeleton))
-                numbers.append("PCK@0.05")
-                continue
-            pck = KeypointPck.create(metric, skeleton.get(config.method.skeleton))
-            numbers += [f"{pck.name}@{t:g}" for t in pck.thresholds]
-            assert not config.data.validation.boxes
+                assert posetrack.is_complete(evaluator.method.joints.joints)
         assert config.evaluate.best in numbers
 
     def test_data_settings_exist(self, name, variant):

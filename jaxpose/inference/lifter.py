@@ -45,7 +45,7 @@ def load(workdir: str | pathlib.Path, step: int | None = None, changes: Mapping[
       ConfigError: a change that cannot be made.
       DataError: the run's method does not look at sequences.
     """
-    from jaxpose.runs.checkpoint import load_for_inference
+    from jaxpose.runs.reader import load_for_inference
 
     config, method, variables = load_for_inference(workdir, step, changes)
     if not isinstance(method, SequenceInput):

@@ -10,7 +10,7 @@ from typing import Any
 from jaxpose import sharding
 from jaxpose.data import build
 from jaxpose.evaluation.evaluator import Evaluator
-from jaxpose.evaluation.metrics import mpjpe
+from jaxpose.evaluation.metrics import is_lower_better
 from jaxpose.runs import preemption
 from jaxpose.runs.checkpoint import Checkpoints
 from jaxpose.runs.digest import combine
@@ -41,7 +41,8 @@ def train(config: Any, workdir: str | pathlib.Path) -> TrainState:
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_writer(workdir))
         best = config.evaluate.best
-        checkpoints = Checkpoints(workdir, config.train.keep, best, lowest=mpjpe.is_error(best))
+        lowest = is_lower_better(config.evaluate.metrics, best)
+        checkpoints = Checkpoints(workdir, config.train.keep, best, lowest=lowest)
         stack.enter_context(closing(checkpoints))
         state = checkpoints.restore(trainer.template()) or trainer.init()
         done = int(state.step)

@@ -21,7 +21,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxpose.errors import CheckpointError, ConfigError
-from jaxpose.evaluation.keypoint_pck import percent
+from jaxpose.evaluation.metrics import percent
 from jaxpose.runs.journal import write_json
 from jaxpose.runs.run_config import CONFIG
 

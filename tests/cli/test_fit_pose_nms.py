@@ -9,6 +9,7 @@ import pytest
 
 from jaxpose.cli import fit_pose_nms
 from jaxpose.errors import DataError
+from jaxpose.evaluation import pose_nms_fitting
 from jaxpose.evaluation.suppression import read_rules
 from jaxpose.ops.pose_nms import PoseNMS
 from jaxpose.skeleton import COCO
@@ -45,7 +46,7 @@ def test_search_climbs_to_the_best_pair():
     def value(rules):
         return -sum(math.log(getattr(rules, name) / best) ** 2 for name, best in target.items())
 
-    found = fit_pose_nms.fit(value, START)
+    found = pose_nms_fitting.fit(value, START)
     for name, best in target.items():
         assert abs(math.log(getattr(found, name) / best)) < math.log(1.1)
     assert dataclasses.replace(found, **{name: getattr(START, name) for name in target}) == START
@@ -53,7 +54,7 @@ def test_search_climbs_to_the_best_pair():
 
 def test_search_stays_where_nothing_gains():
     calls = []
-    assert fit_pose_nms.fit(lambda rules: calls.append(rules) or 0.5, START) == START
+    assert pose_nms_fitting.fit(lambda rules: calls.append(rules) or 0.5, START) == START
     assert len(calls) == len(set(calls))
 
 
@@ -74,7 +75,7 @@ def test_the_command_raises_the_ap(tmp_path, capsys):
     ("change", "message"),
     [
         ({"box_score": None}, "record 3: field 'box_score' is None, expected a finite number"),
-        ({"person_box": [1, 2, 3]}, "record 3: field 'box' is .* expected 4 finite numbers"),
+        ({"person_box": [1, 2, 3]}, "record 3: field 'person_box' is .* expected 4 finite numbers"),
         ({"keypoints": [float("nan")] * 51}, "record 3: field 'keypoints' .* expected 51 finite numbers"),
     ],
 )
@@ -83,7 +84,7 @@ def test_unusable_poses(tmp_path, change, message):
     poses[3] |= change
     (tmp_path / "poses.json").write_text(json.dumps(poses))
     with pytest.raises(DataError, match=message):
-        fit_pose_nms.read_poses(tmp_path / "poses.json", COCO)
+        pose_nms_fitting.read_poses(tmp_path / "poses.json", COCO)
 
 
 def test_unusable_parameters(tmp_path):

@@ -7,10 +7,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose.cli import fit_rescoring
-from jaxpose.cli.fit_rescoring import Recipe
 from jaxpose.errors import ConfigError, DataError
-from jaxpose.evaluation import rescoring
-from jaxpose.ops.rescoring import PoseFeatures
+from jaxpose.evaluation import rescoring, rescoring_training
+from jaxpose.evaluation.rescoring import PoseFeatures
+from jaxpose.evaluation.rescoring_training import Recipe
 from jaxpose.skeleton import COCO
 
 FEATURES = PoseFeatures.of(COCO)
@@ -80,47 +80,49 @@ def test_samples_are_ranges_of_poses():
     """Training on R ranges is training on R copies of the poses."""
     rng = np.random.default_rng(0)
     inputs, wanted = rng.normal(size=(10, FEATURES.size)), rng.random((2, 10))
-    start = fit_rescoring.fit(FEATURES, inputs, wanted, Recipe(epochs=1, batch_size=100, hidden=8))[0].params
+    start = rescoring_training.fit(FEATURES, inputs, wanted, Recipe(epochs=1, batch_size=100, hidden=8))[0].params
     orders = [rng.permutation(20) for _ in range(2)]
-    found, losses = fit_rescoring.train(start, inputs, wanted, orders, SMALL)
-    copies, copied_losses = fit_rescoring.train(start, np.tile(inputs, (2, 1)), wanted.reshape(1, 20), orders, SMALL)
+    found, losses = rescoring_training.train(start, inputs, wanted, orders, SMALL)
+    copies, copied_losses = rescoring_training.train(
+        start, np.tile(inputs, (2, 1)), wanted.reshape(1, 20), orders, SMALL
+    )
     assert_allclose(losses, copied_losses, rtol=1e-6)
     assert_allclose(found["layer0"]["kernel"], copies["layer0"]["kernel"], rtol=1e-5, atol=1e-7)
 
 
 def test_perfect_poses():
     oks = [0.3, 1.0, np.nextafter(np.float32(1), 0)]
-    assert_array_equal(fit_rescoring.targets(oks), np.float32([0.3, 0, oks[2]]))
-    assert_array_equal(fit_rescoring.targets(oks, perfect_as_zero=False), np.float32(oks))
+    assert_array_equal(rescoring_training.targets(oks), np.float32([0.3, 0, oks[2]]))
+    assert_array_equal(rescoring_training.targets(oks, perfect_as_zero=False), np.float32(oks))
 
 
 def test_box_areas_for_crowdpose(tmp_path):
     truth, _ = write_people(tmp_path, images=1)
-    areas = [a["area"] for a in fit_rescoring.with_box_areas(truth)["annotations"]]
+    areas = [a["area"] for a in rescoring_training.with_box_areas(truth)["annotations"]]
     assert_allclose(areas, 0.53 * 150 * 300)
     assert truth["annotations"][0]["area"] == 45000.0
 
 
-def test_files_without_areas(tmp_path, caplog):
+def test_files_without_areas(tmp_path, capsys):
     """CrowdPose's have none, so its evaluation takes them from boxes."""
     truth, _ = write_people(tmp_path, images=2)
     for person in truth["annotations"]:
         del person["area"]
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     assert fit_rescoring.main(arguments(tmp_path)) == 1
-    assert "truth.json: annotation 1: lacks the fields ['area']" in caplog.text
+    assert "truth.json: annotation 1: lacks the fields ['area']" in capsys.readouterr().err
     assert fit_rescoring.main(arguments(tmp_path, "--area=box", "--epochs=1", "--hidden=8")) == 0
 
 
 def test_nothing_to_learn_from():
     with pytest.raises(DataError, match="no pose to learn from"):
-        fit_rescoring.fit(FEATURES, np.zeros((0, 74)), np.zeros((3, 0)), SMALL)
+        rescoring_training.fit(FEATURES, np.zeros((0, 74)), np.zeros((3, 0)), SMALL)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"score": float("nan")}, "record 3: field 'score' is nan, expected 1 finite numbers"),
+        ({"score": float("nan")}, "record 3: field 'score' is nan, expected a finite number"),
         ({"keypoints": [1.0, 2.0]}, "record 3: field 'keypoints' .* expected 51 finite numbers; take results.json"),
         ({"image_id": "3"}, "record 3: expected an object with a whole number 'image_id'"),
     ],
@@ -130,14 +132,14 @@ def test_unusable_poses(tmp_path, change, message):
     poses[3] |= change
     (tmp_path / "poses.json").write_text(json.dumps(poses))
     with pytest.raises(DataError, match=message):
-        fit_rescoring.read_poses(tmp_path / "poses.json", COCO)
+        rescoring_training.read_poses(tmp_path / "poses.json", COCO)
 
 
-def test_poses_of_other_images(tmp_path, caplog):
+def test_poses_of_other_images(tmp_path, capsys):
     _, poses = write_people(tmp_path, images=1)
     (tmp_path / "poses.json").write_text(json.dumps([p | {"image_id": 99} for p in poses]))
     assert fit_rescoring.main(arguments(tmp_path)) == 1
-    assert "1 images are not in the annotations: [99]" in caplog.text
+    assert "1 images are not in the annotations: [99]" in capsys.readouterr().err
 
 
 def test_impossible_recipes():

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from jaxpose.data.formats import posetrack as forms
 from jaxpose.data.sources import posetrack
 from jaxpose.errors import ConfigError, DataError
+from jaxpose.evaluation.metrics import MetricContext
 from jaxpose.evaluation.metrics.posetrack import PoseTrackKeypoints
 from jaxpose.skeleton import from_coco_category
 
@@ -120,8 +121,9 @@ class TestForm2018:
     def test_evaluation_takes_the_labels_as_they_were_read(self, folder):
         """The file itself and the dictionary of the annotations give the same frames."""
         source = open_source(folder)
-        a, metric = source.annotations, PoseTrackKeypoints()
-        ours, file = (metric.frames(truth, a.skeleton) for truth in (a.to_coco(), folder / "labels"))
+        a = source.annotations
+        contexts = (MetricContext(a.skeleton, labels) for labels in (a.to_coco(), folder / "labels"))
+        ours, file = (PoseTrackKeypoints(context).frames() for context in contexts)
         assert len(ours) == len(file) == 3
         for left, right in zip(ours, file, strict=True):
             for field in ("points", "present", "track", "head_size"):
@@ -289,6 +291,6 @@ def test_real_labels(real_data):
             "scores": np.where(labelled, 0.9, 0.1),
             "track_id": a.track_id,
         }
-        metric = PoseTrackKeypoints()
+        metric = PoseTrackKeypoints(MetricContext(a.skeleton, root / annotations))
         metric.update(rows)
-        assert metric.compute(root / annotations, a.skeleton)["mAP"] == pytest.approx(1)
+        assert metric.compute()["mAP"] == pytest.approx(1)

@@ -14,6 +14,7 @@ from jaxpose.data import loader
 from jaxpose.data.examples import sequences
 from jaxpose.data.examples.sequences import Camera, SequenceExamples, SequenceSource, Video, WholeSequences
 from jaxpose.errors import ConfigError, DataError
+from jaxpose.evaluation.metrics import MetricContext
 from jaxpose.evaluation.metrics.mpjpe import SequenceErrors
 from jaxpose.ops import bones, cameras
 from jaxpose.skeleton import H36M, MARIONETTE
@@ -227,7 +228,7 @@ class TestWholeSequences:
             assert batch["window"].shape == (2, batch["frames"].shape[1] + 8, 17, 3)
 
     def test_rows_are_what_the_metric_takes(self, source):
-        whole, metric = WholeSequences(source, 9), SequenceErrors()
+        whole, metric = WholeSequences(source, 9), SequenceErrors(MetricContext(H36M))
         shift = np.array([3, 4, 0])
         for members in ((0, 1), (2,)):
             lengths = [whole.bucket(i) for i in members]

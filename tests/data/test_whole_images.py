@@ -17,6 +17,7 @@ from jaxpose.data.loader import TrainStream, evaluation_batches
 from jaxpose.data.sources import Source, coco
 from jaxpose.data.views import CanvasAugmentation
 from jaxpose.errors import DataError, ImageError
+from jaxpose.evaluation.people import rows_of
 from jaxpose.methods import bottom_up
 from jaxpose.ops import geometry
 from jaxpose.skeleton import COCO, CROWDPOSE
@@ -290,13 +291,13 @@ def test_rows_of_found_poses():
     keypoints = np.random.default_rng(0).uniform(0, 30, (2, 3, 17, 2)).astype(np.float32)
     valid = np.array([[True, False, True], [False, True, False]])
     poses = Poses(keypoints, np.ones((2, 3, 17), np.float32), np.arange(6.0).reshape(2, 3), valid)
-    rows = examples.rows(poses, np.array([1, 0]))
+    rows = rows_of(poses, examples.shown(np.array([1, 0])))
     assert rows["image_id"].tolist() == rows["index"].tolist() == [1, 1, 0]
     assert rows["person_score"].tolist() == [0, 2, 4]
     low, high = keypoints[valid].min(1), keypoints[valid].max(1)
     assert_allclose(rows["box"], np.concatenate([low, high - low], -1), rtol=1e-6)
     assert_allclose(rows["area"], (high - low).prod(-1), rtol=1e-5)
-    none = examples.rows(dataclasses.replace(poses, valid=np.zeros((2, 3), bool)), np.array([1, 0]))
+    none = rows_of(dataclasses.replace(poses, valid=np.zeros((2, 3), bool)), examples.shown(np.array([1, 0])))
     assert {len(values) for values in none.values()} == {0}
 
 
@@ -307,15 +308,15 @@ def test_rows_of_found_boxes():
     boxes, scores = rng.uniform(1, 30, (2, 3, 4)), rng.random((2, 3))
     valid = np.array([[True, False, True], [False, True, False]])
     found = Detections(boxes, scores, np.zeros((2, 3), int), valid)
-    rows = examples.rows(found, np.array([1, 0]))
+    rows = rows_of(found, examples.shown(np.array([1, 0])))
     assert set(rows) == {"image_id", "index", "box", "box_score"}
     assert rows["image_id"].tolist() == rows["index"].tolist() == [1, 1, 0]
     assert_array_equal(rows["box"], boxes[valid])
     assert_array_equal(rows["box_score"], scores[valid])
     keypoints = rng.uniform(0, 30, (2, 3, 17, 2))
     poses = Poses(keypoints, np.ones((2, 3, 17)), np.ones((2, 3)), valid, found)
-    with_poses = examples.rows(poses, np.array([1, 0]))
-    alone = examples.rows(dataclasses.replace(poses, detections=None), np.array([1, 0]))
+    with_poses = rows_of(poses, examples.shown(np.array([1, 0])))
+    alone = rows_of(dataclasses.replace(poses, detections=None), examples.shown(np.array([1, 0])))
     assert with_poses.keys() == alone.keys() | {"box_score"}
     for name in alone:
         assert_array_equal(with_poses[name], rows["box"] if name == "box" else alone[name])

@@ -17,6 +17,9 @@ from jaxpose.data import build
 from jaxpose.data.formats import posetrack as forms
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.evaluation import evaluator as evaluation
+from jaxpose.evaluation import report
+from jaxpose.evaluation.metrics import MetricContext
+from jaxpose.evaluation.metrics.coco import CocoKeypoints
 from jaxpose.evaluation.metrics.posetrack import PoseTrackKeypoints
 from jaxpose.methods.base import Ablation, Method
 from jaxpose.methods.bottom_up import DetectionInput
@@ -226,7 +229,9 @@ class TestMetrics:
             make_evaluator(config, Light())
 
     def test_unknown_names_are_refused(self, lights):
-        with pytest.raises(ConfigError, match="names 'pckk'; it can name coco, crowdpose, pckh, .*boxes"):
+        with pytest.raises(
+            ConfigError, match="metrics is 'pckk'; it can be boxes, coco, .*pckh.* mean 'pck"
+        ):
             make_evaluator(make_config(lights, metrics=("coco", "pckk")), Light())
         with pytest.raises(ConfigError, match="suppression is 'greedy'"):
             make_evaluator(make_config(lights, suppression="greedy"), Light())
@@ -313,9 +318,9 @@ class TestVideos:
             "scores": np.array([p["scores"] for p in people]),
             "track_id": np.array([p["track_id"] for p in people]),
         }
-        metric = PoseTrackKeypoints()
+        metric = PoseTrackKeypoints(MetricContext(POSETRACK, walk / "labels.json"))
         metric.update(rows)
-        again = metric.compute(str(walk / "labels.json"), POSETRACK)
+        again = metric.compute()
         assert again == pytest.approx({name: scores[name] for name in again})
 
     def test_labels_without_heads_are_refused(self, lights):
@@ -325,11 +330,13 @@ class TestVideos:
             evaluator.score(evaluator.predict(evaluator.method, {}))
 
     def test_table(self):
-        lines = evaluation.table({"mAP": 0.5, "mAP/head": 0.75, "AP": 0.25, "AR": 0.5}, {}, "mAP").splitlines()
+        videos, images = PoseTrackKeypoints(MetricContext(POSETRACK)), CocoKeypoints(MetricContext(POSETRACK))
+        found = [(videos, {"mAP": 0.5, "mAP/head": 0.75}), (images, {"AP": 0.25, "AR": 0.5})]
+        lines = report.table(found, {}, "mAP").splitlines()
         assert [line.split()[:2] for line in lines] == [["Head", "Shoulder"], ["mAP", "75.0"], ["AP", "AR"],
                                                         ["25.0", "50.0"]]  # fmt: skip
         ablations = {"single frame/mAP": 0.4}
-        assert evaluation.table({"mAP": 0.5}, ablations, "mAP").endswith("mAP of single frame: 40.0; margin +10.0")
+        assert report.table(found, ablations, "mAP").endswith("mAP of single frame: 40.0; margin +10.0")
 
     def test_pictures_of_clips_show_the_current_frame(self, tmp_path):
         config = tiny.config(tiny.write_coco(tmp_path, images=3), "dcpose")
@@ -384,9 +391,13 @@ class TestDetectors:
     @pytest.mark.parametrize(
         ("metric", "method", "message"),
         [
-            ("coco", "boxes", r"asks for 'coco', which looks at poses, but LightBoxes finds boxes. Use \"boxes\""),
+            ("coco", "boxes", r"asks for 'coco', which looks at poses, but LightBoxes finds boxes. Use 'boxes'"),
             ("pckh", "boxes", "asks for 'pckh', which looks at poses, but LightBoxes finds boxes"),
-            ("boxes", "poses", r"asks for 'boxes', which looks at boxes, but Light finds poses. Use \"coco\""),
+            (
+                "boxes",
+                "poses",
+                r"asks for 'boxes', which looks at boxes, but Light finds poses. Use 'coco'",
+            ),
         ],
     )
     def test_metrics_of_what_is_not_found(self, lights, metric, method, message):
@@ -433,11 +444,11 @@ class TestAblations:
         assert evaluator.ablations({})["same/AP"] == pytest.approx(1)
 
     def test_table(self):
-        scores = {"AP": 0.5, "AR": 0.625, "AP_M": -1.0}
-        lines = evaluation.table(scores, {"plain/AP": 0.25, "plain/AR": 0.7, "other/AP": 0.75}, "AP").splitlines()
+        scores = [(CocoKeypoints(MetricContext(COCO)), {"AP": 0.5, "AR": 0.625, "AP_M": -1.0})]
+        lines = report.table(scores, {"plain/AP": 0.25, "plain/AR": 0.7, "other/AP": 0.75}, "AP").splitlines()
         assert [line.split() for line in lines[:2]] == [["AP", "AR", "AP_M"], ["50.0", "62.5", "-"]]
         assert lines[2:] == ["AP of plain: 25.0; margin +25.0", "AP of other: 75.0; margin -25.0"]
-        assert evaluation.table(scores, {}, "AP").splitlines() == lines[:2]
+        assert report.table(scores, {}, "AP").splitlines() == lines[:2]
 
     def test_of_rmpe_show_what_the_transformer_gains(self, tmp_path, caplog):
         config = tiny.config(tiny.write_coco(tmp_path, images=4), "rmpe")

@@ -10,11 +10,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jaxpose.config import base
 from jaxpose.errors import CheckpointError, ConfigError, DataError
 from jaxpose.evaluation import rescoring
-from jaxpose.evaluation.metrics import CocoKeypoints
+from jaxpose.evaluation.metrics import MetricContext
+from jaxpose.evaluation.metrics.coco import CocoKeypoints
+from jaxpose.evaluation.rescoring import PoseFeatures, RescoringNet
 from jaxpose.evaluation.suppression import Suppression, suppress
-from jaxpose.nn.rescoring import RescoringNet
 from jaxpose.ops.pose_nms import PoseNMS, pose_nms
-from jaxpose.ops.rescoring import PoseFeatures
 from jaxpose.skeleton import COCO
 
 PARAMETRIC = Suppression("parametric")
@@ -120,9 +120,9 @@ def test_weak_poses_are_dropped():
 def test_all_poses_may_be_dropped():
     """An evaluation early in training may be left with nobody."""
     rows = make_rows({3: 2, 4: 1})
-    metric = CocoKeypoints(PARAMETRIC)
+    metric = CocoKeypoints(MetricContext(COCO, suppression=PARAMETRIC))
     metric.update(rows | {"scores": 0.1 * rows["scores"]})
-    assert metric.results(COCO) == []
+    assert metric.results() == []
 
 
 def test_rules_count():
@@ -141,24 +141,25 @@ def test_no_poses():
 @pytest.mark.parametrize("missing", [["box"], ["box_score"], ["box", "box_score"]])
 def test_missing_boxes_are_named(missing):
     rows = {name: values for name, values in ROWS.items() if name not in missing}
-    pattern = rf"parametric suppression looks at detections.*{missing}".replace("[", r"\[").replace("]", r"\]")
+    listed = str(missing).replace("[", r"\[").replace("]", r"\]")
+    pattern = f"parametric suppression looks at keypoints, scores, box, box_score, but .*{listed}"
     with pytest.raises(DataError, match=pattern):
         suppress(rows, COCO.sigmas, PARAMETRIC)
-    metric = CocoKeypoints(PARAMETRIC)
+    metric = CocoKeypoints(MetricContext(COCO, suppression=PARAMETRIC))
     metric.update(rows)
     with pytest.raises(DataError, match=pattern):
-        metric.results(COCO)
-    metric.suppression = Suppression("none")
-    assert len(metric.results(COCO)) == len(ROWS["index"])
+        metric.results()
+    metric.context = MetricContext(COCO, suppression=Suppression("none"))
+    assert len(metric.results()) == len(ROWS["index"])
     with pytest.raises(DataError, match=rf"with their boxes, but lack the fields {missing}".replace("[", r"\[")):
-        metric.results(COCO, boxes=True)
+        metric.results(boxes=True)
 
 
 def test_results_with_boxes():
-    metric = CocoKeypoints(Suppression("none"))
+    metric = CocoKeypoints(MetricContext(COCO, suppression=Suppression("none")))
     metric.update(ROWS)
-    plain, rows = metric.results(COCO), metric.rows()
-    for i, record in enumerate(metric.results(COCO, boxes=True)):
+    plain, rows = metric.results(), metric.rows()
+    for i, record in enumerate(metric.results(boxes=True)):
         assert record == plain[i] | {"person_box": rows["box"][i].tolist(), "box_score": rows["box_score"][i]}
 
 

@@ -11,10 +11,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from golden_checks import networks
 from jaxpose import convert
 from jaxpose.data.sources import h36m
-from jaxpose.evaluation.metrics import mpjpe
+from jaxpose.evaluation.metrics import MetricContext, mpjpe
 from jaxpose.methods.anatomy3d.method import Anatomy3D
 from jaxpose.methods.anatomy3d.names import rules
 from jaxpose.ops import bones, cameras
+from jaxpose.skeleton import H36M
 from jaxpose.training import optim
 
 METRES = 1e-5
@@ -207,7 +208,7 @@ def check_evaluate(case) -> None:
 
 def _check_errors(case, kind: str, poses) -> None:
     """The original compares causal predictions with the poses of frames (F - 1) / 2 before."""
-    metric, actions = mpjpe.SequenceErrors(), case.attrs["actions"]
+    metric, actions = mpjpe.SequenceErrors(MetricContext(H36M)), case.attrs["actions"]
     late = (case.attrs["receptive_field"] - 1) // 2 if case.attrs["causal"] else 0
     for number, videos in enumerate(actions):
         for i in videos:

@@ -14,7 +14,10 @@ from jaxpose.data.examples.images import EvaluationImages, TrainingImages, lay_o
 from jaxpose.data.formats.regions import Regions
 from jaxpose.data.sources import Source, coco
 from jaxpose.data.views import CanvasAugmentation, warp
-from jaxpose.evaluation.metrics import CocoKeypoints, CrowdPoseKeypoints
+from jaxpose.evaluation.metrics import MetricContext
+from jaxpose.evaluation.metrics.coco import CocoKeypoints
+from jaxpose.evaluation.metrics.crowdpose import CrowdPoseKeypoints
+from jaxpose.evaluation.people import rows_of
 from jaxpose.evaluation.suppression import Suppression
 from jaxpose.methods import bottom_up
 from jaxpose.types import Layout, Poses, image_field
@@ -228,14 +231,16 @@ def check_evaluate(case) -> None:
     joints = annotations.skeleton
     assert joints == (skeleton.COCO if is_coco else skeleton.CROWDPOSE)
     examples = EvaluationImages(Source("case", annotations, lambda i: b""), layout=_any_layout)
-    rows = examples.rows(*_padded(inputs))
+    poses, index = _padded(inputs)
+    rows = rows_of(poses, examples.shown(index))
     by_image = np.argsort(rows["image_id"], kind="stable")
     by_result = np.argsort(case.outputs["result_image"], kind="stable")
     assert_array_equal(rows["image_id"][by_image], case.outputs["result_image"][by_result])
     assert_allclose(rows["box"][by_image], case.outputs["result_bbox"][by_result], rtol=1e-5, atol=1e-3)
-    metric = (CocoKeypoints if is_coco else CrowdPoseKeypoints)(Suppression("none"))
+    context = MetricContext(joints, annotations.to_coco(), suppression=Suppression("none"))
+    metric = (CocoKeypoints if is_coco else CrowdPoseKeypoints)(context)
     metric.update(rows)
-    numbers = metric.compute(annotations.to_coco(), joints)
+    numbers = metric.compute()
     assert_allclose(list(numbers.values()), case.outputs["stats"], rtol=0, atol=1e-6)
 
 

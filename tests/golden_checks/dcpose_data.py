@@ -18,7 +18,8 @@ from jaxpose.data.examples.clips import ClipExamples, Videos, candidates, confid
 from jaxpose.data.formats import posetrack as posetrack_forms
 from jaxpose.data.sources import Source, coco
 from jaxpose.data.views import NO_AUGMENTATION, Augmentation, PersonCrop
-from jaxpose.evaluation.metrics import pck
+from jaxpose.evaluation import pck
+from jaxpose.evaluation.metrics import MetricContext
 from jaxpose.evaluation.metrics.posetrack import PoseTrackKeypoints
 from jaxpose.methods.dcpose.method import DCPose, within_crop
 from jaxpose.methods.heatmap.method import joint_weights
@@ -97,16 +98,16 @@ def check_keypoint_order(case) -> None:
     preds, expected = case.inputs["preds"].astype(np.float64), case.outputs
     assert tuple(case.attrs["coco17"]) == POSETRACK.joints
     assert tuple(case.attrs["posetrack15"]) == posetrack_forms.EVALUATED
-    metric = PoseTrackKeypoints()
     count = len(preds)
     rows = {"image_id": np.arange(count), "index": np.arange(count), "box_score": case.inputs["box_score"].reshape(-1)}
-    metric.update(rows | {"keypoints": preds[..., :2], "scores": preds[..., 2]})
     truth = {
         "images": [{"id": frame, "file_name": f"v/{frame:06d}.jpg"} for frame in range(count + 1)],
         "annotations": [],
         "categories": [posetrack_forms.category()],
     }
-    *frames, last = metric.results(truth, POSETRACK)["v"]["annolist"]
+    metric = PoseTrackKeypoints(MetricContext(POSETRACK, truth))
+    metric.update(rows | {"keypoints": preds[..., :2], "scores": preds[..., 2]})
+    *frames, last = metric.results()["v"]["annolist"]
     (nobody,) = last["annorect"]
     assert nobody == json.loads(case.attrs["record_of_a_frame_without_people"])
     people = [person for frame in frames for person in frame["annorect"]]

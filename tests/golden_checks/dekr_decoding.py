@@ -9,17 +9,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from golden_checks.networks import FORWARD, LOSS, to_channels_last
 from jaxpose import skeleton as skeletons
-from jaxpose.cli.fit_rescoring import Recipe, targets, train, with_box_areas
-from jaxpose.convert.rescoring import convert
 from jaxpose.data.examples.images import lay_out
-from jaxpose.evaluation.metrics.best_oks import best_oks
-from jaxpose.evaluation.rescoring import expected_oks
+from jaxpose.evaluation.best_oks import best_oks
+from jaxpose.evaluation.rescoring import PoseFeatures, convert, expected_oks
+from jaxpose.evaluation.rescoring_training import Recipe, targets, train, with_box_areas
 from jaxpose.methods.dekr import decode as candidates
 from jaxpose.methods.dekr.decode import Candidates, Matching, People, Selection
 from jaxpose.methods.dekr.method import DEKR, merge_views
 from jaxpose.ops import geometry
 from jaxpose.ops.peaks import local_maxima
-from jaxpose.ops.rescoring import PoseFeatures
 from jaxpose.types import image_field
 
 FITTED = 1e-2

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from golden_checks import networks
 from jaxpose import config as configs
 from jaxpose import convert
-from jaxpose.evaluation.metrics import pck
+from jaxpose.evaluation import pck
 from jaxpose.methods.dsnt import coordinates as dsnt
 from jaxpose.methods.dsnt.method import DSNT
 from jaxpose.methods.dsnt.names import rules

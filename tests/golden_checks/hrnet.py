@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from golden_checks import networks
 from golden_checks.prtr import check_relative
 from jaxpose.convert.conversion import apply_rules
-from jaxpose.evaluation.metrics import pck
+from jaxpose.evaluation import pck
 from jaxpose.methods.heatmap.method import Heatmap
 from jaxpose.methods.heatmap.names import rules
 from jaxpose.nn.resnet import max_pool

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import skeleton as skeletons
-from jaxpose.evaluation.metrics import coco, crowdpose, pck
+from jaxpose.evaluation import pck
+from jaxpose.evaluation.metrics import MetricContext, coco, crowdpose
 from jaxpose.evaluation.suppression import Suppression
 from jaxpose.ops import heatmaps, nms, oks
 
@@ -49,9 +50,9 @@ def check_coco(case) -> None:
 
 def check_crowdpose(case) -> None:
     truth, results = _files(case)
-    metric = crowdpose.CrowdPoseKeypoints(Suppression("none"))
+    metric = crowdpose.CrowdPoseKeypoints(MetricContext(skeletons.CROWDPOSE, truth, suppression=Suppression("none")))
     metric.update(_rows(results))
-    numbers = metric.compute(truth, skeletons.CROWDPOSE)
+    numbers = metric.compute()
     expected = dict(zip(case.manifest["attrs"]["stats"], case.outputs["stats"].tolist(), strict=True))
     expected.pop("zero")
     assert set(numbers) == set(expected)
@@ -164,10 +165,10 @@ def check_box_nms(case) -> None:
         assert_array_equal(found, case.outputs[f"keep_{threshold}"], f"threshold {threshold}")
 
 
-def _collect(case, keypoints, image_id, box_score, area) -> coco.CocoKeypoints:
-    metric = coco.CocoKeypoints(
-        Suppression("soft" if case.manifest["attrs"]["soft_nms"] else "hard", case.manifest["attrs"]["oks_thre"])
-    )
+def _collect(case, keypoints, image_id, box_score, area, truth=None) -> coco.CocoKeypoints:
+    attrs = case.manifest["attrs"]
+    suppression = Suppression("soft" if attrs["soft_nms"] else "hard", attrs["oks_thre"])
+    metric = coco.CocoKeypoints(MetricContext(skeletons.COCO, truth, suppression=suppression))
     score = oks.person_score(keypoints[..., 2], box_score, case.manifest["attrs"]["in_vis_thre"])
     metric.update(
         {
@@ -184,7 +185,7 @@ def _collect(case, keypoints, image_id, box_score, area) -> coco.CocoKeypoints:
 
 def check_prtr_oks_nms(case) -> None:
     preds, boxes, image_id = (case.inputs[name] for name in ("preds", "boxes", "image_id"))
-    results = _collect(case, preds, image_id, boxes[:, 5], boxes[:, 4]).results(skeletons.COCO)
+    results = _collect(case, preds, image_id, boxes[:, 5], boxes[:, 4]).results()
     kept = case.outputs["kept"]
     by_image = np.argsort(image_id[kept], kind="stable")  # ours lists images by id, the case by first appearance
     assert_array_equal([r["image_id"] for r in results], image_id[kept][by_image])
@@ -196,10 +197,11 @@ def check_prtr_oks_nms(case) -> None:
 def check_evaluate_coco(case) -> None:
     inputs = case.inputs
     area = np.prod(inputs["pred_scale"] * 200, axis=1)
-    metric = _collect(case, inputs["pred_keypoints"], inputs["pred_image"], inputs["box_scores"], area)
-    numbers = metric.compute(_truth(inputs), skeletons.COCO)
+    rows = inputs["pred_keypoints"], inputs["pred_image"], inputs["box_scores"], area
+    metric = _collect(case, *rows, truth=_truth(inputs))
+    numbers = metric.compute()
     assert_allclose(list(numbers.values()), case.outputs["stats"], rtol=0, atol=NUMBER_TOLERANCE)
-    results = metric.results(skeletons.COCO)
+    results = metric.results()
     by_image = np.argsort(case.outputs["kept_image"], kind="stable")
     assert_array_equal([r["image_id"] for r in results], case.outputs["kept_image"][by_image])
     assert_allclose([r["score"] for r in results], case.outputs["kept_score"][by_image], rtol=1e-6)

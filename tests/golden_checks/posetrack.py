@@ -7,9 +7,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import skeleton as skeletons
 from jaxpose.data.formats import posetrack as forms
-from jaxpose.evaluation.metrics import poseval
+from jaxpose.evaluation import poseval
+from jaxpose.evaluation.metrics import MetricContext
 from jaxpose.evaluation.metrics.posetrack import PoseTrackKeypoints
-from jaxpose.evaluation.metrics.poseval import Figures, Frame
+from jaxpose.evaluation.poseval import Figures, Frame
 
 PERCENT = {"rtol": 2e-6, "atol": 1e-6}  # of numbers stored as float32, up to 100 or below -100
 COUNTS = ("misses", "switches", "false_positives", "objects", "detections", "distance")
@@ -78,7 +79,7 @@ def check_evaluate_pipeline(case) -> None:
         "categories": [forms.category()],
     }
     preds = inputs["preds"].astype(np.float64)
-    metric = PoseTrackKeypoints()
+    metric = PoseTrackKeypoints(MetricContext(SKELETON, truth))
     metric.update(
         {
             "image_id": inputs["frame_of"],
@@ -88,7 +89,7 @@ def check_evaluate_pipeline(case) -> None:
             "box_score": inputs["box_score"],
         }
     )
-    numbers = metric.compute(truth, SKELETON)
+    numbers = metric.compute()
     names = [f"mAP/{group.lower()}" if group != "Mean" else "mAP" for group in case.attrs["groups"]]
     found = [100 * numbers.get(name, np.nan) for name in names]
     assert_allclose(found, case.outputs["groups"].reshape(-1), **PERCENT)

@@ -14,7 +14,7 @@ from bright_boxes import BrightBoxes
 from bright_spot import VARIABLES, BrightSpot, around, picture
 from hypothesis import strategies as st
 
-from jaxpose.cli import predict
+from jaxpose.cli import inputs, predict
 from jaxpose.data.examples.clips import Videos
 from jaxpose.errors import DataError, ImageError
 from jaxpose.evaluation.tracking import OneEuro, TrackerOptions
@@ -311,7 +311,7 @@ def test_sides_of_a_film_are_even(tmp_path):
 def command(predictor, detector, monkeypatch, tmp_path):
     """Runs the command on the spot finder; returns (exit status, {name: content} of the files of poses)."""
     plain = Predictor(BrightSpot(), VARIABLES, batch_size=8)
-    monkeypatch.setattr(predict, "load", lambda *_, detector=None, **__: predictor if detector else plain)
+    monkeypatch.setattr(inputs, "load", lambda *_, detector=None, **__: predictor if detector else plain)
     monkeypatch.setattr(startup, "start", lambda: None)
     monkeypatch.chdir(tmp_path)
 
@@ -384,13 +384,13 @@ def test_unusable_videos_are_named_and_counted(command, tmp_path, caplog):
     assert "2 of 3 inputs could not be used" in caplog.text
 
 
-def test_videos_are_never_replaced(command, tmp_path, caplog):
+def test_videos_are_never_replaced(command, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     write_film(tmp_path / "film.avi", [[(40, 40)]])
     (tmp_path / "film.avi").rename(tmp_path / "out" / "film.mp4")
     before = (tmp_path / "out" / "film.mp4").read_bytes()
     assert command("out/film.mp4")[0] == 1
-    assert "would replace the input" in caplog.text
+    assert "would replace the input" in capsys.readouterr().err
     assert (tmp_path / "out" / "film.mp4").read_bytes() == before
 
 

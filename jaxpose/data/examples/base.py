@@ -37,17 +37,13 @@ class Examples(abc.ABC):
     def names(self, index: Sequence[int] | np.ndarray) -> list[str]:
         """Names of the examples `index` [B], for messages."""
 
-    def rows(self, found: Any, index: np.ndarray) -> dict[str, Any]:
-        """Rows for metrics of the valid people [B, N] that were found in the examples `index` [B].
-
-        Args:
-          found: `Poses` or `Detections` of a batch, as the method gives them.
-          index: [B] examples that the batch showed.
+    def shown(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """{name: [B, ...]} columns about what the examples `index` [B] show, for `evaluation.people.rows_of`.
 
         Raises:
-          NotImplementedError: the examples are for training alone.
+          NotImplementedError: the examples are no people or images to evaluate.
         """
-        raise NotImplementedError(f"{type(self).__name__} are examples to train on, which nothing evaluates")
+        raise NotImplementedError(f"{type(self).__name__} show no people in images that could be evaluated")
 
     def bucket(self, i: int) -> Hashable:
         """Bucket of example i; examples of equal buckets have fields of equal shapes in evaluation."""

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxpose.data.annotations import Skipped, tight_boxes
+from jaxpose.data.annotations import Skipped
 from jaxpose.data.examples.base import Example, ImageBackedExamples
 from jaxpose.data.views import CanvasAugmentation, SquareCanvas, warp
 from jaxpose.errors import DataError, ImageError
 from jaxpose.ops import boxes as box_ops
 from jaxpose.ops import geometry
-from jaxpose.types import Detections, Layout, PaddedLayout, Poses, image_field
+from jaxpose.types import Layout, PaddedLayout, image_field
 
 logger = logging.getLogger(__name__)
 
@@ -36,27 +36,9 @@ class ImageExamples(ImageBackedExamples):
 
     max_people: int = 30
 
-    def rows(self, found: Poses | Detections, index: np.ndarray) -> dict[str, Any]:
-        """What was found. The area of a pose is that of the extent of all its joints, and so is its box, unless it was
-        found in a detected one.
-        """
-        example = np.broadcast_to(index[:, None], found.valid.shape)[found.valid]
-        rows = {"image_id": self.source.annotations.image_id[self.image_rows(example)], "index": example}
-        if isinstance(found, Detections):
-            return rows | {"box": found.boxes[found.valid], "box_score": found.scores[found.valid]}
-        keypoints, scores = found.keypoints[found.valid], found.scores[found.valid]
-        box = tight_boxes(np.asarray(keypoints), np.ones(np.shape(scores), np.float32))
-        rows |= {
-            "keypoints": keypoints,
-            "scores": scores,
-            "person_score": found.person_score[found.valid],
-            "area": box[:, 2:].prod(-1),
-            "box": box,
-        }
-        if found.detections is not None:
-            boxes = found.detections
-            rows |= {"box": boxes.boxes[found.valid], "box_score": boxes.scores[found.valid]}
-        return rows
+    def shown(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """The image of each example."""
+        return {"image_id": self.source.annotations.image_id[self.image_rows(index)], "index": index}
 
     def choose_people(self, image: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the people of an image (by its row) that are labelled, and of those for whom there is no room."""

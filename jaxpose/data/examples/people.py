@@ -9,7 +9,6 @@ from jaxpose.data.examples.base import Example, ImageBackedExamples
 from jaxpose.data.examples.person_boxes import PersonBoxes
 from jaxpose.data.proposals import BoxSampler, inside
 from jaxpose.data.views import NO_AUGMENTATION, Augmentation, PersonCrop, View
-from jaxpose.types import Poses
 
 
 @dataclasses.dataclass
@@ -65,22 +64,18 @@ class PersonExamples(ImageBackedExamples):
         example["valid"] = np.bool_(True)
         return example
 
-    def rows(self, found: Poses, index: np.ndarray) -> dict[str, Any]:
-        """The poses with the box each was looked for in and, of true boxes, the person's labels."""
-        example = np.broadcast_to(index[:, None], found.valid.shape)[found.valid]
-        people, annotations = self.people, self.source.annotations
-        view = dataclasses.replace(self.crop.view(people.box[example]), mirror=people.mirror[example])
+    def shown(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """The box that is looked at in each example, the area of the region and, of true boxes, the person's labels."""
+        people = self.people
+        view = dataclasses.replace(self.crop.view(people.box[index]), mirror=people.mirror[index])
         return {
-            "image_id": annotations.image_id[people.image[example]],
-            "index": example,
-            "keypoints": found.keypoints[found.valid],
-            "scores": found.scores[found.valid],
-            "person_score": found.person_score[found.valid],
+            "image_id": self.source.annotations.image_id[people.image[index]],
+            "index": index,
             "area": view.size.prod(-1),
-            "box": people.box[example],
-            "box_score": people.score[example],
-            "truth": people.keypoints[example],
-            "visibility": people.visibility[example],
-            "head_size": people.head_size[example],
+            "box": people.box[index],
+            "box_score": people.score[index],
+            "truth": people.keypoints[index],
+            "visibility": people.visibility[index],
+            "head_size": people.head_size[index],
             "to_crop": self.crop.affine(view),
         }

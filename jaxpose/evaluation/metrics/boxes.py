@@ -1,22 +1,21 @@
 """COCO AP and AR of people's boxes: collect what a detector finds, match it with the truth (hotcoco), twelve numbers.
 
-    metric = CocoBoxes()
+    metric = CocoBoxes(MetricContext(skeleton.COCO, "person_keypoints_val2017.json"))
     for batch in batches:
         metric.update(rows)
-    numbers = metric.compute("person_keypoints_val2017.json")
+    numbers = metric.compute()
 
 Rows are put in order of image id and index, so that the numbers do not depend on batches or processes.
 """
 
 import dataclasses
 import logging
-from collections.abc import Iterable
 
 import numpy as np
 
 from jaxpose.errors import DataError
-from jaxpose.evaluation.metrics import coco
-from jaxpose.evaluation.metrics.rows import IMAGE_ID, INDEX, Collected, Column
+from jaxpose.evaluation.metrics import BOXES, GroundTruth, Metric, coco
+from jaxpose.evaluation.rows import IMAGE_ID, INDEX, Collected, Column
 
 _NUMBERS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR1", "AR10", "AR", "AR_S", "AR_M", "AR_L")
 NUMBERS = tuple(f"box_{name}" for name in _NUMBERS)
@@ -28,17 +27,16 @@ _OF_TRUTH = ("id", "image_id", "category_id", "bbox", "area")
 
 
 @dataclasses.dataclass
-class CocoBoxes(Collected):
+class CocoBoxes(Collected, Metric):
     """AP and AR of people's boxes by the rules of COCO's bounding boxes, with at most 100 boxes an image.
 
     Its rows are boxes: image_id [n]; index [n]; box [n, 4] (x, y, w, h) in pixels of the image; box_score [n].
     A crowd region is never found or missed, and a box in it is no mistake. People without labelled joints count.
-
-    Attributes:
-      sizes: (a, b) areas in pixels^2: people up to a are small, those from b on large; COCO's 32^2 and 96^2 if None.
-        A person's size is the "area" of the annotation (that of the mask, where there is one).
+    People are small, medium or large by `context.sizes`, or COCO's 32^2 and 96^2 pixels, and by the "area" of the
+    annotation (that of the mask, where there is one).
     """
 
+    needs = (BOXES,)
     columns = {
         "image_id": IMAGE_ID,
         "index": INDEX,
@@ -46,8 +44,6 @@ class CocoBoxes(Collected):
         "box_score": Column(np.float64),
     }
     things = "boxes"
-
-    sizes: tuple[float, float] | None = None
 
     def results(self, category_id: int = 1) -> list[dict]:
         """The boxes in the format of COCO detection results, which `data.validation.boxes` of a config can name.
@@ -62,26 +58,24 @@ class CocoBoxes(Collected):
             for image, box, score in zip(*columns, strict=True)
         ]
 
-    def compute(self, ground_truth: coco.GroundTruth, image_ids: Iterable[int] | None = None) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         """Average precision and recall, in [0, 1]; -1 where the images hold no person of that size.
 
-        Args:
-          ground_truth: a COCO dictionary with people's boxes, or the path of its JSON file.
-          image_ids: the images that were evaluated; all of the file if None. Their people count as missed where no box
-            was added for them.
+        People of an evaluated image without boxes count as missed.
 
         Returns:
           The `NUMBERS`: AP over IoU thresholds .5 to .95, at .5 and .75, and by size; AR with at most 1, 10 and 100
           boxes an image, and by size.
 
         Raises:
-          DataError: boxes of an image that is not evaluated, or unusable ground truth.
+          DataError: boxes of an image that is not evaluated, or unusable labels.
         """
-        truth = load_truth(ground_truth)
-        ids = coco.evaluated_images(truth, image_ids, [block["image_id"] for block in self._blocks], "boxes")
+        truth = load_truth(self.context.truth)
+        predicted = [block["image_id"] for block in self._blocks]
+        ids = coco.evaluated_images(truth, self.context.image_ids, predicted, "boxes")
         results = self.results(truth["categories"][0]["id"])
-        logger.info("%d boxes; %d annotated people", len(results), len(truth["annotations"]))
-        evaluation = coco.open_evaluation(truth, results, "bbox", ids, self.sizes)
+        logger.info("%d boxes found; %d people are annotated", len(results), len(truth["annotations"]))
+        evaluation = coco.open_evaluation(truth, results, "bbox", ids, self.context.sizes)
         evaluation.evaluate()
         evaluation.accumulate()
         precision = evaluation.eval["precision"][:, :, 0, :, -1]  # [threshold, recall, size], -1 where there is nobody
@@ -93,7 +87,7 @@ class CocoBoxes(Collected):
         return {name: coco.mean_of_known(found) for name, found in zip(NUMBERS, values, strict=True)}
 
 
-def load_truth(ground_truth: coco.GroundTruth) -> dict:
+def load_truth(ground_truth: GroundTruth) -> dict:
     """The part of a COCO file that an evaluation of boxes needs: images, and people's boxes.
 
     Raises:

@@ -1,9 +1,9 @@
 """COCO keypoint AP and AR: collect poses, suppress duplicates on device, match with the truth (hotcoco), ten numbers.
 
-    metric = CocoKeypoints()
+    metric = CocoKeypoints(MetricContext(skeleton.COCO, "person_keypoints_val2017.json"))
     for batch in batches:
         metric.update(rows)
-    numbers = metric.compute("person_keypoints_val2017.json", skeleton.COCO)
+    numbers = metric.compute()
 
 Rows are put in order of image id and index, so that the numbers do not depend on batches or processes.
 """
@@ -18,14 +18,14 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxpose.errors import DataError
-from jaxpose.evaluation.metrics.rows import IMAGE_ID, INDEX, Collected, Column
+from jaxpose.evaluation.metrics import GroundTruth, Metric
+from jaxpose.evaluation.rows import IMAGE_ID, INDEX, Collected, Column
 from jaxpose.evaluation.suppression import Suppression, suppress
 from jaxpose.skeleton import Skeleton
 
 NUMBERS = ("AP", "AP50", "AP75", "AP_M", "AP_L", "AR", "AR50", "AR75", "AR_M", "AR_L")
 ANY_SIZE = (0.0, 1e10)
 """COCO's range of areas, in pixels^2, that leaves nobody out."""
-GroundTruth = Mapping[str, Any] | str | pathlib.Path
 
 logger = logging.getLogger(__name__)
 
@@ -33,17 +33,15 @@ _OF_BOXES = {"box": Column(np.float64, (4,), optional=True), "box_score": Column
 
 
 @dataclasses.dataclass
-class CocoKeypoints(Collected):
+class CocoKeypoints(Collected, Metric):
     """AP and AR of COCO keypoints, for any skeleton.
 
     Its rows are poses: image_id [n]; index [n]; keypoints [n, K, 2] in pixels of the image; scores [n, K] of joints;
     person_score [n], by which people are ranked; area [n] of the (enlarged) box that was cropped, in pixels^2, for OKS
     in suppression; box [n, 4] (x, y, w, h) and box_score [n] of the detections, if suppression is "parametric".
 
-    Attributes:
-      suppression: of duplicates.
-      sizes: (a, b) areas in pixels^2: people up to a are small, those from b on large. They make the numbers "AP_S",
-        "AP_M", "AP_L", "AR_S", "AR_M", "AR_L". By default COCO's 32^2 and 96^2, without small people.
+    Duplicates are removed by `context.suppression`. `context.sizes` make the numbers "AP_S", "AP_M", "AP_L", "AR_S",
+    "AR_M", "AR_L"; without, people are medium or large by COCO's 32^2 and 96^2 pixels.
     """
 
     columns = {
@@ -56,23 +54,21 @@ class CocoKeypoints(Collected):
         **_OF_BOXES,
     }
 
-    suppression: Suppression = Suppression()
-    sizes: tuple[float, float] | None = None
-
-    def results(self, skeleton: Skeleton, category_id: int = 1, boxes: bool = False) -> list[dict]:
+    def results(self, category_id: int = 1, boxes: bool = False, suppression: Suppression | None = None) -> list[dict]:
         """The poses that remain after suppression, in the format of the COCO server.
 
         One dict a pose: image_id, category_id, keypoints (x, y, score of each joint), score. Images by id; within one,
         poses by falling rank, or in the order of `rows` where nothing is suppressed.
 
         Args:
-          skeleton: of the poses.
-          category_id: to write.
-          boxes: also write person_box (x, y, w, h) and box_score of the detection.
+          category_id: category of people.
+          boxes: whether to add person_box (x, y, w, h) and box_score of the detection.
+          suppression: suppression of duplicates; that of the context if None.
 
         Raises:
-          DataError: the poses have another number of joints than `skeleton`, or lack the boxes that are asked for.
+          DataError: the poses have another number of joints than the skeleton, or lack the boxes that are asked for.
         """
+        skeleton = self.context.skeleton
         rows = self.rows()
         if not len(rows["index"]):
             return []
@@ -84,7 +80,7 @@ class CocoKeypoints(Collected):
             )
         if boxes and (missing := [name for name in _OF_BOXES if name not in rows]):
             raise DataError(f"poses are to be written with their boxes, but lack the fields {missing}")
-        rows = suppress(rows, skeleton.sigmas, self.suppression)
+        rows = suppress(rows, skeleton.sigmas, suppression or self.context.suppression)
         triples = np.concatenate([rows["keypoints"], rows["scores"][..., None]], axis=-1)
         columns = {
             "image_id": rows["image_id"],
@@ -97,34 +93,33 @@ class CocoKeypoints(Collected):
         records = zip(*(values.tolist() for values in columns.values()), strict=True)
         return [dict(zip(columns, record, strict=True)) for record in records]
 
-    def compute(
-        self, ground_truth: GroundTruth, skeleton: Skeleton, image_ids: Iterable[int] | None = None
-    ) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         """Average precision and recall, in [0, 1]; -1 where the images hold no person of that size.
 
-        Args:
-          ground_truth: a COCO keypoint dictionary, or the path of its JSON file.
-          skeleton: whose joints and sigmas apply.
-          image_ids: the images that were evaluated; all of the file if None. Their people count as missed where no pose
-            was added for them.
+        People of an evaluated image without poses count as missed.
 
         Returns:
-          {"AP", "AP50", "AP75", "AP_M", "AP_L", "AR", "AR50", "AR75", "AR_M", "AR_L"}; with `sizes`, also "AP_S" and
-          "AR_S".
+          {"AP", "AP50", "AP75", "AP_M", "AP_L", "AR", "AR50", "AR75", "AR_M", "AR_L"}; with `context.sizes`, also
+          "AP_S" and "AR_S".
 
         Raises:
-          DataError: poses of an image that is not evaluated, or unusable ground truth.
+          DataError: poses of an image that is not evaluated, or unusable labels.
         """
-        truth = load_truth(ground_truth, skeleton)
-        ids = evaluated_images(truth, image_ids, [block["image_id"] for block in self._blocks])
-        results = self.results(skeleton, truth["categories"][0]["id"])
+        truth = load_truth(self._labels(), self.context.skeleton)
+        ids = evaluated_images(truth, self.context.image_ids, [block["image_id"] for block in self._blocks])
+        results = self.results(truth["categories"][0]["id"])
         found, people = sum(len(block["index"]) for block in self._blocks), len(truth["annotations"])
-        logger.info("%d poses, of which %d remain; %d annotated people", found, len(results), people)
-        return self._numbers(truth, results, skeleton, ids)
+        kept = "all" if len(results) == found else str(len(results))
+        logger.info("%d poses found; %s are kept after suppression; %d people are annotated", found, kept, people)
+        return self._numbers(truth, results, ids)
 
-    def _numbers(self, truth: dict, results: list[dict], skeleton: Skeleton, ids: list[int]) -> dict[str, float]:
-        evaluation = match(truth, results, skeleton.sigmas, ids, self.sizes)
-        if self.sizes is None:
+    def _labels(self) -> GroundTruth:
+        """The labels that poses are compared with."""
+        return self.context.truth
+
+    def _numbers(self, truth: dict, results: list[dict], ids: list[int]) -> dict[str, float]:
+        evaluation = match(truth, results, self.context.skeleton.sigmas, ids, self.context.sizes)
+        if self.context.sizes is None:
             return dict(zip(NUMBERS, map(float, evaluation.stats), strict=True))
         return _numbers_by_size(evaluation)
 
@@ -135,10 +130,10 @@ def evaluated_images(
     """Sorted ids of the images to evaluate: `image_ids`, or all of the ground truth.
 
     Args:
-      truth: with "images".
-      image_ids: or None.
-      predicted: arrays of the ids of images of which there are predictions.
-      what: is predicted, for messages.
+      truth: labels with "images".
+      image_ids: ids of the evaluated images; all of the labels if None.
+      predicted: arrays of the ids of images for which there are predictions.
+      what: name of the predictions, for messages.
 
     Raises:
       DataError: there is no image, or one is not in the ground truth or not evaluated.
@@ -173,10 +168,10 @@ def match(
     """The evaluation of `results` on some images: a `hotcoco.COCOeval` with stats, eval["precision"], ...
 
     Args:
-      truth: from `load_truth`.
-      results: in the format of the COCO server; among equal scores, earlier ones rank higher.
-      sigmas: [K].
-      image_ids: the images to evaluate.
+      truth: labels as `load_truth` gives them.
+      results: poses in the format of the COCO server; among equal scores, earlier ones rank higher.
+      sigmas: [K] OKS constants of the skeleton's joints.
+      image_ids: ids of the images to evaluate.
       sizes: areas that divide small from medium and medium from large people; the four ranges of the evaluation are
         then all, small, medium, large, and stats are left empty.
     """

@@ -1,7 +1,7 @@
 """CrowdPose AP: COCO's matching with CrowdPose's areas, and three scores by how crowded the images are."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,44 +17,39 @@ CROWDED = {"AP_easy": (-np.inf, 0.2), "AP_medium": (0.2, 0.8), "AP_hard": (0.8, 
 
 @dataclasses.dataclass
 class CrowdPoseKeypoints(coco.CocoKeypoints):
-    """AP and AR of CrowdPose; collects poses like `CocoKeypoints`, whose attributes it shares.
+    """AP and AR of CrowdPose; collects poses like `CocoKeypoints`.
 
-    A person's area is .53 of the box, whatever the file says, in OKS and in the ranges.
+    A person's area is .53 of the box, whatever the labels say, in OKS and in the ranges of sizes.
     """
 
-    def compute(
-        self, ground_truth: coco.GroundTruth, skeleton: Skeleton, image_ids: Iterable[int] | None = None
-    ) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         """Average precision and recall in [0, 1].
 
         The AP of easy, medium and hard images are plain means rounded to 4 decimals, as the released evaluation has it;
         -1 where there is no such image with people.
 
-        Args:
-          ground_truth: a COCO keypoint dictionary whose images carry "crowdIndex", or the path of its JSON file.
-          skeleton: whose joints and sigmas apply.
-          image_ids: the images that were evaluated; all of the file if None.
-
         Returns:
-          {"AP", "AP50", "AP75", "AR", "AR50", "AR75", "AP_easy", "AP_medium", "AP_hard"}; with `sizes`, also "AP_S" and
-          the like.
+          {"AP", "AP50", "AP75", "AR", "AR50", "AR75", "AP_easy", "AP_medium", "AP_hard"}; with `context.sizes`, also
+          "AP_S" and the like.
 
         Raises:
           DataError: as `CocoKeypoints.compute`; or an image has no "crowdIndex".
         """
-        content = coco.read_truth(ground_truth)
-        with_area = [_with_area(a) for a in content["annotations"]]
-        return super().compute(dict(content) | {"annotations": with_area}, skeleton, image_ids)
+        return super().compute()
 
-    def _numbers(self, truth: dict, results: list[dict], skeleton: Skeleton, ids: list[int]) -> dict[str, float]:
-        numbers = super()._numbers(truth, results, skeleton, ids)
+    def _labels(self) -> dict:
+        content = coco.read_truth(self.context.truth)
+        return dict(content) | {"annotations": [_with_area(a) for a in content["annotations"]]}
+
+    def _numbers(self, truth: dict, results: list[dict], ids: list[int]) -> dict[str, float]:
+        numbers = super()._numbers(truth, results, ids)
         crowd = _crowd_index(truth, ids)
         by_crowd = {}
         for name, (low, high) in CROWDED.items():
             chosen = [i for i, index in crowd.items() if low <= index < high]
-            by_crowd[name] = _mean_precision(truth, results, skeleton, chosen) if chosen else -1.0
+            by_crowd[name] = _mean_precision(truth, results, self.context.skeleton, chosen) if chosen else -1.0
         names = ["AP", "AP50", "AP75", "AR", "AR50", "AR75"]
-        if self.sizes is not None:
+        if self.context.sizes is not None:
             names += [f"{name}_{size}" for name in ("AP", "AR") for size in "SML"]
         return {name: numbers[name] for name in names} | by_crowd
 
@@ -75,6 +70,6 @@ def _crowd_index(truth: dict, ids: list[int]) -> dict[int, float]:
     if missing := [i for i in ids if "crowdIndex" not in images[i]]:
         raise DataError(
             f"ground truth: {len(missing)} images lack the field 'crowdIndex' (image {missing[0]} first); "
-            "take the annotation file that CrowdPose publishes, or evaluate with CocoKeypoints"
+            "take the annotation file that CrowdPose publishes, or evaluate with the metric 'coco'"
         )
     return {i: float(images[i]["crowdIndex"]) for i in ids}

@@ -1,10 +1,10 @@
 """Errors of 3D poses: MPJPE, P-MPJPE, N-MPJPE and the velocity error, over whole evaluations and by action.
 
-    metric = SequenceErrors()
+    metric = SequenceErrors(MetricContext(skeleton.H36M))
     for batch in batches:
         metric.update(rows)
     numbers = metric.compute()                  # {"MPJPE": ..., "P-MPJPE": ..., "MPJPE/Walking": ..., ...}
-    print(table(numbers))
+    print(metric.table(numbers))
 
 Errors are in the unit of the poses, millimetres in evaluations. They are computed on the host in float64, where nearly
 flat poses are aligned well, too.
@@ -17,19 +17,14 @@ from typing import Any
 import numpy as np
 
 from jaxpose.errors import DataError
-
-Rows = dict[str, np.ndarray]
+from jaxpose.evaluation.metrics import SEQUENCES, Metric, Numbers
+from jaxpose.evaluation.rows import Rows
 
 NUMBERS = ("MPJPE", "P-MPJPE", "N-MPJPE", "MPJVE")
-"""What `SequenceErrors.compute` gives, over all actions and for each."""
+"""Names of the errors that `SequenceErrors.compute` gives, over all actions and for each."""
 
 PCK_3D = 150.0
 """Millimetres within which a joint is correct on MPI-INF-3DHP."""
-
-
-def is_error(name: str) -> bool:
-    """Whether a number of an evaluation is an error in millimetres, so that lower is better, and not a score."""
-    return name.partition("/")[0] in NUMBERS
 
 
 # --- errors of frames ---
@@ -171,7 +166,7 @@ _COUNTED = "counted"
 
 
 @dataclasses.dataclass
-class SequenceErrors:
+class SequenceErrors(Metric):
     """Errors of all frames of all videos, as tables of Human3.6M have them.
 
     An action's number is the mean over the frames of its videos; the overall number is the mean over actions, however
@@ -180,7 +175,11 @@ class SequenceErrors:
     not depend on batches or processes.
     """
 
-    _blocks: list[Rows] = dataclasses.field(default_factory=list, repr=False)
+    needs = (SEQUENCES,)
+    lower_is_better = NUMBERS
+    unit = 1.0
+
+    _blocks: list[Rows] = dataclasses.field(default_factory=list, init=False, repr=False)
 
     def update(self, rows: Mapping[str, Any]) -> None:
         """Adds n frames.
@@ -202,6 +201,10 @@ class SequenceErrors:
     def merge(self, other: "SequenceErrors") -> None:
         """Adds all frames of another metric, such as another process's."""
         self._blocks.extend(other._blocks)
+
+    def table(self, numbers: Numbers) -> str:
+        """The numbers as aligned lines, one a metric; see `table`."""
+        return table(numbers)
 
     def rows(self) -> Rows:
         """All frames so far, ordered by video and frame. What `update` takes, so that processes can exchange it.

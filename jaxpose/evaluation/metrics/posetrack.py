@@ -1,10 +1,10 @@
 """PoseTrack's tables: average precision of joints (mAP) and multi-object tracking accuracy (MOTA), as poseval has them.
 
-    metric = PoseTrackKeypoints()
+    metric = PoseTrackKeypoints(MetricContext(skeleton, "annotations/val"))
     for batch in batches:
         metric.update(rows)
-    numbers = metric.compute("annotations/val", skeleton)      # {"mAP": ..., "mAP/head": ..., "MOTA": ..., ...}
-    print(table(numbers))
+    numbers = metric.compute()                  # {"mAP": ..., "mAP/head": ..., "MOTA": ..., ...}
+    print(metric.table(numbers))
 
 Rows are put in order of image id and index, so that the numbers do not depend on batches or processes.
 """
@@ -20,12 +20,13 @@ import numpy as np
 
 from jaxpose.data.formats import posetrack as forms
 from jaxpose.errors import DataError
-from jaxpose.evaluation.metrics import poseval
-from jaxpose.evaluation.metrics.poseval import Figures, Frame
-from jaxpose.evaluation.metrics.rows import IMAGE_ID, INDEX, Collected, Column, Rows
+from jaxpose.evaluation import poseval
+from jaxpose.evaluation.metrics import GroundTruth, Metric, Numbers
+from jaxpose.evaluation.poseval import Figures, Frame
+from jaxpose.evaluation.rows import IMAGE_ID, INDEX, Collected, Column, Rows
+from jaxpose.evaluation.suppression import suppress
+from jaxpose.evaluation.tracking import assign_tracks
 from jaxpose.skeleton import OTHER_NAMES, Skeleton
-
-GroundTruth = Mapping[str, Any] | str | pathlib.Path
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +34,17 @@ _TOTALS = ("MOTP", "MOT_precision", "MOT_recall")
 
 
 @dataclasses.dataclass
-class PoseTrackKeypoints(Collected):
+class PoseTrackKeypoints(Collected, Metric):
     """Mean average precision over PoseTrack's joints, and MOTA, MOTP, precision and recall where poses have tracks.
 
     Its rows are poses: image_id [n]; index [n]; keypoints [n, K, 2] in pixels of the image; scores [n, K] of joints;
     box_score [n] of the detections, by which the scores are multiplied, as in DCPose, 1 if missing; track_id [n], the
     same person over the frames of a video, if people were tracked.
+
+    Where `context.frames` says which images are the frames of a video, duplicates are removed by `context.suppression`
+    and people are tracked; then rows also have person_score [n], area [n] and box [n, 4] as those of
+    `coco.CocoKeypoints`. Labels are a COCO dictionary, a PoseTrack file of either form, a folder of such files, or the
+    content of one; in the form of 2017, images are numbered from 1.
 
     A skeleton without all of the 15 joints (COCO's, say) is evaluated on those that it has.
 
@@ -53,20 +59,15 @@ class PoseTrackKeypoints(Collected):
         "scores": Column(np.float64, ("K",)),
         "box_score": Column(np.float64, optional=True),
         "track_id": Column(np.int64, optional=True),
+        "person_score": Column(np.float64, optional=True),
+        "area": Column(np.float64, optional=True),
+        "box": Column(np.float64, (4,), optional=True),
     }
 
     threshold: float = poseval.THRESHOLD
 
-    def compute(
-        self, ground_truth: GroundTruth, skeleton: Skeleton, image_ids: Iterable[int] | None = None
-    ) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         """The numbers of PoseTrack's tables, as shares of 1.
-
-        Args:
-          ground_truth: a PoseTrack file of either form, a folder of such files, or the content of one. In the form of
-            2017, images are numbered from 1.
-          skeleton: of the poses.
-          image_ids: the images that were evaluated; all if None.
 
         Returns:
           {"mAP", "mAP/head", ..., "mAP/ankle"} and, if all poses and people have tracks, {"MOTA", "MOTA/head", ...,
@@ -74,26 +75,25 @@ class PoseTrackKeypoints(Collected):
           out.
 
         Raises:
-          DataError: unusable ground truth, poses of unknown images, or nobody to evaluate.
+          DataError: unusable labels, poses of unknown images, nobody to evaluate, or two images that are the same frame
+            of a video.
         """
-        joints = evaluated_joints(skeleton.joints)
-        frames = self.frames(ground_truth, skeleton, image_ids)
+        joints = evaluated_joints(self.context.skeleton.joints)
+        frames = self.frames()
         numbers = _summary("mAP", poseval.joint_precision(frames, self.threshold).ap, joints)
         if _are_tracked(frames):
             numbers |= _tracking_numbers(poseval.joint_tracking(frames, self.threshold), joints)
         return {name: value for name, value in numbers.items() if not np.isnan(value)}
 
-    def frames(
-        self, ground_truth: GroundTruth, skeleton: Skeleton, image_ids: Iterable[int] | None = None
-    ) -> list[Frame]:
+    def frames(self) -> list[Frame]:
         """The frames that count, with the joints of `evaluated_joints`, for `poseval`'s functions; see `compute`."""
-        truth = _load(ground_truth)
+        truth, skeleton = _load(self.context.truth), self.context.skeleton
         joints = evaluated_joints(skeleton.joints)
-        found = _found_people(self.rows(), skeleton, joints)
+        found = _found_people(self.people(), skeleton, joints)
         nobody = Figures.empty(len(joints))
         annotated = _posetrack_names(forms.joints_of(truth, "ground truth"))
         frames, known = [], set()
-        for video, image, people in _listed_frames(truth, image_ids):
+        for video, image, people in _listed_frames(truth, self.context.image_ids):
             known.add(image["id"])
             people, ignored = _without_crowds(image, people)
             true = _true_people(people, annotated, joints)
@@ -107,8 +107,27 @@ class PoseTrackKeypoints(Collected):
         _check_heads(frames)
         return frames
 
-    def results(self, ground_truth: GroundTruth, skeleton: Skeleton) -> dict[str, dict]:
-        """The poses in the form of 2017, one content a video of the ground truth, as poseval and the server take them.
+    def people(self) -> Rows:
+        """The poses so far, without duplicates and with tracks; as they came where `context.frames` is missing."""
+        rows, frames, sigmas = self.rows(), self.context.frames, self.context.skeleton.sigmas
+        if frames is None:
+            return rows
+        rows = suppress(rows, sigmas, self.context.suppression)
+        single = {name: v.astype(np.float32) if v.dtype == np.float64 else v for name, v in rows.items()}
+        return rows | {"track_id": assign_tracks(single, frames(), sigmas)}
+
+    def table(self, numbers: Numbers) -> str:
+        """The numbers as aligned lines; see `table`."""
+        return table(numbers)
+
+    def write(self, folder: pathlib.Path) -> list[pathlib.Path]:
+        """Writes FOLDER/posetrack/VIDEO.json, as PoseTrack's server takes them, if the skeleton has all its joints."""
+        if not is_complete(self.context.skeleton.joints):
+            return []
+        return write_results(self.results(), folder / "posetrack")
+
+    def results(self) -> dict[str, dict]:
+        """The poses in the form of 2017, one content a video of the labels, as poseval and the server take them.
 
         A frame without people holds what the original code writes then: one joint that ranks below all others.
         Without tracks, people have their position in the frame as such.
@@ -117,9 +136,9 @@ class PoseTrackKeypoints(Collected):
           {video: content}, named by the folder of its frames.
 
         Raises:
-          DataError: the skeleton lacks one of the 15 joints, or ground truth is unusable.
+          DataError: the skeleton lacks one of the 15 joints, or labels are unusable.
         """
-        rows = self.rows()
+        rows = self.people()
         image_id, scores = rows["image_id"], _joint_scores(rows)
         position = np.arange(len(image_id)) - np.searchsorted(image_id, image_id)
         triples = np.concatenate([rows["keypoints"], np.ones((*scores.shape, 1))], axis=-1)
@@ -131,18 +150,20 @@ class PoseTrackKeypoints(Collected):
         }
         records = zip(*(values.tolist() for values in columns.values()), strict=True)
         people = [dict(zip(columns, record, strict=True)) for record in records]
-        category = {"keypoints": list(_posetrack_names(skeleton.joints))}
-        content = {"images": _load(ground_truth)["images"], "annotations": people, "categories": [category]}
+        category = {"keypoints": list(_posetrack_names(self.context.skeleton.joints))}
+        content = {"images": _load(self.context.truth)["images"], "annotations": people, "categories": [category]}
         files = forms.to_annolists(content, "predictions", predictions=True)
         return {pathlib.PurePosixPath(folder).name or number: file for (number, folder), file in files.items()}
 
 
-def write_results(results: Mapping[str, dict], folder: str | pathlib.Path) -> None:
-    """Writes `PoseTrackKeypoints.results` as FOLDER/VIDEO.json; equal results give equal bytes."""
+def write_results(results: Mapping[str, dict], folder: str | pathlib.Path) -> list[pathlib.Path]:
+    """Writes `PoseTrackKeypoints.results` as FOLDER/VIDEO.json; equal results give equal bytes. Gives the paths."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for video, content in results.items():
-        (folder / f"{video}.json").write_text(json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n")
+    paths = [folder / f"{video}.json" for video in results]
+    for path, content in zip(paths, results.values(), strict=True):
+        path.write_text(json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n")
+    return paths
 
 
 def table(numbers: Mapping[str, float]) -> str:
@@ -181,11 +202,6 @@ def evaluated_joints(joints: Sequence[str]) -> tuple[str, ...]:
 def is_complete(joints: Sequence[str]) -> bool:
     """Whether a skeleton has all joints that PoseTrack evaluates, which its files of results have to hold."""
     return set(forms.EVALUATED) <= set(_posetrack_names(joints))
-
-
-def is_number(name: str) -> bool:
-    """Whether a score of this name is one of `PoseTrackKeypoints.compute`."""
-    return name.partition("/")[0] in ("mAP", "MOTA", *_TOTALS)
 
 
 def _posetrack_names(joints: Sequence[str]) -> tuple[str, ...]:
@@ -243,7 +259,7 @@ def _load(ground_truth: GroundTruth) -> forms.Content:
 
 def _listed_frames(truth: forms.Content, image_ids: Iterable[int] | None) -> Iterator[tuple[Any, dict, list]]:
     """(video, image, its people) of the evaluated images: videos in order of the file, frames in order of time."""
-    videos: dict[forms.Video, list[dict]] = {}
+    videos: dict[forms.VideoKey, list[dict]] = {}
     chosen = None if image_ids is None else {int(i) for i in image_ids}
     for image in truth["images"]:
         if chosen is None or image["id"] in chosen:

@@ -1,6 +1,7 @@
 """COCO AP: against pycocotools on random data, and what happens at the edges."""
 
 import contextlib
+import dataclasses
 import io
 import json
 
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 
 from jaxpose.errors import ConfigError, DataError
-from jaxpose.evaluation.metrics import CocoKeypoints, coco, write_results
+from jaxpose.evaluation.metrics import MetricContext, coco
+from jaxpose.evaluation.metrics.coco import CocoKeypoints, write_results
 from jaxpose.evaluation.suppression import Suppression, suppress
 from jaxpose.skeleton import COCO, CROWDPOSE
 
@@ -85,16 +87,27 @@ def reference(truth, results, joints, ids, sizes=None):
     return evaluation
 
 
+def make_metric(truth=None, joints=COCO, **fields):
+    return CocoKeypoints(MetricContext(joints, truth, **fields))
+
+
+def changed(metric, **fields):
+    """The metric with the same rows and other fields of the context."""
+    other = type(metric)(dataclasses.replace(metric.context, **fields))
+    other.merge(metric)
+    return other
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["hard", "soft", "none"]), st.sampled_from([COCO, CROWDPOSE]))
 def test_numbers_equal_pycocotools(seed, suppression, joints):
     rng = np.random.default_rng(seed)
     truth = make_truth(rng, joints=joints)
-    metric = CocoKeypoints(Suppression(suppression))
+    metric = make_metric(truth, joints, suppression=Suppression(suppression))
     metric.update(make_rows(rng, truth, joints))
     ids = [image["id"] for image in truth["images"]]
-    numbers = metric.compute(truth, joints, ids)
-    expected = reference(truth, metric.results(joints), joints, ids).stats
+    numbers = metric.compute()
+    expected = reference(truth, metric.results(), joints, ids).stats
     np.testing.assert_allclose(list(numbers.values()), expected, rtol=0, atol=1e-12)
 
 
@@ -103,18 +116,18 @@ def test_numbers_equal_pycocotools(seed, suppression, joints):
 def test_sizes_equal_pycocotools(seed, sizes):
     rng = np.random.default_rng(seed)
     truth = make_truth(rng, images=9)
-    metric = CocoKeypoints(sizes=sizes)
+    metric = make_metric(truth, sizes=sizes)
     metric.update(make_rows(rng, truth))
     ids = [image["id"] for image in truth["images"]]
-    numbers = metric.compute(truth, COCO)
-    found = reference(truth, metric.results(COCO), COCO, ids, sizes).eval
+    numbers = metric.compute()
+    found = reference(truth, metric.results(), COCO, ids, sizes).eval
     for s, size in enumerate("SML", start=1):
         for name, values in (("AP", found["precision"][:, :, 0, s, 0]), ("AR", found["recall"][:, 0, s, 0])):
             known = values[values > -1]
             assert numbers[f"{name}_{size}"] == pytest.approx(known.mean() if known.size else -1, abs=1e-12)
-    plain = CocoKeypoints()
+    plain = make_metric(truth)
     plain.merge(metric)
-    same = plain.compute(truth, COCO)
+    same = plain.compute()
     names = [name for name in coco.NUMBERS if "_" not in name or sizes == (32.0**2, 96.0**2)]
     assert {name: numbers[name] for name in names} == pytest.approx({name: same[name] for name in names}, abs=1e-12)
 
@@ -145,26 +158,26 @@ def take(rows, indices):
 
 def test_perfect_poses_score_one(sample):
     truth, _ = sample
-    metric = CocoKeypoints()
+    metric = make_metric(truth)
     metric.update(perfect_rows(truth))
-    assert metric.compute(truth, COCO) == pytest.approx(dict.fromkeys(coco.NUMBERS, 1.0))
+    assert metric.compute() == pytest.approx(dict.fromkeys(coco.NUMBERS, 1.0))
 
 
 def test_batches_and_processes_do_not_matter(sample):
     truth, rows = sample
-    whole = CocoKeypoints()
+    whole = make_metric(truth)
     whole.update(rows)
     count = len(rows["index"])
-    shares = [CocoKeypoints() for _ in range(3)]
+    shares = [make_metric(truth) for _ in range(3)]
     for number, block in enumerate(np.array_split(np.random.default_rng(0).permutation(count), 7)):
         shares[number % 3].update(take(rows, block))
-    merged = CocoKeypoints()
+    merged = make_metric(truth)
     for share in shares:
         merged.merge(share)
-    exchanged = CocoKeypoints()
+    exchanged = make_metric(truth)
     exchanged.update(merged.rows())
-    assert merged.results(COCO) == exchanged.results(COCO) == whole.results(COCO)
-    assert merged.compute(truth, COCO) == whole.compute(truth, COCO)
+    assert merged.results() == exchanged.results() == whole.results()
+    assert merged.compute() == whole.compute()
 
 
 def test_poses_of_one_example_keep_their_order():
@@ -176,12 +189,12 @@ def test_poses_of_one_example_keep_their_order():
         "person_score": [0.5, 0.5, 0.5],
         "area": [100, 100, 100],
     }
-    metric = CocoKeypoints(Suppression("none"))
+    metric = make_metric(suppression=Suppression("none"))
     metric.update(poses)
-    assert [r["keypoints"][0] for r in metric.results(COCO)] == [0, 100, 200]
-    metric = CocoKeypoints(Suppression("hard"))
+    assert [r["keypoints"][0] for r in metric.results()] == [0, 100, 200]
+    metric = make_metric(suppression=Suppression("hard"))
     metric.update(poses)
-    assert [r["keypoints"][0] for r in metric.results(COCO)] == [200, 100, 0]
+    assert [r["keypoints"][0] for r in metric.results()] == [200, 100, 0]
 
 
 @pytest.mark.parametrize("people", [1, 8, 9, 40, 150])
@@ -204,19 +217,19 @@ def test_suppression_does_not_depend_on_padding(people):
 
 def test_nothing_predicted_is_zero(sample):
     truth, rows = sample
-    assert set(CocoKeypoints().compute(truth, COCO).values()) == {0.0}
-    empty = CocoKeypoints()
+    assert set(make_metric(truth).compute().values()) == {0.0}
+    empty = make_metric(truth)
     empty.update(take(rows, np.zeros(0, int)))
-    assert set(empty.compute(truth, COCO).values()) == {0.0}
-    assert empty.results(COCO) == []
+    assert set(empty.compute().values()) == {0.0}
+    assert empty.results() == []
 
 
 def test_size_without_people_is_minus_one(sample):
     truth, _ = sample
     large = [dict(a, area=200.0**2) for a in truth["annotations"]]
-    metric = CocoKeypoints()
+    metric = make_metric(truth | {"annotations": large})
     metric.update(perfect_rows(truth | {"annotations": large}))
-    numbers = metric.compute(truth | {"annotations": large}, COCO)
+    numbers = metric.compute()
     assert numbers["AP_M"] == numbers["AR_M"] == -1
     assert numbers["AP_L"] == pytest.approx(1)
 
@@ -224,11 +237,11 @@ def test_size_without_people_is_minus_one(sample):
 def test_images_without_poses_count_as_missed(sample):
     truth, _ = sample
     rows = perfect_rows(truth)
-    metric = CocoKeypoints()
+    metric = make_metric(truth)
     metric.update(take(rows, rows["image_id"] == rows["image_id"][0]))
     share = np.mean(rows["image_id"] == rows["image_id"][0])
-    assert metric.compute(truth, COCO)["AR"] == pytest.approx(share)
-    assert metric.compute(truth, COCO, [rows["image_id"][0]])["AR"] == pytest.approx(1)
+    assert metric.compute()["AR"] == pytest.approx(share)
+    assert changed(metric, image_ids=[rows["image_id"][0]]).compute()["AR"] == pytest.approx(1)
 
 
 def test_poses_in_images_without_people_are_mistakes(sample):
@@ -236,10 +249,10 @@ def test_poses_in_images_without_people_are_mistakes(sample):
     rows = perfect_rows(truth)
     empty = next(i["id"] for i in truth["images"] if i["id"] not in {a["image_id"] for a in truth["annotations"]})
     wrong = take(rows, [0]) | {"image_id": [empty], "index": [1000], "person_score": [2.0]}
-    metric = CocoKeypoints()
+    metric = make_metric(truth)
     metric.update(rows)
     metric.update(wrong)
-    numbers = metric.compute(truth, COCO)
+    numbers = metric.compute()
     assert numbers["AR"] == pytest.approx(1)
     assert numbers["AP"] < 1
 
@@ -247,35 +260,35 @@ def test_poses_in_images_without_people_are_mistakes(sample):
 def test_annotation_ids_may_start_at_zero(sample):
     truth, rows = sample
     from_zero = truth | {"annotations": [dict(a, id=a["id"] - 1) for a in truth["annotations"]]}
-    metric = CocoKeypoints()
+    metric = make_metric(truth)
     metric.update(rows)
-    assert metric.compute(from_zero, COCO) == metric.compute(truth, COCO)
+    assert changed(metric, labels=from_zero).compute() == metric.compute()
 
 
 def test_results_file(sample, tmp_path):
     truth, rows = sample
-    metric = CocoKeypoints(Suppression("none"))
+    metric = make_metric(truth, suppression=Suppression("none"))
     metric.update(rows)
-    write_results(metric.results(COCO), tmp_path / "a.json")
-    again = CocoKeypoints(Suppression("none"))
+    write_results(metric.results(), tmp_path / "a.json")
+    again = make_metric(suppression=Suppression("none"))
     for i in reversed(range(len(rows["index"]))):
         again.update(take(rows, [i]))
-    write_results(again.results(COCO), tmp_path / "b.json")
+    write_results(again.results(), tmp_path / "b.json")
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     stored = json.loads((tmp_path / "a.json").read_text())
     assert [set(r) for r in stored] == [{"image_id", "category_id", "keypoints", "score"}] * len(rows["index"])
     assert all(len(r["keypoints"]) == 51 for r in stored)
     ids = [image["id"] for image in truth["images"]]
     stats = coco.match(coco.load_truth(truth, COCO), stored, COCO.sigmas, ids).stats
-    np.testing.assert_array_equal(stats, list(metric.compute(truth, COCO).values()))
+    np.testing.assert_array_equal(stats, list(metric.compute().values()))
 
 
 def test_truth_from_file(sample, tmp_path):
     truth, rows = sample
     (tmp_path / "truth.json").write_text(json.dumps(truth))
-    metric = CocoKeypoints()
+    metric = make_metric(truth)
     metric.update(rows)
-    assert metric.compute(tmp_path / "truth.json", COCO) == metric.compute(truth, COCO)
+    assert changed(metric, labels=tmp_path / "truth.json").compute() == metric.compute()
 
 
 @pytest.mark.parametrize("field", ["person_score", "scores", "keypoints", "area"])
@@ -284,7 +297,7 @@ def test_non_finite_numbers_are_refused(sample, field):
     values = np.array(rows[field])
     values[3] = np.nan
     with pytest.raises(DataError, match=rf"image {rows['image_id'][3]} .*{field!r} is not finite in 1 pose"):
-        CocoKeypoints().update(rows | {field: values})
+        make_metric().update(rows | {field: values})
 
 
 @pytest.mark.parametrize(
@@ -299,18 +312,18 @@ def test_non_finite_numbers_are_refused(sample, field):
 def test_shapes_are_checked(sample, change, message):
     _, rows = sample
     with pytest.raises(DataError, match=message):
-        CocoKeypoints().update(take(rows, [0, 1]) | change)
+        make_metric().update(take(rows, [0, 1]) | change)
 
 
 def test_missing_field_is_named(sample):
     _, rows = sample
     with pytest.raises(DataError, match=r"lack the fields \['area'\]"):
-        CocoKeypoints().update({k: v for k, v in rows.items() if k != "area"})
+        make_metric().update({k: v for k, v in rows.items() if k != "area"})
 
 
 def test_repeated_example_is_refused(sample):
     _, rows = sample
-    metric = CocoKeypoints()
+    metric = make_metric()
     metric.update(rows)
     metric.update(take(rows, [4]))
     with pytest.raises(DataError, match="example 4 .*more than once"):
@@ -319,24 +332,24 @@ def test_repeated_example_is_refused(sample):
 
 def test_unknown_images_are_refused(sample):
     truth, rows = sample
-    metric = CocoKeypoints()
+    metric = make_metric(truth)
     metric.update(rows | {"image_id": np.full(len(rows["index"]), 987)})
     with pytest.raises(DataError, match=r"not among the 8 evaluated ones: \[987\]"):
-        metric.compute(truth, COCO)
+        metric.compute()
     with pytest.raises(DataError, match=r"ground truth lacks: \[987\]"):
-        metric.compute(truth, COCO, [10, 987])
+        changed(metric, image_ids=[10, 987]).compute()
     with pytest.raises(DataError, match="no image to evaluate"):
-        metric.compute(truth, COCO, [])
+        changed(metric, image_ids=[]).compute()
 
 
 def test_wrong_skeleton_is_refused(sample):
     truth, rows = sample
-    metric = CocoKeypoints()
+    metric = make_metric(truth)
     metric.update(rows)
     with pytest.raises(DataError, match="annotation 1: field 'keypoints' has 51 numbers, expected 42"):
-        metric.compute(truth, CROWDPOSE)
+        changed(metric, skeleton=CROWDPOSE).compute()
     with pytest.raises(DataError, match="the poses have 17 joints"):
-        metric.results(CROWDPOSE)
+        changed(metric, skeleton=CROWDPOSE).results()
     metric.update(take(rows, [0]) | {"keypoints": np.zeros((1, 14, 2)), "scores": np.zeros((1, 14))})
     with pytest.raises(DataError, match=r"poses with \[14, 17\] joints"):
         metric.rows()
@@ -344,31 +357,31 @@ def test_wrong_skeleton_is_refused(sample):
 
 def test_broken_truth_is_named(sample, tmp_path):
     truth, rows = sample
-    metric = CocoKeypoints()
+    metric = make_metric(truth)
     metric.update(rows)
     (tmp_path / "cut.json").write_text(json.dumps(truth)[:100])
     with pytest.raises(DataError, match=r"cut\.json: not a readable JSON file"):
-        metric.compute(tmp_path / "cut.json", COCO)
+        changed(metric, labels=tmp_path / "cut.json").compute()
     with pytest.raises(DataError, match="field 'annotations': expected a list"):
-        metric.compute({"images": [], "categories": []}, COCO)
+        changed(metric, labels={"images": [], "categories": []}).compute()
     without_area = [{k: v for k, v in a.items() if k != "area"} for a in truth["annotations"]]
     with pytest.raises(DataError, match=r"annotation 1: lacks the fields \['area'\]"):
-        metric.compute(truth | {"annotations": without_area}, COCO)
+        changed(metric, labels=truth | {"annotations": without_area}).compute()
     two = truth["categories"] + [{"id": 2, "name": "dog", "keypoints": list(COCO.joints)}]
     with pytest.raises(DataError, match="field 'categories': expected one with 17 keypoints"):
-        metric.compute(truth | {"categories": two}, COCO)
+        changed(metric, labels=truth | {"categories": two}).compute()
 
 
 def test_other_categories_are_left_out(sample):
     truth, rows = sample
-    metric = CocoKeypoints()
+    metric = make_metric(truth)
     metric.update(rows)
     car = {"id": 900, "image_id": 10, "category_id": 3, "bbox": [0, 0, 5, 5], "area": 25.0}
     more = truth | {
         "categories": [{"id": 3, "name": "car"}, *truth["categories"]],
         "annotations": [car, *truth["annotations"]],
     }
-    assert metric.compute(more, COCO) == metric.compute(truth, COCO)
+    assert changed(metric, labels=more).compute() == metric.compute()
 
 
 def test_unknown_suppression_is_refused():

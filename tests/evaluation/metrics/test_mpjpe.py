@@ -8,8 +8,9 @@ from numpy.testing import assert_allclose
 from scipy.spatial.transform import Rotation
 
 from jaxpose.errors import DataError
-from jaxpose.evaluation.metrics import mpjpe
+from jaxpose.evaluation.metrics import MetricContext, mpjpe
 from jaxpose.evaluation.metrics.mpjpe import SequenceErrors
+from jaxpose.skeleton import H36M
 
 
 def poses(frames=6, joints=17, seed=0):
@@ -108,7 +109,7 @@ def rows(errors, video=0, action="Walking", first=0):
 
 
 def compute(*blocks):
-    metric = SequenceErrors()
+    metric = SequenceErrors(MetricContext(H36M))
     for block in blocks:
         metric.update(block)
     return metric.compute()
@@ -137,12 +138,12 @@ class TestSequenceErrors:
         block = {name: np.concatenate([rows([1, 2, 7], 0)[name], rows([4, 9], 1)[name]]) for name in rows([1])}
         expected = compute(block)
         order = [3, 0, 4, 2, 1]
-        one, other = SequenceErrors(), SequenceErrors()
+        one, other = SequenceErrors(MetricContext(H36M)), SequenceErrors(MetricContext(H36M))
         one.update({name: values[order[:2]] for name, values in block.items()})
         other.update({name: values[order[2:]] for name, values in block.items()})
         other.merge(one)
         assert other.compute() == expected
-        exchanged = SequenceErrors()
+        exchanged = SequenceErrors(MetricContext(H36M))
         exchanged.update(other.rows())
         assert exchanged.compute() == expected
 
@@ -171,7 +172,7 @@ class TestSequenceErrors:
 
     def test_nothing_to_evaluate(self):
         with pytest.raises(DataError, match="no frame"):
-            SequenceErrors().compute()
+            SequenceErrors(MetricContext(H36M)).compute()
 
     def test_table(self):
         lines = mpjpe.table(compute(rows([10], 0), rows([30], 1, "Sitting"))).splitlines()

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from jaxpose import skeleton as skeletons
 from jaxpose.data.formats import posetrack as forms
 from jaxpose.errors import DataError
-from jaxpose.evaluation.metrics import posetrack, poseval
+from jaxpose.evaluation import poseval
+from jaxpose.evaluation.metrics import MetricContext, posetrack
 from jaxpose.evaluation.metrics.posetrack import PoseTrackKeypoints
-from jaxpose.evaluation.metrics.poseval import Figures, Frame
+from jaxpose.evaluation.poseval import Figures, Frame
 
 SKELETON = skeletons.from_coco_category(forms.category())
 JOINTS = len(forms.EVALUATED)
@@ -55,9 +56,9 @@ def pick(found, which):
 
 
 def evaluate(content, found, skeleton=SKELETON, **options):
-    metric = PoseTrackKeypoints()
+    metric = PoseTrackKeypoints(MetricContext(skeleton, content, **options))
     metric.update(found)
-    return metric.compute(content, skeleton, **options)
+    return metric.compute()
 
 
 TWO = [{0: (0, 0), 1: (300, 0)}, {0: (5, 0), 1: (300, 5)}, {0: (10, 0), 1: (300, 10)}, {0: (15, 0), 1: (300, 15)}]
@@ -189,11 +190,11 @@ def test_any_cut_and_order_give_the_same_numbers(seed, cut):
     found["scores"] = rng.uniform(0, 1, found["scores"].shape)
     found["track_id"] = rng.integers(0, 3, len(found["index"]))
     order = rng.permutation(len(found["index"]))
-    here, there = PoseTrackKeypoints(), PoseTrackKeypoints()
+    here, there = (PoseTrackKeypoints(MetricContext(SKELETON, content)) for _ in range(2))
     there.update(pick(found, order[:cut]))
     here.update(pick(found, order[cut:]))
     here.merge(there)
-    assert here.compute(content, SKELETON) == evaluate(content, found)
+    assert here.compute() == evaluate(content, found)
 
 
 class TestForms:
@@ -218,9 +219,9 @@ class TestForms:
 
     def test_results_are_what_poseval_reads(self, tmp_path):
         content = truth([*TWO[:2], {}], "000001_a")
-        metric = PoseTrackKeypoints()
+        metric = PoseTrackKeypoints(MetricContext(SKELETON, content))
         metric.update(rows(content, (1, 2)))
-        posetrack.write_results(metric.results(content, SKELETON), tmp_path)
+        posetrack.write_results(metric.results(), tmp_path)
         frames = json.loads((tmp_path / "000001_a.json").read_text())["annolist"]
         assert [frame["image"][0]["name"] for frame in frames] == [i["file_name"] for i in content["images"]]
         assert [[p["track_id"] for p in frame["annorect"]] for frame in frames] == [[[0], [1]], [[0], [1]], [[0]]]
@@ -239,9 +240,9 @@ class TestForms:
         old = next(iter(forms.to_annolists(content).values()))
         old["annolist"][1]["annorect"][0]["annopoints"] = []
         for truth_, objects in ((content, 1), (old, 2)):
-            metric = PoseTrackKeypoints()
+            metric = PoseTrackKeypoints(MetricContext(SKELETON, truth_))
             metric.update(found)
-            frames = metric.frames(truth_, SKELETON)
+            frames = metric.frames()
             tracking = poseval.joint_tracking(frames)
             np.testing.assert_array_equal(tracking.objects, objects)
             np.testing.assert_array_equal(tracking.false_positives, 1)
@@ -352,7 +353,7 @@ class TestErrors:
     def test_rows(self):
         content = truth(TWO)
         found = rows(content)
-        metric = PoseTrackKeypoints()
+        metric = PoseTrackKeypoints(MetricContext(SKELETON, content))
         with pytest.raises(DataError, match=r"poses lack the fields \['scores'\]"):
             metric.update({name: values for name, values in found.items() if name != "scores"})
         with pytest.raises(DataError, match=r"'keypoints' has shape \(8, 16, 2\), expected \(8, 17, 2\)"):
@@ -362,7 +363,7 @@ class TestErrors:
         metric.update(found)
         metric.update(pick(found, [2]))
         with pytest.raises(DataError, match=r"example 2 \(and 0 others\) was added more than once"):
-            metric.compute(content, SKELETON)
+            metric.compute()
         with pytest.raises(DataError, match=r"the poses have 17 joints, skeleton 'mpii' has 16"):
             evaluate(content, found, skeletons.MPII)
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from jaxpose.cli.convert import main
 from jaxpose.convert.conversion import ConversionError
-from jaxpose.convert.rescoring import convert, main
 from jaxpose.errors import CheckpointError
 from jaxpose.evaluation import rescoring
-from jaxpose.ops.rescoring import PoseFeatures
+from jaxpose.evaluation.rescoring import PoseFeatures, convert
 from jaxpose.skeleton import COCO, CROWDPOSE
 
 FEATURES = PoseFeatures.of(CROWDPOSE)
@@ -38,7 +38,7 @@ def test_the_network_is_the_original(tmp_path):
     entries = state_dict()
     np.savez(tmp_path / "released.npz", **entries)
     output = tmp_path / "rescoring.npz"
-    assert main([str(tmp_path / "released.npz"), "--skeleton=crowdpose", f"--output={output}"]) == 0
+    assert main([str(tmp_path / "released.npz"), "--rescorer", "--skeleton=crowdpose", f"--output={output}"]) == 0
     keypoints, scores, person_score = people()
     expected = by_hand(entries, np.asarray(FEATURES(keypoints, scores))) * person_score
     rescorer = rescoring.load(output, 14)
@@ -46,12 +46,12 @@ def test_the_network_is_the_original(tmp_path):
     assert_allclose(rescorer(keypoints, scores, person_score), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_checkpoint_of_other_joints(tmp_path, caplog):
+def test_a_checkpoint_of_other_joints(tmp_path, capsys):
     with pytest.raises(ConversionError, match=r"misshapen: l1.weight \(8, 59\)"):
         convert(state_dict(), PoseFeatures.of(COCO))
     np.savez(tmp_path / "released.npz", **state_dict())
-    assert main([str(tmp_path / "released.npz"), f"--output={tmp_path / 'out.npz'}"]) == 1
-    assert "misshapen" in caplog.text
+    assert main([str(tmp_path / "released.npz"), "--rescorer", f"--output={tmp_path / 'out.npz'}"]) == 1
+    assert "misshapen" in capsys.readouterr().err
     assert not (tmp_path / "out.npz").exists()
 
 

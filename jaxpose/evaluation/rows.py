@@ -1,4 +1,4 @@
-"""What metrics are made of: columns of equal length, checked as they come in and put in an order of their own."""
+"""Rows, the tables that metrics collect: columns of equal length, checked as they come in, in an order of their own."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,20 +7,20 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from jaxpose.errors import DataError
-from jaxpose.skeleton import Skeleton
 
 Rows = dict[str, np.ndarray]
+"""{name of a column: array with one entry a person, box or frame}."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One field of a metric's rows.
+    """One column of a metric's rows.
 
     Attributes:
-      dtype: of the array.
-      tail: its shape behind the leading axis; "K" stands for the number of joints.
-      optional: rows can lack it; if some updates do, it is left out of all.
-      label: it comes from the data set and not from a network.
+      dtype: type of the array.
+      tail: shape behind the leading axis; "K" stands for the number of joints.
+      optional: whether rows can lack it; if some updates do, it is left out of all.
+      label: whether it comes from the data set and not from a network.
     """
 
     dtype: type
@@ -34,17 +34,16 @@ IMAGE_ID = INDEX = Column(np.int64)
 
 @dataclasses.dataclass
 class Collected:
-    """Base of metrics that collect rows until `compute`.
-
-    A subclass names its `columns`, among them "index", the position of an example in the data set; what its rows are
-    called in messages, in the plural; by which columns they are ordered, so that numbers do not depend on batches or
-    processes; and whether an example can have several rows, which then come in one update.
-    """
+    """The part of a metric that collects rows until `compute`: `class Mine(Collected, Metric)`."""
 
     columns: ClassVar[dict[str, Column]]
+    """Columns of the rows; among them "index", the position of an example in the data set."""
     things: ClassVar[str] = "poses"
+    """Name of the rows in messages, in the plural."""
     order: ClassVar[tuple[str, ...]] = ("image_id", "index")
+    """Columns by which rows are ordered, so that numbers do not depend on batches or processes."""
     several: ClassVar[bool] = True
+    """Whether an example can have several rows, which then come in one update."""
 
     _blocks: list[Rows] = dataclasses.field(default_factory=list, init=False, repr=False)
 
@@ -52,7 +51,7 @@ class Collected:
         """Adds n rows.
 
         Args:
-          rows: arrays with leading axis n, padding already removed; the class says which. Others are ignored.
+          rows: arrays [n, ...] without padding, those of `columns`; others are ignored.
 
         Raises:
           DataError: a field is missing, has another shape, or holds a number that is not finite.
@@ -136,38 +135,3 @@ def _forbid_repeats(index: np.ndarray, updates: np.ndarray) -> None:
             f"example {repeated[0]} (and {len(np.unique(repeated)) - 1} others) was added more than once; "
             "leave out the padding of the last batch, and evaluate each example once"
         )
-
-
-# --- single people with their truth ---
-
-
-PEOPLE = {
-    "index": INDEX,
-    "keypoints": Column(np.float64, ("K", 2)),
-    "truth": Column(np.float64, ("K", 2), label=True),
-    "visibility": Column(np.float64, ("K",), label=True),
-}
-
-
-@dataclasses.dataclass
-class CollectedPeople(Collected):
-    """Base of metrics that compare each person's joints with their true places, as far as these are labelled.
-
-    Attributes:
-      skeleton: of the poses.
-    """
-
-    columns = PEOPLE
-    things = "people"
-    order = ("index",)
-    several = False
-
-    skeleton: Skeleton
-
-    def _num_joints(self, rows: Mapping[str, Any]) -> int:
-        return self.skeleton.num_joints
-
-    def _check_finite(self, arrays: Rows, name: str) -> None:
-        if name == "truth":
-            arrays["truth"] = np.where(arrays["visibility"][..., None] > 0, arrays["truth"], 0)
-        super()._check_finite(arrays, name)

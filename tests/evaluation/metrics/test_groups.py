@@ -3,8 +3,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose.errors import ConfigError, DataError
-from jaxpose.evaluation.metrics import joint_groups, pck
-from jaxpose.evaluation.metrics.joint_groups import JointGroups
+from jaxpose.evaluation import pck
+from jaxpose.evaluation.metrics import MetricContext
+from jaxpose.evaluation.metrics import groups as joint_groups
+from jaxpose.evaluation.metrics.groups import JointGroups
 from jaxpose.ops import geometry, heatmaps
 from jaxpose.skeleton import COCO, LSP, MPII, Skeleton
 
@@ -79,7 +81,7 @@ def rows() -> dict[str, np.ndarray]:
 
 
 def computed(rows: dict, map_size: tuple[int, int] | None = MAP, parts: int = 1) -> dict[str, float]:
-    metric = JointGroups(MPII, CROP, map_size)
+    metric = JointGroups(MetricContext(MPII, crop_size=CROP, map_size=map_size))
     for part in np.array_split(np.arange(len(rows["index"])), parts):
         metric.update({name: values[part] for name, values in rows.items()})
     return metric.compute()
@@ -129,7 +131,7 @@ def test_nobody_has_labels(rows):
 
 
 def test_merged_metrics_are_one(rows):
-    halves = [JointGroups(MPII, CROP, MAP) for _ in range(2)]
+    halves = [JointGroups(MetricContext(MPII, crop_size=CROP, map_size=MAP)) for _ in range(2)]
     for half, part in zip(halves, np.array_split(np.arange(PEOPLE), 2), strict=True):
         half.update({name: values[part] for name, values in rows.items()})
     halves[0].merge(halves[1])

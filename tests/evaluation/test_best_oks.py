@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose.evaluation.metrics.best_oks import AREA_RANGES, best_oks, keypoint_oks
+from jaxpose.evaluation.best_oks import AREA_RANGES, best_oks, keypoint_oks
 from jaxpose.skeleton import COCO
 
 SIGMAS = np.array(COCO.sigmas)

@@ -1,6 +1,6 @@
 """Accuracy by groups of joints, as RegDA and the domain adaptations that are compared with it report it.
 
-metric = JointGroups(skeleton.MPII, crop_size=(256, 256), map_size=(64, 64))
+metric = JointGroups(MetricContext(skeleton.MPII, crop_size=(256, 256), map_size=(64, 64)))
 for batch in batches:
     metric.update(rows)
 numbers = metric.compute()      # {"PCK@0.05": ..., "PCK@0.05/shoulder": ..., "batch_PCK@0.05": ..., ...}
@@ -12,8 +12,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxpose.errors import ConfigError, DataError
-from jaxpose.evaluation.metrics.pck import Counts, coordinate_pck, part_of
-from jaxpose.evaluation.metrics.rows import PEOPLE, CollectedPeople, Column
+from jaxpose.evaluation.keypoint_pck import table
+from jaxpose.evaluation.labelled_people import PEOPLE, PeopleMetric
+from jaxpose.evaluation.metrics import Numbers
+from jaxpose.evaluation.pck import Counts, coordinate_pck, part_of
+from jaxpose.evaluation.rows import Column
 from jaxpose.ops import geometry
 from jaxpose.skeleton import Skeleton
 from jaxpose.types import Array
@@ -60,8 +63,8 @@ def pooled(counts: Counts, groups: Groups) -> dict[str, float]:
     """Share of correct joints in each group at the first threshold, over everything that was counted; NaN if nothing.
 
     Args:
-      counts: of a whole data set.
-      groups: from `groups_of`.
+      counts: sums over a whole data set.
+      groups: groups as `groups_of` gives them.
     """
     correct, counted = np.asarray(counts.correct, np.float64)[0], np.asarray(counts.counted, np.float64)
     totals = {name: (correct[joints].sum(), counted[joints].sum()) for name, joints in groups.items()}
@@ -75,15 +78,15 @@ def batch_means(counts: Counts, groups: Groups) -> dict[str, float]:
     32, weighted by their sizes, and so depend on how the data are cut into batches. `pooled` does not.
 
     Args:
-      counts: of one batch.
-      groups: from `groups_of`.
+      counts: sums over one batch.
+      groups: groups as `groups_of` gives them.
     """
     accuracy: Array = np.nan_to_num(counts.accuracy()[0], nan=-1)
     return {name: float(np.mean(accuracy[joints])) for name, joints in groups.items()}
 
 
 @dataclasses.dataclass
-class JointGroups(CollectedPeople):
+class JointGroups(PeopleMetric):
     """PCK@0.05 by groups of joints: what share of them lies closer to the truth than a twentieth of the crop.
 
     Its rows are people: index [n]; keypoints [n, K, 2] and truth [n, K, 2] in pixels of the image; visibility [n, K],
@@ -94,20 +97,18 @@ class JointGroups(CollectedPeople):
     against the pixels of the targets' maxima, targets in the first two columns and rows left out, and the mean over
     batches of 32 of `batch_means`. -1 stands for a group without labels.
 
-    Attributes:
-      skeleton: of the poses.
-      crop_size: (width, height) of crops in pixels.
-      map_size: (width, height) of the maps that joints are read from; None where there are none, and then nothing is
-        printed as the original code would.
+    Crops have `context.crop_size`, and joints are read from maps of `context.map_size`; without maps, nothing is given
+    as the original code would print it.
     """
 
     columns = PEOPLE | {"to_crop": Column(np.float64, (2, 3))}
 
-    crop_size: tuple[int, int]
-    map_size: tuple[int, int] | None = None
-
     def __post_init__(self):
-        self._groups = groups_of(self.skeleton)
+        """Raises `ConfigError` for a skeleton without such joints, or a method without crops."""
+        self._groups = groups_of(self.context.skeleton)
+        if self.context.crop_size is None:
+            raise ConfigError('config.evaluate.metrics asks for "groups", but the method looks at no crops of people')
+        self._crop_size = self.context.crop_size
 
     def compute(self) -> dict[str, float]:
         """{name: share in [0, 1]}, people in order of index.
@@ -121,16 +122,24 @@ class JointGroups(CollectedPeople):
             nobody = f"none of {len(visible)} people has a labelled joint"
             raise DataError(f"PCK@{RADIUS:g} cannot be told: {nobody}; evaluate labelled data")
         found, truth = (geometry.apply_affine(rows["to_crop"], rows[name]) for name in ("keypoints", "truth"))
-        size = np.tile(np.float32(self.crop_size), (len(found), 1))
+        size = np.tile(np.float32(self._crop_size), (len(found), 1))
         numbers = _named("", pooled(coordinate_pck(found, truth, visible, size, (RADIUS,)), self._groups))
-        return numbers | (_named("batch_", self._published(found, truth, visible)) if self.map_size else {})
+        if self.context.map_size is None:
+            return numbers
+        return numbers | _named("batch_", self._published(found, truth, visible, self.context.map_size))
 
-    def _published(self, found: np.ndarray, truth: np.ndarray, visible: np.ndarray) -> dict[str, float]:
+    def table(self, numbers: Numbers) -> str:
+        """The numbers as two aligned lines; see `keypoint_pck.table`."""
+        return table(numbers)
+
+    def _published(
+        self, found: np.ndarray, truth: np.ndarray, visible: np.ndarray, map_size: tuple[int, int]
+    ) -> dict[str, float]:
         """{group: mean over batches} from joints [n, K, 2] in pixels of the crop."""
-        width, height = self.map_size
-        stride = np.divide(self.crop_size, self.map_size)
+        width, height = map_size
+        stride = np.divide(self._crop_size, map_size)
         found, truth = np.round(found / stride), np.trunc(truth.astype(np.float32) / stride + 0.5)
-        counted = visible & np.all((truth > 1) & (truth < self.map_size), axis=-1)
+        counted = visible & np.all((truth > 1) & (truth < map_size), axis=-1)
         totals = dict.fromkeys(self._groups, 0.0)
         for first in range(0, len(found), PUBLISHED_BATCH):
             batch = slice(first, first + PUBLISHED_BATCH)

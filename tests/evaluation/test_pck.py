@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from jaxpose.evaluation.metrics import pck
+from jaxpose.evaluation import pck
 from jaxpose.ops import heatmaps
 from jaxpose.skeleton import MPII
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 
 from jaxpose.errors import ConfigError, DataError
-from jaxpose.evaluation.metrics import keypoint_pck, pck
-from jaxpose.evaluation.metrics.keypoint_pck import KeypointPck
+from jaxpose.evaluation import keypoint_pck, metrics, pck
+from jaxpose.evaluation.keypoint_pck import KeypointPck
+from jaxpose.evaluation.metrics import MetricContext
 from jaxpose.skeleton import COCO, LSP, MARIONETTE, MPII
 
 PEOPLE = 12
@@ -32,7 +33,7 @@ def part(rows, which):
 
 
 def evaluate(rows, name="pckh", skeleton=MPII):
-    metric = KeypointPck.create(name, skeleton)
+    metric = metrics.find(name)(MetricContext(skeleton))
     metric.update(rows)
     return metric.compute()
 
@@ -42,7 +43,7 @@ def evaluate(rows, name="pckh", skeleton=MPII):
 def test_any_cut_and_order_give_the_same_numbers(seed, cut, name):
     rows = people(seed)
     rows["visibility"][0] = 2  # somebody has a torso
-    here, there = KeypointPck.create(name, MPII), KeypointPck.create(name, MPII)
+    here, there = (metrics.find(name)(MetricContext(MPII)) for _ in range(2))
     order = np.random.default_rng(seed).permutation(PEOPLE)
     there.update(part(rows, order[:cut]))
     here.update(part(rows, order[cut:]))
@@ -89,7 +90,7 @@ def one_person(distance, skeleton=LSP):
 def test_sizes_and_the_threshold_itself(reference, limit, on_it):
     """A joint exactly at the threshold is correct for the head's size alone."""
     for distance, expected in ((limit - 0.01, 1.0), (limit, on_it), (limit + 0.01, 0.5)):
-        metric = KeypointPck(LSP, reference, (0.25,))
+        metric = KeypointPck(MetricContext(LSP), reference, (0.25,))
         metric.update(one_person(distance))
         found = metric.compute()
         assert next(value for key, value in found.items() if key.endswith("/ankle")) == expected
@@ -114,7 +115,7 @@ def test_people_without_size_are_left_out_and_counted(caplog):
     rows["head_size"][[2, 5]] = 0
     with caplog.at_level(logging.WARNING, "jaxpose"):
         found = evaluate(rows)
-    assert "PCKh: left out 2 of 12 people, of whom no head size is known" in caplog.text
+    assert "PCKh: 2 of 12 people are left out, since their head size is unknown" in caplog.text
     assert found == evaluate(part(rows, np.flatnonzero(rows["head_size"])))
 
 
@@ -144,7 +145,7 @@ def test_part_never_labelled():
 
 
 def test_repeated_example():
-    metric = KeypointPck(MPII)
+    metric = KeypointPck(MetricContext(MPII))
     metric.update(people(8))
     metric.update(part(people(8), slice(0, 2)))
     with pytest.raises(DataError, match=r"example \d+ \(and 1 others\) was added more than once"):
@@ -152,7 +153,7 @@ def test_repeated_example():
 
 
 def test_rows_are_what_update_takes():
-    metric, copy = KeypointPck(MPII), KeypointPck(MPII)
+    metric, copy = KeypointPck(MetricContext(MPII)), KeypointPck(MetricContext(MPII))
     copy.update(metric.rows())
     metric.update(people(9))
     copy.update(metric.rows())
@@ -171,7 +172,7 @@ def test_rows_are_what_update_takes():
 def test_rows_that_do_not_fit(change, message):
     rows = {name: values for name, values in (people(10) | change).items() if values is not None}
     with pytest.raises(DataError, match=message):
-        KeypointPck(MPII).update(rows)
+        KeypointPck(MetricContext(MPII)).update(rows)
 
 
 def test_nobody_to_measure():
@@ -179,13 +180,13 @@ def test_nobody_to_measure():
     with pytest.raises(DataError, match="PCKh cannot be told: of 12 people none has both"):
         evaluate(rows)
     with pytest.raises(DataError, match="of 0 people"):
-        KeypointPck(MPII).compute()
+        KeypointPck(MetricContext(MPII)).compute()
 
 
 def test_metrics_that_do_not_exist():
-    with pytest.raises(ConfigError, match="names 'pckx'; it can name coco, crowdpose, pckh, pck, pck_box"):
-        KeypointPck.create("pckx", MPII)
+    with pytest.raises(ConfigError, match="config.evaluate.metrics is 'pckx'; it can be .*pck, pck_box, pckh"):
+        metrics.find("pckx")
     with pytest.raises(ConfigError, match="thresholds are"):
-        KeypointPck(MPII, "head", ())
+        KeypointPck(MetricContext(MPII), "head", ())
     with pytest.raises(ConfigError, match="reference is 'hand'"):
-        KeypointPck(MPII, "hand")
+        KeypointPck(MetricContext(MPII), "hand")

@@ -21,7 +21,7 @@ from scipy.optimize import linear_sum_assignment
 
 from jaxpose.data.annotations import HEAD_SIZE_OF_BOX
 from jaxpose.errors import DataError
-from jaxpose.evaluation.metrics.pck import part_of
+from jaxpose.evaluation.pck import part_of
 
 THRESHOLD = 0.5
 """Share of the head's size within which a joint is found; a joint exactly there is."""

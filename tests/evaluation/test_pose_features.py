@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 
 from jaxpose import skeleton as skeletons
 from jaxpose.errors import ConfigError
-from jaxpose.ops.rescoring import PoseFeatures
+from jaxpose.evaluation.rescoring import PoseFeatures
 from jaxpose.skeleton import COCO, CROWDPOSE, LSP, MARIONETTE, Skeleton
 
 FACE = Skeleton("face", ("nose", "left_eye", "right_eye"), (("nose", "left_eye"), ("nose", "right_eye")), (1,) * 3, ())
