@@ -89,7 +89,7 @@ def loss(method: Any, phase: str, value: Any, aux: Any, batch_stats: Any) -> Non
 def outputs(method: Any, found: Any) -> None:
     """Raises `ContractError` unless `forward` gave a dict of arrays."""
     with _about(method, "forward", "outputs"):
-        assert isinstance(found, Mapping), f"are a {type(found).__name__}, expected a dict of arrays by name"
+        assert isinstance(found, Mapping), f"found a {type(found).__name__}, expected a dict of arrays by name"
     for name, value in found.items():
         with _about(method, "forward", f"outputs[{name!r}]"):
             assert all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(value)), "is no array"
@@ -102,13 +102,13 @@ def poses(method: Any, found: Poses | Detections) -> None:
     boxes = found.detections if isinstance(found, Poses) else found
     if method.finds_boxes:
         with _about(method, "decode", "Detections"):
-            assert isinstance(boxes, Detections), f"are missing, but outputs are {method.outputs}"
+            assert isinstance(boxes, Detections), f"found none, but `outputs` are {method.outputs}"
         _rows(method, "Detections", boxes, {"boxes": (4,), "scores": (), "labels": ()})
 
 
 def _poses(method: Any, found: Any) -> None:
     with _about(method, "decode", "Poses"):
-        assert isinstance(found, Poses), f"are a {type(found).__name__}, but outputs are {method.outputs}"
+        assert isinstance(found, Poses), f"found {type(found).__name__}, but `outputs` are {method.outputs}"
         chex.assert_rank(found.keypoints, 4)
     joints = method.joints.num_joints
     tails = {"keypoints": (joints, {2, 3}), "scores": (joints,), "person_score": ()}
