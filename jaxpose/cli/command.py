@@ -71,8 +71,7 @@ def run(
       The exit status; see `jaxpose.cli.main`. A command line that cannot be read ends the process instead.
     """
     options = parser.read(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger(informs).setLevel(logging.INFO)
+    _show_messages(informs)
     try:
         return work(options) or 0
     except JaxposeError as error:
@@ -81,6 +80,14 @@ def run(
         if error.filename is None:
             raise
         return failed(f"{error.filename}: {error.strerror}", 1)
+
+
+def _show_messages(informs: str) -> None:
+    logging.basicConfig()  # adds a handler unless an imported library has done so
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.getLogger(informs).setLevel(logging.INFO)
 
 
 def failed(why: Any, status: int) -> int:
