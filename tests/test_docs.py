@@ -1,17 +1,21 @@
-"""The documentation holds: pages that add something are run as they stand, every command line in it can be read."""
+"""The documentation holds: pages that add something are run as they stand, commands and parameters in it exist."""
 
 import ast
-import inspect
 import pathlib
 import re
 import shlex
 
 import pytest
 
+import jaxpose.main
 from jaxpose import cli
+from jaxpose.cli import command, config_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+CONFIGS = sorted(ROOT.glob("configs/[a-z]*.py"))
+MODULES = sorted(ROOT.glob("jaxpose/**/*.py"))
+MAIN = ["python", "-m", "jaxpose.main"]
 BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"\n]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TINY = {
     "train.steps": 3,
@@ -30,9 +34,14 @@ def blocks(page: pathlib.Path) -> list[tuple[str, str, str]]:
 
 
 def command_lines(text: str) -> list[list[str]]:
-    """The arguments of all `jaxpose` commands of a shell block."""
-    lines = text.replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("jaxpose ")]
+    """The words of all lines that call the library."""
+    lines = (line.strip() for line in text.replace("\\\n", " ").splitlines())
+    return [shlex.split(line, comments=True) for line in lines if line.startswith(("jaxpose ", " ".join(MAIN) + " "))]
+
+
+def call(words: list[str]) -> int:
+    """The exit status of a line that calls the library."""
+    return jaxpose.main.main(words[3:]) if words[:3] == MAIN else cli.main(words[1:])
 
 
 class TestPagesThatAddSomething:
@@ -50,14 +59,13 @@ class TestPagesThatAddSomething:
             elif language == "python":
                 exec(compile(text, page, "exec"), {})
             elif language == "bash":
-                for arguments in command_lines(text):
-                    assert cli.main(self.quick(arguments)) == 0, arguments
+                for words in command_lines(text):
+                    assert call(self.quick(words)) == 0, words
 
-    def quick(self, arguments: list[str]) -> list[str]:
-        """The same command, with the fields of a tiny run before its own."""
-        if arguments[0] not in ("train", "evaluate"):
-            return arguments
-        return [arguments[0], *(f"--config.{name}={value}" for name, value in TINY.items()), *arguments[1:]]
+    def quick(self, words: list[str]) -> list[str]:
+        """The same line, with the fields of a tiny run before its own."""
+        fields = [f"--config.{name}={value}" for name, value in TINY.items()]
+        return words[:2] + fields + words[2:] if words[1] in ("train", "evaluate") else words
 
     def test_a_paper(self):
         self.run("adding_a_paper.md")
@@ -71,3 +79,59 @@ class TestPagesThatAddSomething:
     def test_a_metric(self):
         self.run("adding_a_metric.md")
         assert '"distance/left_wrist"' in pathlib.Path("runs/near/evaluation/scores.json").read_text()
+
+
+class TestCommandLines:
+    @pytest.fixture(autouse=True)
+    def only_read(self, tmp_path, monkeypatch):
+        """Commands read their arguments and config, and do nothing."""
+
+        def read(parser, work, arguments=None, informs=""):
+            options = parser.read(arguments)
+            if getattr(options, "config", None):
+                config_flags.load(options.config, options.fields)
+            return 0
+
+        monkeypatch.setattr(command, "run", read)
+        monkeypatch.chdir(tmp_path)
+
+    @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+    def test_of_a_page(self, page):
+        for language, title, text in blocks(page):
+            if title:
+                pathlib.Path(title).write_text(text)
+            if language == "python":
+                compile(text, page.name, "exec")
+            if language == "bash":
+                assert all(call(words) == 0 for words in command_lines(text))
+
+    @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+    def test_of_a_config(self, path):
+        lines = command_lines(ast.get_docstring(ast.parse(path.read_text())) or "")
+        assert lines
+        assert all(call(words) == 0 for words in lines)
+
+
+class TestDocstrings:
+    @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+    def test_described_parameters_exist(self, path):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                assert described(node) <= parameters(node), f"{node.name}, line {node.lineno}"
+            elif isinstance(node, ast.ClassDef):
+                inits = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
+                assert described(node) <= {name for each in inits for name in parameters(each)}, node.name
+
+
+def described(node: ast.FunctionDef | ast.ClassDef) -> set[str]:
+    """Names of the entries of a docstring's section "Args"; "a, b: ..." is for both."""
+    section = re.search(r"^Args:\n((?:  .*\n?|\n)+)", ast.get_docstring(node) or "", re.MULTILINE)
+    entries = re.findall(r"^  (\S[^:]*):", section[1], re.MULTILINE) if section else []
+    return {name.strip("* ") for entry in entries for name in entry.split(",")}
+
+
+def parameters(node: ast.FunctionDef) -> set[str]:
+    everything = node.args
+    named = [*everything.posonlyargs, *everything.args, *everything.kwonlyargs]
+    return {each.arg for each in (*named, everything.vararg, everything.kwarg) if each}
