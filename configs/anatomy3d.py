@@ -31,7 +31,7 @@ sets are read from --config.data.dir: data_3d_h36m.npz, data_2d_h36m_cpn_ft_h36m
 jaxpose/data/sources/h36m.py describes; subjects/01/01.asf and so on, as mocap.cs.cmu.edu gives them
 (jaxpose/data/sources/cmu_mocap.py: cameras and 2D noise are simulated).
 
-Joints that another program or jaxpose.cli.predict found become 3D with jaxpose lift.
+Joints that another program or jaxpose predict found become 3D with jaxpose lift.
 """
 
 from ml_collections import ConfigDict

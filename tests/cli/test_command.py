@@ -130,7 +130,6 @@ class TestEnd:
             self.raises(raised)
 
 
-@pytest.mark.slow
 def test_a_wheel_holds_the_configs(tmp_path):
     """Built from a copy, as a build leaves files where it works."""
     copied = tmp_path / "copy"

@@ -1,0 +1,48 @@
+"""The command that follows people in videos."""
+
+import json
+
+import cv2
+import pytest
+from bright_spot import VARIABLES, BrightSpot, picture
+
+from jaxpose.cli import inputs, track
+from jaxpose.inference.predictor import Predictor
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """Runs the command on the spot finder; returns (exit status, {name: content} of the files of poses)."""
+    predictor = Predictor(BrightSpot(), VARIABLES, batch_size=8)
+    monkeypatch.setattr(inputs, "load", lambda *_, **__: predictor)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        status = track.main(["run", *arguments, "--output", "out"])
+        return status, {path.name: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
+
+    return run
+
+
+def test_each_folder_is_a_video(command, tmp_path):
+    for folder, numbers in {"a": (7, 8), "b": (1,)}.items():
+        (tmp_path / folder).mkdir()
+        for number in numbers:
+            cv2.imwrite(str(tmp_path / folder / f"{number}.png"), picture((40, 40)))
+    status, found = command("a", "b", "--rate", "2")
+    assert status == 0
+    assert sorted(found) == ["a.json", "b.json"]
+    assert [(p["frame"], p["time"], p["track_id"]) for p in found["a.json"]] == [(7, 3.5, 1), (8, 4.0, 1)]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.mp4")) == ["a.mp4", "b.mp4"]
+
+
+def test_images_are_no_videos(command, tmp_path, caplog):
+    (tmp_path / "a").mkdir()
+    for name in ("1.png", "a/1.png"):
+        cv2.imwrite(str(tmp_path / name), picture((40, 40)))
+    status, found = command("a", "1.png", "no.png")
+    assert (status, list(found)) == (1, ["a.json"])
+    assert "1.png: is no video; jaxpose predict looks at images" in caplog.text
+    assert "no.png: there is no such file" in caplog.text
+    assert "2 of 3 inputs could not be used" in caplog.text
+    assert not (tmp_path / "out" / "1.png").exists()
