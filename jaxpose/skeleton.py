@@ -23,6 +23,11 @@ class Skeleton:
       limbs: pairs of joint names to draw.
       sigmas: OKS constant of each joint, a standard deviation as a fraction of the square root of the person's area.
       upper_body: names of the joints above the hips (half-body augmentation).
+
+    Examples:
+      >>> pinch = Skeleton("pinch", ("wrist", "thumb", "index"), (("wrist", "thumb"),), (0.03, 0.03, 0.03), ())
+      >>> pinch.num_joints, pinch.index("index"), get("coco").flip_pairs[:2]
+      (3, 2, ((1, 2), (3, 4)))
     """
 
     name: str
@@ -40,6 +45,7 @@ class Skeleton:
 
     @property
     def num_joints(self) -> int:
+        """Number K of joints."""
         return len(self.joints)
 
     def index(self, joint: str) -> int:
@@ -48,10 +54,12 @@ class Skeleton:
 
     @functools.cached_property
     def limb_indices(self) -> tuple[tuple[int, int], ...]:
+        """Limbs as pairs of joint indices."""
         return tuple((self.index(a), self.index(b)) for a, b in self.limbs)
 
     @functools.cached_property
     def upper_body_indices(self) -> tuple[int, ...]:
+        """Indices of the joints above the hips."""
         return tuple(self.index(j) for j in self.upper_body)
 
     @functools.cached_property
@@ -62,6 +70,7 @@ class Skeleton:
 
     @functools.cached_property
     def flip_pairs(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of joint indices that mirroring exchanges, the lower index first."""
         return tuple((i, int(j)) for i, j in enumerate(self.flip_index) if i < j)
 
     @functools.cached_property

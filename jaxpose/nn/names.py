@@ -15,6 +15,7 @@ Transform = Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
 
 
 def keep(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The array as it is."""
     return array
 
 

@@ -72,6 +72,7 @@ class BasicBlock(nn.Module):
         return nn.relu(y + self.shortcut(x, norm, train))
 
     def shortcut(self, x: jax.Array, norm: Callable, train: bool) -> jax.Array:
+        """The input in the shape of the output: itself, or a 1x1 convolution of it."""
         features = self.features * self.expansion
         if self.stride == 1 and x.shape[-1] == features:
             return x

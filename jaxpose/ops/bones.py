@@ -62,14 +62,17 @@ class Tree:
 
     @property
     def num_joints(self) -> int:
+        """Number K of joints."""
         return len(self.parents)
 
     @property
     def num_bones(self) -> int:
+        """Number N of bones."""
         return len(self.bones)
 
     @property
     def root(self) -> int:
+        """Index of the joint without a parent."""
         return self.parents.index(-1)
 
     @functools.cached_property

@@ -128,9 +128,11 @@ class GatedTrunk(TemporalModule):
         return features
 
     def taps(self, x: jax.Array, index: int) -> jax.Array:
+        """Taps of convolution `index` where every frame is seen once."""
         return strided_taps(x, self.widths[index])
 
     def spread_taps(self, x: jax.Array, index: int) -> jax.Array:
+        """Taps of convolution `index` where the sequence keeps its length."""
         return dilated_taps(x, self.widths[index], math.prod(self.widths[:index]))
 
     def middle(self, taps: jax.Array, index: int) -> jax.Array:

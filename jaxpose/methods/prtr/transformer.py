@@ -63,6 +63,7 @@ class AttentionLayer(nn.Module):
         return x + drop(part(norm(x))) if self.pre_norm else norm(x + drop(part(x)))
 
     def attend(self, query, key, value, mask: jax.Array | None, train: bool, name: str) -> jax.Array:
+        """Attention of the queries [B, Q, D] to the keys [B, T, D]: values [B, Q, D]."""
         return nn.MultiHeadDotProductAttention(
             self.heads,
             dtype=self.dtype,
@@ -77,6 +78,7 @@ class AttentionLayer(nn.Module):
         )(inputs_q=query, inputs_k=key, inputs_v=value, mask=mask, sow_weights=True)
 
     def feed(self, x: jax.Array, train: bool) -> jax.Array:
+        """The feed-forward part: [..., D] -> [..., D]."""
         width = x.shape[-1]
         y = nn.relu(linear(self.feedforward, width, initializers.xavier_uniform, self.dtype, "linear1")(x))
         y = nn.Dropout(self.dropout, deterministic=not train)(y)
@@ -135,6 +137,7 @@ class LayerStack(nn.Module):
     dtype: Dtype = jnp.float32
 
     def layer_fields(self) -> dict:
+        """Fields of every layer by name."""
         names = ("heads", "feedforward", "dropout", "pre_norm", "dtype")
         return {name: getattr(self, name) for name in names}
 

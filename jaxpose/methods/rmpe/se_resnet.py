@@ -73,6 +73,7 @@ class SEBottleneck(Bottleneck):
     shuffle: bool = False
 
     def spatial(self, x: jax.Array) -> jax.Array:
+        """The 3x3 convolution, deformable or of folded pixels."""
         if self.deformable:
             offsets = nn.Conv(
                 18,
@@ -90,6 +91,7 @@ class SEBottleneck(Bottleneck):
         return super().spatial(x)
 
     def rescale(self, x: jax.Array) -> jax.Array:
+        """The residual, scaled by its gate."""
         return SqueezeExcitation(self.dtype, name="se")(x) if self.squeeze else x
 
 
@@ -106,6 +108,7 @@ class SEResNet(ResNet):
     shuffle: bool = False
 
     def fresh_parts(self) -> tuple[str, ...]:
+        """The gates, the offsets and the kernels of folded pixels."""
         unshuffled = (r"layer[2-4]_0/conv2/kernel",) if self.shuffle else ()
         return (r"layer\d_0/se/.*", r"layer\d_\d+/conv2_offset/.*", *unshuffled)
 
@@ -114,6 +117,7 @@ class SEResNet(ResNet):
         return (r"layer[2-4]\.0\.conv2\.weight",) if self.shuffle else ()
 
     def block_fields(self, stage: int, index: int) -> dict:
+        """The options of an `SEBottleneck`."""
         return {"squeeze": index == 0, "deformable": self.deformable[stage], "shuffle": self.shuffle}
 
 
