@@ -53,10 +53,24 @@ def load_variables(path: str | pathlib.Path) -> Variables:
 
 
 def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz or .safetensors file by name."""
-    if _format(path) == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+    """All arrays of an .npz or .safetensors file by name.
+
+    Raises:
+      CheckpointError: another ending, or a file that is not what its ending says.
+    """
+    read = _read_npz if _format(path) == ".npz" else _read_safetensors
+    try:
+        return read(path)
+    except Exception as error:  # a damaged file can raise anything
+        raise CheckpointError(f"{path} cannot be read as {path.suffix}: it is damaged or something else") from error
+
+
+def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     return load_file(path)

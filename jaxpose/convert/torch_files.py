@@ -4,7 +4,7 @@ import argparse
 import codecs
 import importlib
 import pathlib
-import pickle
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,20 +15,22 @@ from jaxpose.errors import CheckpointError
 
 WRAPPERS = ("best_state_dict", "state_dict", "model", "model_pos")
 """Entries of training checkpoints that hold the network, best first."""
+_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
+"""The name of a class in torch's message about what it does not load."""
 PREFIXES = ("module.", "1.")
 """What data-parallel and half-precision wrappers put before every name."""
 
 
 def load_state_dict(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """The network's entries of a checkpoint file by name, half precision widened to float32.
+    """Entries of the network in a checkpoint file by name, half precision widened to float32.
 
     Training checkpoints are unwrapped: the best network if one is kept apart, else the last.
 
     Args:
-      path: .npz, .safetensors, or a PyTorch file of any other ending, which needs the package torch.
+      path: file ending in .npz or .safetensors, or PyTorch file of any other ending, which needs the package torch.
 
     Raises:
-      CheckpointError: unreadable, or no network in it.
+      CheckpointError: the file cannot be read, or has no network in it.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -57,8 +59,10 @@ def _load_torch(path: pathlib.Path) -> Mapping:
     try:
         with torch.serialization.safe_globals(_harmless_globals()):
             entries = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint: {error}") from error
+    except Exception as error:  # a damaged file can raise anything
+        found = _FORBIDDEN.search(str(error))
+        why = f"it holds {found[1]}, which is no part of a network" if found else "it is damaged or something else"
+        raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint: {why}") from error
     if not isinstance(entries, Mapping):
         raise CheckpointError(f"{path} holds a {type(entries).__name__}, not the state dict of a network")
     return entries

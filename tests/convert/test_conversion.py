@@ -8,6 +8,7 @@ from convert import originals
 from numpy.testing import assert_array_equal
 
 from jaxpose.convert import ConversionError, convert, convert_backbone
+from jaxpose.methods.base import Method
 from jaxpose.methods.prtr.method import PRTR
 
 METHOD = PRTR(
@@ -167,10 +168,9 @@ def test_a_hole_in_a_pose_file_is_no_excuse():
         convert_backbone(originals.fill(shapes), HRNET)
 
 
-def test_method_without_rules_is_named():
-    @dataclasses.dataclass(frozen=True)
+def test_method_without_names_is_told():
     class Sketch(PRTR):
-        pass
+        original_names = Method.original_names
 
-    with pytest.raises(ConversionError, match="no conversion rules for Sketch"):
+    with pytest.raises(ConversionError, match="^Sketch knows no names of original checkpoints"):
         convert(FILE, Sketch())

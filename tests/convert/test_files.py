@@ -113,16 +113,34 @@ def test_code_in_a_file_is_not_run(torch, tmp_path):
             return (open, (str(tmp_path / "touched"), "w"))
 
     torch.save({"state_dict": Attack()}, tmp_path / "model.pth")
-    with pytest.raises(CheckpointError, match="cannot be read as a PyTorch checkpoint"):
+    with pytest.raises(
+        CheckpointError, match="cannot be read as a PyTorch checkpoint: it holds .*open, which is no part"
+    ):
         load_state_dict(tmp_path / "model.pth")
     assert not (tmp_path / "touched").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
-def test_damaged_files_are_named(torch, tmp_path, content):
-    (tmp_path / "model.pth").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"model.pth cannot be read"):
-        load_state_dict(tmp_path / "model.pth")
+@pytest.mark.parametrize("name", ["model.pth", "model.npz", "model.safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a checkpoint, but text\n", b"\xff\xd8\xff\xe0\x00\x10JFIF", b"PK\x03\x04"]
+)
+def test_damaged_files_are_named_in_one_line(torch, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(
+        CheckpointError, match=rf"{name} cannot be read as .*: it is damaged or something else$"
+    ) as error:
+        load_state_dict(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_half_a_file_is_named(torch, tmp_path):
+    torch.save({"w": torch.zeros(100, 100)}, tmp_path / "model.pth")
+    np.savez(tmp_path / "model.npz", w=np.zeros((100, 100)))
+    for name in ("model.pth", "model.npz"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(CheckpointError, match=f"{name} cannot be read"):
+            load_state_dict(tmp_path / name)
 
 
 def test_file_without_arrays_is_named(torch, tmp_path):
