@@ -111,7 +111,7 @@ def _hrnet_backbone(
     """Rules, names to ignore and paths that may be absent.
 
     A classification file holds heads that branches do not need; a pose file lacks them, and its last module makes only
-    the finest branch. Its own 1x1 `final_layer` is never needed, nor are the head's layers of a HigherHRNet file.
+    the finest branch. Its own 1x1 `final_layer` is never needed, nor are layers of other heads.
     """
     heads = r"(incre_modules|downsamp_modules|final_layer)\..*"
     ignored = [r"classifier\.(weight|bias)", r"final_layer\.(weight|bias)", r"(final_layers|deconv_layers)\..*"]

@@ -13,10 +13,15 @@ from jaxpose.types import Variables
 
 @dataclasses.dataclass(frozen=True)
 class SequenceInput(Method):
-    """A method that lifts the 2D joints of one person in a video to 3D; N of its `Poses` is the number of frames."""
+    """A method that lifts the 2D joints of one person in a video to 3D; N of its `Poses` is the number of frames.
+
+    Attributes:
+      causal: whether the pose of a frame depends on the frames up to it alone.
+    """
+
+    causal: bool = False
 
     input_kind: ClassVar[str] = "sequence of 2D joints"
-    causal: bool = False
 
     @property
     @abc.abstractmethod
