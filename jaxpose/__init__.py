@@ -1,31 +1,40 @@
-"""Human pose estimation in JAX and Flax. Importing this starts no device and needs no data set library."""
+"""Human pose estimation in JAX and Flax. Importing this starts no device and reads no data set.
 
-import importlib
-from typing import Any
+>>> import jaxpose
+>>> config = jaxpose.load_config("heatmap")
+>>> config.method.name
+'heatmap'
+"""
 
 __version__ = "0.2.0"
 
-_PUBLIC = {
-    "load": "jaxpose.inference.predictor",
-    "Poses": "jaxpose.types",
-    "Batch": "jaxpose.types",
-    "Skeleton": "jaxpose.skeleton",
-    "TrainState": "jaxpose.runs.state",
-    "Method": "jaxpose.methods.base",
-    "Phase": "jaxpose.methods.base",
-    "train": "jaxpose.training.loop",
-    "evaluate": "jaxpose.evaluation.evaluator",
-    "JaxposeError": "jaxpose.errors",
-}
+from jaxpose.config import load_config
+from jaxpose.errors import JaxposeError
+from jaxpose.evaluation.evaluator import evaluate
+from jaxpose.evaluation.people import People
+from jaxpose.inference.lifter import Lifter
+from jaxpose.inference.predictor import Predictor, load
+from jaxpose.inference.video import follow
+from jaxpose.methods.base import Method, Phase
+from jaxpose.runs.state import TrainState
+from jaxpose.skeleton import Skeleton
+from jaxpose.training.loop import train
+from jaxpose.types import Detections, Poses
 
-__all__ = list(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'jaxpose' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+__all__ = [
+    "Detections",
+    "JaxposeError",
+    "Lifter",
+    "Method",
+    "People",
+    "Phase",
+    "Poses",
+    "Predictor",
+    "Skeleton",
+    "TrainState",
+    "evaluate",
+    "follow",
+    "load",
+    "load_config",
+    "train",
+]

@@ -5,7 +5,16 @@ from collections.abc import Iterable
 
 
 class JaxposeError(Exception):
-    """Base of the errors that this library raises about what it was given."""
+    """Base of the errors that this library raises about what it was given.
+
+    Examples:
+      >>> from jaxpose import JaxposeError, load_config
+      >>> try:
+      ...     load_config("prtr:cocco")
+      ... except JaxposeError as error:
+      ...     print(type(error).__name__, "Did you mean 'coco'" in str(error))
+      ConfigError True
+    """
 
 
 class DataError(JaxposeError):

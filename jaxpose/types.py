@@ -34,6 +34,12 @@ class Detections:
       scores: [B, N] probabilities of the boxes' classes.
       labels: [B, N] int32 classes of the boxes, the likeliest besides "nothing".
       valid: [B, N] bool, True for a person in an image that counts.
+
+    Examples:
+      >>> valid = np.array([[True, False]])
+      >>> found = Detections(np.zeros((1, 2, 4)), np.array([[0.9, 0.2]]), np.zeros((1, 2), int), valid)
+      >>> found.scores[found.valid].tolist()
+      [0.9]
     """
 
     boxes: Array
@@ -53,6 +59,11 @@ class Poses:
       person_score: [B, N] confidence of the person, by which people are ranked.
       valid: [B, N] bool; everything else about an invalid row is meaningless.
       detections: the boxes in which the people were found, row by row, of methods that find boxes first; else None.
+
+    Examples:
+      >>> found = Poses(np.zeros((1, 2, 17, 2)), np.ones((1, 2, 17)), np.ones((1, 2)), np.array([[True, False]]))
+      >>> found.keypoints[found.valid].shape
+      (1, 17, 2)
     """
 
     keypoints: Array

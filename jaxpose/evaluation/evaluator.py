@@ -52,6 +52,19 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> Numbers:
 
     Raises:
       JaxposeError: config, data or checkpoint cannot be used.
+
+    Examples:
+      >>> import tempfile
+      >>> from jaxpose import load_config, train
+      >>> from jaxpose.methods.heatmap import tiny
+      >>> folder = tempfile.mkdtemp()
+      >>> config = load_config("heatmap", {"data.dir": folder, "data.marionettes.train": 8, "evaluate.every": 0})
+      >>> config.data.marionettes.validation = config.train.batch_size = config.evaluate.batch_size = 8
+      >>> config.train.steps = 1
+      >>> config.method.update(tiny.FIELDS["heatmap"])
+      >>> state = train(config, f"{folder}/run")
+      >>> sorted(evaluate(config, f"{folder}/run"))[:2]
+      ['PCKh@0.1', 'PCKh@0.5']
     """
     fields = {f"method.{name}": value for name, value in config.method.to_dict().items()}
     _, method, variables = load_for_inference(workdir, changes=fields)

@@ -60,6 +60,15 @@ class Lifter:
       config: of the run.
       method: that looks at sequences.
       variables: of its network.
+
+    Examples:
+      >>> from jaxpose import methods
+      >>> from jaxpose.methods.anatomy3d import tiny
+      >>> method = methods.create({"name": "anatomy3d"} | tiny.FIELDS["anatomy3d"])
+      >>> lifter = Lifter(None, method, method.init(jax.random.key(0)))
+      >>> lifted = lifter(np.random.default_rng(0).uniform(0, 1, (20, 17, 3)), size=(640, 480))
+      >>> lifted.joints.shape, bool(lifted.valid.all())
+      ((20, 17, 3), True)
     """
 
     def __init__(self, config: Any, method: SequenceInput, variables: Variables):

@@ -69,6 +69,21 @@ def load(
       ConfigError: a change of a field that there is not, or one that makes another network.
       DataError: a detector for a method that finds people by itself, or one that finds no boxes; a run that looks at
         no pictures (see `jaxpose.inference.lifter`).
+
+    Examples:
+      >>> import tempfile
+      >>> from jaxpose import load_config, train
+      >>> from jaxpose.methods.heatmap import tiny
+      >>> folder = tempfile.mkdtemp()
+      >>> config = load_config("heatmap", {"data.dir": folder, "data.marionettes.train": 8, "evaluate.every": 0})
+      >>> config.data.marionettes.validation = config.train.batch_size = config.evaluate.batch_size = 8
+      >>> config.train.steps = 1
+      >>> config.method.update(tiny.FIELDS["heatmap"])
+      >>> state = train(config, f"{folder}/run")
+      >>> predictor = load(f"{folder}/run", batch_size=8)
+      >>> people = predictor([np.zeros((120, 160, 3), np.uint8)])[0]
+      >>> people.keypoints.shape
+      (1, 16, 2)
     """
     from jaxpose.runs.reader import load_for_inference
 
@@ -111,6 +126,17 @@ class Predictor:
       takes_boxes: whether the method wants to be told where people are; if not, it finds them.
       finds_boxes: whether it is a detector, which finds boxes without poses.
       detector: finds people where the caller does not say where they are; see `with_detector`.
+
+    Examples:
+      >>> from jaxpose import methods
+      >>> from jaxpose.methods.heatmap import tiny
+      >>> fields = {"skeleton": "mpii", "backbone": "resnet18"} | tiny.FIELDS["heatmap"]
+      >>> method = methods.create({"name": "heatmap"} | fields)
+      >>> predictor = Predictor(method, method.init(jax.random.key(0)), batch_size=8)
+      >>> boxes = [np.array([[10, 20, 30, 60], [80, 20, 30, 60]])]
+      >>> people = predictor([np.zeros((120, 160, 3), np.uint8)], boxes)[0]
+      >>> people.scores.shape
+      (2, 16)
     """
 
     def __init__(

@@ -273,6 +273,18 @@ def follow(
     Raises:
       ImageError: no frame can be decoded, or one has another size.
       DataError, NonFiniteError: as `Predictor.stream`.
+
+    Examples:
+      >>> from jaxpose import methods
+      >>> import jax
+      >>> from jaxpose.inference.predictor import Predictor
+      >>> from jaxpose.methods.heatmap import tiny
+      >>> fields = {"skeleton": "mpii", "backbone": "resnet18"} | tiny.FIELDS["heatmap"]
+      >>> method = methods.create({"name": "heatmap"} | fields)
+      >>> predictor = Predictor(method, method.init(jax.random.key(0)), batch_size=8)
+      >>> frames = [Frame(f"frame {i}", np.zeros((120, 160, 3), np.uint8), number=i) for i in range(3)]
+      >>> [(found.frame.number, len(found.people)) for found in follow(predictor, frames)]
+      [(0, 1), (1, 1), (2, 1)]
     """
     if isinstance(footage, str | pathlib.Path):
         footage = open_footage(footage)

@@ -26,6 +26,9 @@ from jaxpose.marionettes.examples import all_records, columns
 
 logger = logging.getLogger(__name__)
 
+FEW = 64
+"""Number of scenes up to which one process draws them all."""
+
 
 class Marionettes(LocalBuilder):
     """Procedural people; see `MarionettesConfig` for the choices and `prepare` for the way to write them."""
@@ -112,7 +115,8 @@ def prepare(
     Args:
       config: description of the data set.
       data_dir: root of prepared data sets.
-      workers: number of processes; None for one a core. The data do not depend on it.
+      workers: number of processes; None for one a core, or for this one alone where there are few scenes, which are
+        drawn before others have started. The data do not depend on it.
       progress: True to show a progress bar.
 
     Returns:
@@ -137,7 +141,8 @@ def prepare(
         if not _complete(folder):
             count = config.train + config.validation
             logger.info("rendering %s marionettes (%s) to %s; this happens once", f"{count:,}", config.scene, folder)
-            _write(Marionettes(marionettes=config, workers=workers or _cores(), progress=progress, data_dir=root))
+            workers = workers or (_cores() if count > FEW else 1)
+            _write(Marionettes(marionettes=config, workers=workers, progress=progress, data_dir=root))
     return folder
 
 

@@ -48,6 +48,12 @@ class Phase:
       name: label of the phase, a prefix of its logged metrics where a method has several phases.
       loss: function (variables, batch, step, key) -> (scalar, LossAux), differentiated by variables["params"].
       updates: names of the parameter groups that this phase moves; empty for all of them.
+
+    Examples:
+      >>> def loss(variables, batch, step, key):
+      ...     return (variables["params"]["w"] ** 2).sum(), LossAux(metrics={}, batch_stats={})
+      >>> Phase("fit", loss, updates=("backbone", "head")).updates
+      ('backbone', 'head')
     """
 
     name: str
@@ -75,6 +81,12 @@ class Method(abc.ABC):
     Attributes:
       skeleton: name of the keypoint set (see `jaxpose.skeleton`).
       dtype: compute precision, "float32" or "bfloat16"; parameters, statistics and losses stay float32.
+
+    Examples:
+      >>> from jaxpose import methods
+      >>> method = methods.create({"name": "heatmap", "skeleton": "mpii"})
+      >>> method.joints.num_joints, method.takes_boxes, method.outputs
+      (16, True, ('poses',))
     """
 
     skeleton: str = "coco"

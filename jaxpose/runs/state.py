@@ -19,6 +19,12 @@ class TrainState:
       batch_stats: nested dict of statistics, {} where the network keeps none.
       opt_state: {group: optax state over that group's parameters}.
       ema: exponential moving average of params, or None.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> state = TrainState(step=jnp.int32(0), params={"w": jnp.ones(2)}, batch_stats={}, opt_state={})
+      >>> int(state.replace(step=state.step + 1).step), sorted(state.inference_variables)
+      (1, ['batch_stats', 'params'])
     """
 
     step: jax.Array

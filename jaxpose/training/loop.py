@@ -30,6 +30,19 @@ def train(config: Any, workdir: str | pathlib.Path) -> TrainState:
     Raises:
       JaxposeError: about config, data or checkpoints; NonFiniteError about the numbers.
       SystemExit: status 0, after SIGTERM and a checkpoint.
+
+    Examples:
+      >>> import tempfile
+      >>> from jaxpose import load_config
+      >>> from jaxpose.methods.heatmap import tiny
+      >>> folder = tempfile.mkdtemp()
+      >>> config = load_config("heatmap", {"data.dir": folder, "data.marionettes.train": 8, "evaluate.every": 0})
+      >>> config.data.marionettes.validation = config.train.batch_size = config.evaluate.batch_size = 8
+      >>> config.train.steps = 1
+      >>> config.method.update(tiny.FIELDS["heatmap"])
+      >>> state = train(config, f"{folder}/run")
+      >>> int(state.step)
+      1
     """
     workdir = pathlib.Path(workdir)
     check_same_run(workdir, config)
