@@ -1,4 +1,4 @@
-# make demo     a model trained on this machine, evaluated, and its poses on pictures it has not seen
+# make demo     a model trained on this machine, evaluated, and its pose of somebody it has not seen
 # make test     all tests
 # make lint types docs     what else a change has to pass
 #
@@ -24,7 +24,7 @@ help:
 setup: $(READY)
 setup-dev: $(DEV_READY)
 
-$(READY): requirements.txt setup.cfg pyproject.toml
+$(READY): requirements.txt setup.cfg setup.py pyproject.toml
 	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('jaxpose needs Python 3.11 or later, and $(PYTHON) is ' + sys.version.split()[0] + '; try make PYTHON=python3.12')"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -r requirements.txt -e .
@@ -37,8 +37,9 @@ $(DEV_READY): requirements-dev.txt $(READY)
 demo: $(READY)
 	$(BIN)/python -m jaxpose.main --config=configs/prtr.py --workdir=$(RUN) $(FLAGS)
 	$(BIN)/python -m jaxpose.main --config=configs/prtr.py --workdir=$(RUN) --mode=evaluate $(FLAGS)
-	$(BIN)/jaxpose marionettes --split=validation --count=1 --zoom=1 --output=$(RUN)/unseen.png
-	$(BIN)/jaxpose predict $(RUN) $(RUN)/unseen.png --output $(RUN)/found
+	$(BIN)/jaxpose marionettes --split=validation --first=1 --count=1 --zoom=1 --columns=1 --output=$(RUN)/unseen_1.png
+	@echo '[{"image_id": 1, "category_id": 1, "bbox": [39, 40, 47, 102], "score": 1.0}]' > $(RUN)/boxes.json
+	$(BIN)/jaxpose predict $(RUN) $(RUN)/unseen_1.png --boxes=$(RUN)/boxes.json --output=$(RUN)/found
 	@echo "Scores: $(RUN)/evaluation/scores.json   poses: $(RUN)/found/poses.json   pictures: $(RUN)/found, $(RUN)/pictures"
 
 test: $(READY)
