@@ -17,8 +17,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+from jax.experimental import topologies
+
+from jaxpose import sharding
 from jaxpose.cli import command, config_flags
 from jaxpose.errors import ConfigError
+from jaxpose.training import stages
+from jaxpose.training.train_step import Trainer
 
 GIB = 2**30
 ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4,
@@ -125,7 +131,7 @@ class Report:
 
 
 def prepare_environment(topology: str) -> Chip:
-    """Lets libtpu compile without a TPU. Has to be called before JAX is imported.
+    """Lets libtpu compile without a TPU. Has to be called before JAX looks for devices.
 
     Raises:
       ConfigError: a topology that is not "GENERATION:AxB[xC]" of a known generation.
@@ -141,7 +147,7 @@ def prepare_environment(topology: str) -> Chip:
     os.environ["TPU_ACCELERATOR_TYPE"] = f"{chip.accelerator}-{cores}"
     os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no TPU is touched, so no lock on it is needed
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    jax.config.update("jax_platforms", "cpu")
     return chip
 
 
@@ -151,12 +157,6 @@ def compile_step(config: Any, topology: str, chip: Chip) -> tuple[Any, Report]:
     Raises:
       ConfigError: the TPU compiler is not installed.
     """
-    import jax
-    from jax.experimental import topologies
-
-    from jaxpose import sharding
-    from jaxpose.training.train_step import Trainer
-
     try:
         slice_ = topologies.get_topology_desc(topology, platform="tpu")
     except Exception as error:
@@ -226,8 +226,6 @@ def _shape_bytes(shape: tuple[str, str]) -> int:
 
 
 def _size(tree: Any) -> int:
-    import jax
-
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
@@ -246,8 +244,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     config = config_flags.load(options.config, options.fields)
     chip = prepare_environment(options.topology)
-    from jaxpose.training import stages
-
     compiled, report = compile_step(stages.pick(config, options.stage), options.topology, chip)
     print(report)
     if options.hlo:
