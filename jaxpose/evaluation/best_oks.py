@@ -28,11 +28,11 @@ def best_oks(
     A pose in an image without people gets 0.
 
     Args:
-      truth: with "annotations" as `metrics.coco.load_truth` gives them, "area" being what OKS takes.
+      truth: labels with "annotations" as `metrics.coco.load_truth` gives them, whose "area" OKS takes.
       results: poses in the format of the COCO server: image_id, keypoints, score.
-      sigmas: [K] of the skeleton.
+      sigmas: [K] OKS constants of the skeleton's joints.
       area_ranges: R pairs of pixels^2.
-      max_detections: poses of an image that count, the best scored; earlier ones first among equals.
+      max_detections: number of poses of an image that count, the best scored; earlier ones first among equals.
 
     Returns:
       index [D] into `results`, by image id and falling score, and oks [R, D] float64.
@@ -64,9 +64,9 @@ def keypoint_oks(poses: np.ndarray, people: Sequence[Mapping[str, Any]], sigmas:
     and height, and all joints count.
 
     Args:
-      poses: [D, K, 2] pixels.
-      people: G annotations with keypoints, bbox, area.
-      sigmas: [K].
+      poses: [D, K, 2] found poses in pixels.
+      people: annotations of G people, with keypoints, bbox, area.
+      sigmas: [K] OKS constants of the skeleton's joints.
 
     Returns:
       [D, G] float64.
@@ -77,7 +77,7 @@ def keypoint_oks(poses: np.ndarray, people: Sequence[Mapping[str, Any]], sigmas:
     boxes = np.array([person["bbox"] for person in people], np.float64)
     area = np.array([person["area"] for person in people], np.float64)
     labelled = joints[..., 2] > 0
-    anonymous = ~labelled.any(-1)
+    anonymous = ~np.any(labelled, axis=-1)
     low = (boxes[:, :2] - boxes[:, 2:])[:, None]
     high = (boxes[:, :2] + 2 * boxes[:, 2:])[:, None]
     beyond = np.maximum(low - poses[:, None], 0) + np.maximum(poses[:, None] - high, 0)

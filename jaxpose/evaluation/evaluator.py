@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from jaxpose import config as configs
 from jaxpose import sharding
 from jaxpose.data import build
-from jaxpose.data.examples.base import Examples
+from jaxpose.data.annotations import Annotations
+from jaxpose.data.examples.base import Examples, ImageBackedExamples
 from jaxpose.data.examples.clips import Videos
 from jaxpose.data.examples.sequences import WholeSequences
 from jaxpose.errors import ConfigError
@@ -130,7 +131,7 @@ class Evaluator:
     @functools.cached_property
     def truth(self) -> dict:
         """The labels of the validation split as a COCO keypoint dictionary."""
-        return self.examples.source.annotations.to_coco()
+        return self._annotations.to_coco()
 
     @functools.cached_property
     def frames(self) -> dict[int, tuple[Any, int]]:
@@ -139,10 +140,16 @@ class Evaluator:
         Raises:
           DataError: the data set names two images as one frame of a video.
         """
-        annotations = self.examples.source.annotations
+        annotations = self._annotations
         videos = Videos.of(annotations)
         frames = zip(videos.video.tolist(), videos.frame.tolist(), strict=True)
         return dict(zip(annotations.image_id.tolist(), frames, strict=True))
+
+    @property
+    def _annotations(self) -> Annotations:
+        """The labels of images; sequences carry theirs themselves."""
+        assert isinstance(self.examples, ImageBackedExamples)
+        return self.examples.source.annotations
 
     @functools.cached_property
     def report(self) -> Report:

@@ -57,7 +57,7 @@ class Counts:
         """[T] mean over the joints that were counted; NaN if none was."""
         counted = np.asarray(self.counted) > 0
         total = np.sum(np.where(counted, self.accuracy(), 0), axis=-1)
-        return _divide(total, np.sum(counted))
+        return _divide(total, np.asarray(np.sum(counted)))
 
     def auc(self) -> float:
         """Area under the curve: the mean over evenly spaced thresholds."""
@@ -84,10 +84,11 @@ def coordinate_pck(
     """Counts the joints whose distance to the truth is below a fraction of a person's size.
 
     Args:
-      keypoints: [B, K, 2] predicted, pixels.
-      truth: [B, K, 2] pixels.
-      visible: [B, K], positive for joints that count.
-      size: [B], or [B, 2] for (x, y), or a number, in pixels; a person whose size is not positive is left out.
+      keypoints: [B, K, 2] predicted joints in pixels.
+      truth: [B, K, 2] true joints in pixels.
+      visible: [B, K] numbers, positive for joints that count.
+      size: size of each person in pixels, [B], [B, 2] for (x, y), or a number; a person whose size is not positive is
+        left out.
       thresholds: T fractions of the size.
       inclusive: whether a distance equal to the threshold is correct (MPII) or not (everybody else).
     """
@@ -123,10 +124,10 @@ def mpii_pckh(keypoints: Array, truth: Array, visible: Array, head_boxes: Array)
     """PCKh of MPII at `MPII_THRESHOLDS`: correct within a fraction of the head's size, .6 of its box's diagonal.
 
     Args:
-      keypoints: [B, 16, 2] predicted.
-      truth: [B, 16, 2] in the same pixel coordinates (the published file is 1-based: subtract 1).
-      visible: [B, 16], positive for annotated joints.
-      head_boxes: [B, 4] (x1, y1, x2, y2).
+      keypoints: [B, 16, 2] predicted joints.
+      truth: [B, 16, 2] true joints in the same pixel coordinates (the published file is 1-based: subtract 1).
+      visible: [B, 16] numbers, positive for annotated joints.
+      head_boxes: [B, 4] corners (x1, y1, x2, y2) of the heads' boxes.
     """
     head_boxes = jnp.asarray(head_boxes, jnp.float32)
     size = 0.6 * jnp.linalg.norm(head_boxes[:, 2:] - head_boxes[:, :2], axis=-1)
@@ -160,10 +161,10 @@ def pckh_meters(
     ankles, knees, hips, wrists and elbows; "total_mpii" all but pelvis and thorax; "all".
 
     Args:
-      keypoints: [B, 16, 2] predicted.
-      truth: [B, 16, 2] in the same pixels.
-      visible: [B, 16], positive for labelled joints.
-      head_size: [B] pixels; people whose head has no size are left out.
+      keypoints: [B, 16, 2] predicted joints.
+      truth: [B, 16, 2] true joints in the same pixels.
+      visible: [B, 16] numbers, positive for labelled joints.
+      head_size: [B] sizes of the heads in pixels; people whose head has no size are left out.
       threshold: fraction of the head's size; a joint exactly there is correct.
 
     Returns:
@@ -195,11 +196,11 @@ def heatmap_pck(output: Array, target: Array, thresholds: tuple[float, ...] = (0
     A joint counts where the target's maximum has x > 1 and y > 1, as in the original code.
 
     Args:
-      output: [B, H, W, K].
-      target: [B, H, W, K].
-      thresholds: T.
-      swapped: divide x by the height and y by the width, as SimpleBaselines, HRNet and RegDA do; it only matters for
-        maps that are not square. AlphaPose divides x by the width.
+      output: [B, H, W, K] predicted heatmaps.
+      target: [B, H, W, K] heatmaps of the truth.
+      thresholds: T fractions of a tenth of the map.
+      swapped: whether x is divided by the height and y by the width, as SimpleBaselines, HRNet and RegDA do; it only
+        matters for maps that are not square. AlphaPose divides x by the width.
     """
     _, height, width, _ = output.shape
     size = jnp.array([height, width] if swapped else [width, height], jnp.float32) / 10

@@ -114,7 +114,7 @@ def people_of(
     """The people of whole images, rescored and without duplicates.
 
     Args:
-      images: for each image its rows, in any number of parts; see `rows_of`.
+      images: rows of each image, in any number of parts; see `rows_of`.
       joints: number of joints K; 0 for a detector.
       sigmas: [K] OKS constants of the skeleton's joints.
       suppression: rescoring, and suppression of duplicates; boxes without joints are left as they are.

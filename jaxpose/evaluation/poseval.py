@@ -40,18 +40,19 @@ class Figures:
     """The people of one side of a frame, true or found.
 
     Attributes:
-      points: [N, J, 2] pixels.
-      present: [N, J] bool: the joint is annotated, or was predicted.
-      track: [N] int, the same person over the frames of a video.
-      score: [N, J] of predicted joints; zeros for true ones.
-      head_size: [N] pixels, of true people; zeros for predicted ones. Nothing is ever near a joint of size 0.
+      points: [N, J, 2] joints in pixels.
+      present: [N, J] bool mask of the joints that are annotated, or were predicted.
+      track: [N] int ids, the same for a person over the frames of a video.
+      score: [N, J] scores of predicted joints; zeros for true ones.
+      head_size: [N] sizes of true people's heads in pixels; zeros for predicted ones. Nothing is ever near a joint of
+        size 0.
     """
 
     points: np.ndarray
     present: np.ndarray
     track: np.ndarray
-    score: np.ndarray | None = None
-    head_size: np.ndarray | None = None
+    score: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    head_size: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self):
         people = np.shape(self.present)
@@ -59,8 +60,8 @@ class Figures:
             "points": np.asarray(self.points, np.float64),
             "present": np.asarray(self.present, bool),
             "track": np.asarray(self.track, np.int64),
-            "score": np.zeros(people) if self.score is None else np.asarray(self.score, np.float64),
-            "head_size": np.zeros(people[0]) if self.head_size is None else np.asarray(self.head_size, np.float64),
+            "score": np.asarray(self.score, np.float64) if np.size(self.score) else np.zeros(people),
+            "head_size": np.asarray(self.head_size, np.float64) if np.size(self.head_size) else np.zeros(people[0]),
         }
         for name, values in fields.items():
             object.__setattr__(self, name, values)
@@ -83,7 +84,7 @@ class Frame:
     """One frame of a video as it is evaluated.
 
     Attributes:
-      video: any name, the same for the frames of one video, which follow each other in time.
+      video: name of the video, the same for the frames of one video, which follow each other in time.
       truth: annotated people.
       found: predicted people.
       ignored: polygons [V, 2], regions in which nobody is annotated.
@@ -109,7 +110,7 @@ def evaluated_frames(frames: Iterable[Frame], keep_empty: bool = False) -> list[
     all gone is wrong.
 
     Args:
-      frames: all of them.
+      frames: all frames of all videos.
       keep_empty: whether true people without points stay where a frame has no ignored region. poseval keeps those of
         files in the form of 2018 and drops those of 2017. Only tracking sees it, in a frame where nobody has a point.
     """
@@ -166,13 +167,13 @@ def _in_heads(found: np.ndarray, truth: np.ndarray, both: np.ndarray, head_size:
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
-    """How well joints are found, joint by joint [J].
+    """Precision and recall of joints, joint by joint [J].
 
     Attributes:
       ap: area under precision over recall, in [0, 1]; NaN for a joint that was predicted but is nowhere annotated, 0
         for one that was not predicted.
-      precision, recall: of all predictions, whatever their score. Precision is 0 where nothing was predicted; recall is
-        NaN where ap is.
+      precision, recall: shares of correct joints in all predicted and in all annotated ones, whatever their score.
+        Precision is 0 where nothing was predicted; recall is NaN where ap is.
       annotated, predicted, correct: numbers of joints.
     """
 
@@ -199,11 +200,12 @@ def joint_precision(frames: Sequence[Frame], threshold: float = THRESHOLD) -> Pr
     correct = np.concatenate([_correct(frame, threshold) for frame in frames])
     present = np.concatenate([frame.found.present for frame in frames])
     score = np.concatenate([frame.found.score for frame in frames])
-    annotated = sum(frame.truth.present.sum(0) for frame in frames)
+    annotated = np.sum([frame.truth.present.sum(0) for frame in frames], axis=0)
     columns = [
         average_precision(score[here, k], correct[here, k], int(annotated[k])) for k, here in enumerate(present.T)
     ]
-    return Precision(*np.array(columns).T, annotated, present.sum(0), (correct & present).sum(0))
+    ap, precision, recall = np.array(columns).T
+    return Precision(ap, precision, recall, annotated, present.sum(0), (correct & present).sum(0))
 
 
 def _correct(frame: Frame, threshold: float) -> np.ndarray:
@@ -221,7 +223,7 @@ def assign_poses(near: np.ndarray, annotated: np.ndarray) -> np.ndarray:
 
     Args:
       near: [P, G, J] bool, which predicted joints match which true ones.
-      annotated: [G] numbers of true joints.
+      annotated: [G] numbers of true joints of each person.
     """
     person = np.full(near.shape[0], -1)
     if not near.size:
@@ -345,9 +347,9 @@ def match_tracks(
     the summed distance is minimal, where leaving a pair out costs more than any two distances.
 
     Args:
-      people: [G] ids.
-      tracks: [P] ids.
-      distance: [G, P], infinite for a pair that cannot be.
+      people: [G] ids of people.
+      tracks: [P] ids of tracks.
+      distance: [G, P] distances, infinite for a pair that cannot be.
       last: {person: the track that it had last}.
 
     Returns:
@@ -360,7 +362,7 @@ def match_tracks(
     free = np.ones(len(tracks), bool)
     waiting = np.ones(len(people), bool)
     for i, person in enumerate(people.tolist()):
-        same = np.flatnonzero((tracks == last[person]) & free) if person in last else ()
+        same = np.flatnonzero((tracks == last[person]) & free) if person in last else np.zeros(0, np.int64)
         if len(same) and possible[i, same[0]]:
             pairs.append((i, int(same[0])))
             waiting[i], free[same[0]] = False, False

@@ -6,6 +6,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class Report(abc.ABC):
 
     def pictures(self, stream: Stream, found: Poses | Detections) -> list[np.ndarray]:
         """Pictures of all examples of a batch."""
-        return [picture for i in np.flatnonzero(stream["valid"]) for picture in self.picture(stream, found, i)]
+        return [picture for i in np.flatnonzero(stream["valid"]) for picture in self.picture(stream, found, int(i))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,10 +137,12 @@ class SequenceReport(Report):
 
     def write(self, rows: Rows, folder: pathlib.Path) -> None:
         """Writes poses_3d.npz: every frame's pose with the true one, the columns of `WholeSequences.rows`."""
-        np.savez_compressed(folder / "poses_3d.npz", **rows)
+        columns: dict[str, Any] = dict(rows)
+        np.savez_compressed(folder / "poses_3d.npz", **columns)
 
     def picture(self, stream: Stream, found: Poses | Detections, i: int) -> list[np.ndarray]:
         """The 2D joints of the middle frame and, from another side, its 3D pose on the true one."""
+        assert isinstance(found, Poses)
         video = self.examples.source[int(stream["index"][i])]
         valid, keypoints = np.asarray(found.valid[i]), np.asarray(found.keypoints[i])
         frame = int(np.flatnonzero(valid)[valid.sum() // 2])

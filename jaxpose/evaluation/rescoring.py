@@ -12,12 +12,12 @@ import pathlib
 import zipfile
 from typing import Any, Self
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.linen.initializers import lecun_uniform
+from flax.traverse_util import flatten_dict, unflatten_dict
 from flax.typing import Dtype
 
 from jaxpose import skeleton as skeletons
@@ -169,7 +169,8 @@ class Rescoring:
 def expected_oks(params: Any, features: Array) -> jax.Array:
     """The OKS [...] that the network with these parameters expects of poses with the features [..., size]."""
     hidden = params["layer0"]["bias"].shape[0]
-    return RescoringNet(hidden).apply({"params": params}, features)
+    expected: Any = RescoringNet(hidden).apply({"params": params}, features)
+    return expected
 
 
 def save(path: str | pathlib.Path, rescoring: Rescoring) -> None:
@@ -181,10 +182,10 @@ def save(path: str | pathlib.Path, rescoring: Rescoring) -> None:
     path, features = pathlib.Path(path), rescoring.features
     if path.suffix != ".npz":
         raise CheckpointError(f"{path} must end in .npz")
-    params = flax.traverse_util.flatten_dict(rescoring.params, sep="/")
-    arrays = {_PARAMS + name: np.asarray(value) for name, value in params.items()}
+    params = flatten_dict(rescoring.params, sep="/")
+    arrays: dict[str, Any] = {_PARAMS + name: np.asarray(value) for name, value in params.items()}
     links = {"links": np.array(features.links, np.int32), "units": np.array(features.units, np.int32)}
-    np.savez(path, joints=np.int32(features.joints), **links, **arrays)
+    np.savez(path, **{"joints": np.int32(features.joints)}, **links, **arrays)
 
 
 def load(path: str | pathlib.Path, joints: int) -> Rescoring:
@@ -210,12 +211,12 @@ def load(path: str | pathlib.Path, joints: int) -> Rescoring:
         raise CheckpointError(f"{path} rescores poses of {features.joints} joints, these have {joints}; {_ADVICE}")
     flat = {name.removeprefix(_PARAMS): a for name, a in arrays.items() if name.startswith(_PARAMS)}
     _check_shapes(path, flat, features.size)
-    return Rescoring(features, flax.traverse_util.unflatten_dict(flat, sep="/"))
+    return Rescoring(features, unflatten_dict(flat, sep="/"))
 
 
 def _check_shapes(path: Any, flat: dict[str, np.ndarray], size: int) -> None:
     hidden = np.size(flat.get("layer0/bias", ())) or RescoringNet.hidden
-    wanted = flax.traverse_util.flatten_dict(_template(hidden, size)["params"], sep="/")
+    wanted: dict[str, Any] = flatten_dict(_template(hidden, size)["params"], sep="/")
     found = {name: a.shape for name, a in flat.items()}
     if found != (expected := {name: a.shape for name, a in wanted.items()}):
         raise CheckpointError(f"{path}: the network has parameters {found}, expected {expected}; {_ADVICE}")

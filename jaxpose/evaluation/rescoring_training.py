@@ -32,16 +32,16 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How the network is trained; the defaults are the released ones.
+    """Hyperparameters of the training; the defaults are the released ones.
 
     Attributes:
       epochs: passes over all samples.
-      batch_size: the rest of an epoch that does not fill a batch is left out of it.
-      learning_rate: of Adam.
+      batch_size: number of samples in a batch; the rest of an epoch that does not fill one is left out.
+      learning_rate: learning rate of Adam.
       hidden: width of the network's hidden layers.
-      perfect_as_zero: a pose with an OKS of exactly 1 counts as 0, as in the original code. Such poses are seldom more
-        than points in the boxes of people without labels.
-      seed: of initial values and order.
+      perfect_as_zero: whether a pose with an OKS of exactly 1 counts as 0, as in the original code. Such poses are
+        seldom more than points in the boxes of people without labels.
+      seed: seed of initial values and order.
     """
 
     epochs: int = 20
@@ -62,7 +62,7 @@ class Recipe:
 
 
 def targets(oks: Array, perfect_as_zero: bool = True) -> np.ndarray:
-    """What the network is to say about poses with these best OKS, float32; see `Recipe.perfect_as_zero`."""
+    """The values that the network learns for poses with these best OKS, float32; see `Recipe.perfect_as_zero`."""
     oks = np.asarray(oks, np.float32)
     return np.where(oks == 1, np.float32(0), oks) if perfect_as_zero else oks
 
@@ -71,13 +71,13 @@ def fit(features: PoseFeatures, inputs: Array, wanted: Array, recipe: Recipe) ->
     """Trains a network; equal arguments give equal results.
 
     Args:
-      features: what `inputs` are.
-      inputs: [D, size] float32, one row a pose.
+      features: features that `inputs` hold.
+      inputs: [D, size] float32 features, one row a pose.
       wanted: [R, D] float32 targets, of which each is a sample.
-      recipe: how.
+      recipe: hyperparameters of the training.
 
     Returns:
-      the rescorer, and the mean loss of each epoch.
+      The rescorer, and the mean loss of each epoch.
 
     Raises:
       DataError: there is no pose.
@@ -100,14 +100,14 @@ def train(
     """`fit` from given parameters, with the samples in given orders.
 
     Args:
-      params: of `RescoringNet`.
-      inputs: [D, size].
-      wanted: [R, D].
-      orders: for each epoch the samples, indices into the flat `wanted`.
-      recipe: of which batch_size and learning_rate count.
+      params: parameters of `RescoringNet`.
+      inputs: [D, size] features, one row a pose.
+      wanted: [R, D] targets.
+      orders: samples of each epoch, as indices into the flat `wanted`.
+      recipe: hyperparameters, of which batch_size and learning_rate count.
 
     Returns:
-      the parameters after the last epoch, and the mean loss of each epoch.
+      The parameters after the last epoch, and the mean loss of each epoch.
     """
     inputs, wanted = jnp.asarray(inputs, jnp.float32), jnp.asarray(wanted, jnp.float32)
     state, losses = optax.adam(recipe.learning_rate).init(params), []

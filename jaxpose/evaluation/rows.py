@@ -123,7 +123,7 @@ class Collected:
 
 
 def _tail(column: Column, joints: int) -> tuple[int, ...]:
-    return tuple(joints if side == "K" else side for side in column.tail)
+    return tuple(joints if isinstance(side, str) else side for side in column.tail)
 
 
 def _forbid_repeats(index: np.ndarray, updates: np.ndarray) -> None:

@@ -35,9 +35,9 @@ class OneEuro:
     root of the box's area) a second, so that the same numbers serve near and far people.
 
     Attributes:
-      cutoff: in hertz, of a joint at rest; less is steadier.
-      speed: what the cutoff grows by, in hertz for a speed of 1; more follows quicker.
-      speed_cutoff: in hertz, of the filter of the speed itself.
+      cutoff: cutoff frequency in hertz for a joint at rest; less is steadier.
+      speed: growth of the cutoff with the speed, in hertz for a speed of 1; more follows quicker.
+      speed_cutoff: cutoff frequency in hertz of the filter of the speed itself.
     """
 
     cutoff: float = 1.0
@@ -51,17 +51,17 @@ class OneEuro:
 
 @dataclasses.dataclass(frozen=True)
 class TrackerOptions:
-    """How people are followed.
+    """Rules by which people are followed.
 
     Attributes:
       oks: weight of the keypoint similarity; the boxes' IoU has the rest.
       threshold: similarity in [0, 1] below which nobody is taken for the person of a track.
       birth: person score that begins a track.
-      patience: frames that a track waits for a person who is out of sight.
+      patience: number of frames that a track waits for a person who is out of sight.
       joint: score from which on a joint is compared and smoothed.
       inertia: share of its last velocity that a track keeps from frame to frame; 0 expects people where they were.
-      max_tracks: most tracks alive; beyond it, the one longest out of sight ends.
-      smoothing: of keypoints, or None.
+      max_tracks: greatest number of tracks alive; beyond it, the one longest out of sight ends.
+      smoothing: filter of keypoints, or None.
     """
 
     oks: float = 0.5
@@ -89,8 +89,8 @@ class Tracked:
     """The people of a frame, in the order in which they were given.
 
     Attributes:
-      track_id: [N] int64 from 1, never used again; `UNTRACKED` for doubtful people.
-      keypoints: [N, K, 2] pixels, smoothed if the tracker does.
+      track_id: [N] int64 ids from 1, never used again; `UNTRACKED` for doubtful people.
+      keypoints: [N, K, 2] joints in pixels, smoothed if the tracker does.
     """
 
     track_id: np.ndarray
@@ -102,11 +102,11 @@ class _Track:
     """A person as last seen.
 
     Attributes:
-      id: of the track.
-      frame: when.
-      keypoints, scores, box: [K, 2], [K], [4], as they were found, not smoothed.
-      velocity: [2] pixels a frame.
-      filter: of the keypoints, if they are smoothed.
+      id: id of the track.
+      frame: number of the last frame with the person.
+      keypoints, scores, box: joints [K, 2], their scores [K] and the box [4] as they were found, not smoothed.
+      velocity: [2] velocity in pixels a frame.
+      filter: filter of the keypoints, if they are smoothed.
     """
 
     id: int
@@ -126,8 +126,8 @@ class Tracker:
     """Follows people through one video, frame by frame.
 
     Args:
-      sigmas: [K] OKS constants of the skeleton.
-      options: how people are followed.
+      sigmas: [K] OKS constants of the skeleton's joints.
+      options: rules by which people are followed.
       rate: frames a second, for smoothing.
     """
 
@@ -150,11 +150,11 @@ class Tracker:
         """Finds the tracks of the people of the next frame.
 
         Args:
-          keypoints: [N, K, 2] pixels.
-          scores: [N, K] of the joints.
-          person_score: [N].
-          boxes: [N, 4] (x, y, w, h) pixels.
-          frame: its number, where frames were left out; the next one if None.
+          keypoints: [N, K, 2] joints in pixels.
+          scores: [N, K] scores of the joints.
+          person_score: [N] scores of the people.
+          boxes: [N, 4] boxes (x, y, w, h) in pixels.
+          frame: number of the frame, where frames were left out; the next one if None.
 
         Raises:
           DataError: arrays don't fit each other, hold a number that is not finite, or the frame is not a later one.
@@ -177,7 +177,7 @@ class Tracker:
             ids[row] = track.id
             if track.filter is not None:
                 reliable = scores[row] >= self.options.joint
-                smooth[row] = track.filter(keypoints[row], reliable, number / self.rate, _sizes(boxes[row]))
+                smooth[row] = track.filter(keypoints[row], reliable, number / self.rate, float(_sizes(boxes[row])))
         self._forget()
         return Tracked(ids, smooth)
 
@@ -245,10 +245,10 @@ class PoseFilter:
         """The filtered keypoints of the next frame.
 
         Args:
-          keypoints: [K, 2] pixels.
-          reliable: [K] bool.
-          time: in seconds, later than the last.
-          size: of the person in pixels.
+          keypoints: [K, 2] joints in pixels.
+          reliable: [K] bool mask of the joints that are reliable.
+          time: time of the frame in seconds, later than the last.
+          size: size of the person in pixels.
         """
         if self._known is None:
             self._known = np.zeros(len(keypoints), bool)
@@ -266,7 +266,7 @@ class PoseFilter:
 
 
 def _share(cutoff: Any, step: float) -> Any:
-    """Of a new value in what a low-pass filter of this cutoff (hertz) gives after a step (seconds)."""
+    """Share of a new value in what a low-pass filter of this cutoff (hertz) gives after a step (seconds)."""
     turn = _FULL_CIRCLE * cutoff * step
     return turn / (turn + 1)
 
@@ -286,9 +286,9 @@ def similarity(
     """Object keypoint similarity of every track with every person, over the joints that both show.
 
     Args:
-      expected, seen, places: keypoints [T, K, 2], which of them are reliable [T, K] and boxes [T, 4] of tracks.
+      expected, seen, places: keypoints [T, K, 2] of tracks, a mask of the reliable ones [T, K], and boxes [T, 4].
       keypoints, reliable, boxes: the same of people, [N, K, 2], [N, K], [N, 4].
-      sigmas: [K].
+      sigmas: [K] OKS constants of the skeleton's joints.
 
     Returns:
       [T, N] in [0, 1]; 0 where no joint is reliable in both.
@@ -332,8 +332,8 @@ def assign_tracks(
       rows: poses as metrics take them: image_id [n], keypoints [n, K, 2], scores [n, K], person_score [n] and, if there
         are boxes, box [n, 4]; else boxes are drawn around the joints.
       place: {image id: (video, number of the frame)}.
-      sigmas: [K] of the skeleton.
-      options: by default every person gets a track.
+      sigmas: [K] OKS constants of the skeleton's joints.
+      options: rules by which people are followed; by default every person gets a track.
 
     Returns:
       [n] int64, from 1 in each video.
@@ -353,8 +353,8 @@ def assign_tracks(
         video, frame = place[image_id]
         tracker = trackers.setdefault(video, Tracker(sigmas, options))
         chosen = by_image[image_id]
-        fields = (rows[name][chosen] for name in ("keypoints", "scores", "person_score"))
-        track_id[chosen] = tracker.update(*fields, boxes[chosen], frame).track_id
+        keypoints, scores, person_score = (rows[name][chosen] for name in ("keypoints", "scores", "person_score"))
+        track_id[chosen] = tracker.update(keypoints, scores, person_score, boxes[chosen], frame).track_id
     return track_id
 
 

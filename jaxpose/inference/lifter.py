@@ -29,8 +29,9 @@ class Lifted:
     """The 3D poses of one person.
 
     Attributes:
-      joints: [T, K, 3] float32 millimetres along the camera's axes (x right, y down, z forward), from the root.
-      valid: [T] bool, which frames have a pose; the others' joints mean nothing.
+      joints: [T, K, 3] float32 joints in millimetres from the root, along the camera's axes (x right, y down, z
+        forward).
+      valid: [T] bool mask of the frames with a pose; the others' joints mean nothing.
     """
 
     joints: np.ndarray
@@ -57,9 +58,9 @@ class Lifter:
     """Lifts the 2D joints of one person at a time. Videos of similar length share a compiled program.
 
     Args:
-      config: of the run.
-      method: that looks at sequences.
-      variables: of its network.
+      config: config of the run.
+      method: method that looks at sequences.
+      variables: variables of its network.
 
     Examples:
       >>> from jaxpose import methods
@@ -88,7 +89,8 @@ class Lifter:
           keypoints: [T, K, 3] (x, y, score), pixels of the picture, score in [0, 1]; consecutive frames at the rate of
             the data that the run was trained with.
           size: (width, height) of the picture.
-          lengths: [N] metres of the person's bones, if they are known, such as from `measure` of another video.
+          lengths: [N] lengths of the person's bones in metres, if they are known, such as from `measure` of another
+            video.
 
         Raises:
           DataError: another shape, or numbers that are not finite.
@@ -144,10 +146,10 @@ class Track:
     """One person's 2D joints in a video.
 
     Attributes:
-      name: of the person, for files and messages.
+      name: name of the person, for files and messages.
       first: number of the first frame.
-      keypoints: [T, K, 3] (x, y, score) pixels, frame by frame from there.
-      seen: [T] bool, whether the person was found in a frame; `fill` made up the others.
+      keypoints: [T, K, 3] joints (x, y, score) in pixels, frame by frame from there.
+      seen: [T] bool mask of the frames in which the person was found; `fill` made up the others.
     """
 
     name: str
@@ -169,8 +171,8 @@ def tracks(path: str | pathlib.Path, skeleton: Skeleton) -> list[Track]:
     Objects with `track_id` null belong to nobody, and are left out.
 
     Args:
-      path: of the file.
-      skeleton: of its joints.
+      path: JSON or .npz file.
+      skeleton: joints that it holds.
 
     Raises:
       DataError: not such a file, other joints, a person twice in a frame, or nobody.
@@ -289,7 +291,7 @@ def joint_map(source: Skeleton, target: Skeleton) -> np.ndarray:
             return np.eye(source.num_joints)[source.index(joint)]
         if joint not in _BETWEEN:
             raise DataError(f"the joints of {source.name!r} do not tell where {joint!r} of {target.name!r} is")
-        return sum(weight * weights(other) for other, weight in _BETWEEN[joint].items())
+        return np.sum([weight * weights(other) for other, weight in _BETWEEN[joint].items()], axis=0)
 
     return np.stack([weights(joint) for joint in target.joints])
 

@@ -114,18 +114,20 @@ class Predictor:
     Compiled once for crops of people; for whole images, once for each size of canvas.
 
     Args:
-      method: the paper.
-      variables: its parameters and statistics.
-      crop: how people are cut out, as in training, for methods that see one; None for 1.25 times their boxes.
-      batch_size: crops or images at once; raised to a multiple of the number of devices.
-      suppression: of duplicates among an image's people.
-      box_threshold: boxes that the method finds with a lower score are left out, with the poses in them.
-      distance: (previous, next), for methods that look at clips: of the first frames that are too far, as in training.
+      method: method of the run.
+      variables: parameters and statistics of its network.
+      crop: geometry of crops, as in training, for top-down methods; None for 1.25 times people's boxes.
+      batch_size: number of crops or images at once; raised to a multiple of the number of devices.
+      suppression: suppression of duplicates among an image's people.
+      box_threshold: least score of the boxes that the method finds; others are left out, with the poses in them.
+      distance: (previous, next) distances of the first frames that are too far, as in training, for methods that look
+        at clips.
 
     Attributes:
-      takes_boxes: whether the method wants to be told where people are; if not, it finds them.
-      finds_boxes: whether it is a detector, which finds boxes without poses.
-      detector: finds people where the caller does not say where they are; see `with_detector`.
+      takes_boxes: whether the method is top-down and so needs boxes; if not, it finds people by itself.
+      finds_boxes: whether the method is a detector, which finds boxes without poses.
+      detector: predictor that finds people where the caller gives no boxes; see `with_detector`.
+      preprocess: function from a request to its model inputs.
 
     Examples:
       >>> from jaxpose import methods
@@ -188,9 +190,9 @@ class Predictor:
 
         Args:
           pictures: images [H, W, 3] uint8 RGB, of any size.
-          boxes: for each image, [N, 4] boxes (x, y, w, h) of people; if None, a top-down method asks its detector, or
+          boxes: [N, 4] boxes (x, y, w, h) of the people of each image; if None, a top-down method asks its detector, or
             takes each image as one box if it has none.
-          box_scores: for each image, [N] scores of its boxes; 1 if None.
+          box_scores: [N] scores of the boxes of each image; 1 if None.
 
         Raises:
           DataError: images, boxes or scores that do not fit each other, or boxes for a method that takes none.

@@ -144,7 +144,7 @@ class CropPreprocessor(Preprocessor):
                 f"{type(method).__name__} takes {found}; prediction makes crops of people ({sorted(needed)})"
             )
         self._blank = {name: np.zeros(leaf.shape[1:], leaf.dtype) for name, leaf in spec["source"].items()}
-        *frames, height, width, _ = self._blank["image"].shape
+        _, *frames, height, width, _ = spec["source"]["image"].shape
         self._shows_clips = bool(frames)
         self._crop = crop or PersonCrop((width, height))
 

@@ -42,7 +42,7 @@ class Frame(Picture):
     """A picture of a video.
 
     Attributes:
-      number: of the frame in the video, rising; numbers are left out where frames are missing.
+      number: number of the frame in the video, rising; numbers are left out where frames are missing.
     """
 
     number: int = 0
@@ -53,10 +53,10 @@ class TrackedFrame:
     """A frame and who is in it.
 
     Attributes:
-      frame: of the video.
-      time: in seconds.
-      people: by falling score; their keypoints are smoothed if the tracker does.
-      track_id: [N] of them, from 1, the same person over the frames of the video; -1 for those too doubtful to begin a
+      frame: frame of the video.
+      time: time of the frame in seconds.
+      people: people in it by falling score; their keypoints are smoothed if the tracker does.
+      track_id: [N] ids from 1, the same for a person over the frames of the video; -1 for those too doubtful to begin a
         track.
     """
 
@@ -73,7 +73,7 @@ class Footage(abc.ABC):
     """A video that is read frame by frame, as often as it is iterated over.
 
     Attributes:
-      name: for messages.
+      name: name for messages.
       rate: frames a second.
     """
 
@@ -98,7 +98,7 @@ class VideoFile(Footage):
     """A video in one file. A frame's id is its number, from 0.
 
     Args:
-      path: of a file that OpenCV can decode.
+      path: file that OpenCV can decode.
 
     Raises:
       ImageError: it cannot be opened.
@@ -155,7 +155,7 @@ class FrameFolder(Footage):
     that cannot be decoded is named in the log and left out.
 
     Args:
-      path: of the folder.
+      path: folder with the frames.
       rate: frames a second.
       ids: {file: id of the image in an annotation or detection file}.
 
@@ -200,8 +200,8 @@ def numbered_files(folder: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
     """The pictures of a folder with their numbers as frames, see `FrameFolder`, in order."""
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in images.SUFFIXES and f.is_file())
     digits = [re.search(r"\d+$", file.stem) for file in files]
-    numbers = [int(found[0]) if found else None for found in digits]
-    if None in numbers or len(set(numbers)) < len(numbers):
+    numbers = [int(found[0]) for found in digits if found]
+    if len(set(numbers)) < len(files):
         numbers = list(range(len(files)))
     return sorted(zip(numbers, files, strict=True))
 
@@ -230,8 +230,8 @@ def with_neighbours(frames: Iterable[Frame], distance: tuple[int, int]) -> Itera
     A frame comes when those after it are known; fewer than the sum of distances are held.
 
     Args:
-      frames: of one video, in order.
-      distance: (previous, next), of the first frames that are too far.
+      frames: frames of one video, in order.
+      distance: (previous, next) distances of the first frames that are too far.
     """
     held: collections.deque[Frame] = collections.deque()
     done = 0  # so many of them have been handed out, and may still be looked at
@@ -265,10 +265,10 @@ def follow(
     A method for clips sees each frame's neighbours. The people of a detector have boxes and no joints.
 
     Args:
-      predictor: finds them.
-      footage: the video, a path of one, or any frames, of which there are then 30 a second.
-      options: how people are followed, and whether their poses are smoothed.
-      find_boxes: as for `Predictor.stream`.
+      predictor: predictor that finds them.
+      footage: video, path of one, or any frames, of which there are then 30 a second.
+      options: rules by which people are followed, and smoothing of their poses.
+      find_boxes: function from a frame to boxes of its people; see `Predictor.stream`.
 
     Raises:
       ImageError: no frame can be decoded, or one has another size.
@@ -290,12 +290,13 @@ def follow(
         footage = open_footage(footage)
     rate = getattr(footage, "rate", DEFAULT_RATE)
     if predictor.finds_boxes:
-        tracker = Tracker((), dataclasses.replace(options, oks=0.0), rate)
+        tracker = Tracker(np.zeros(0), dataclasses.replace(options, oks=0.0), rate)
     else:
-        tracker = Tracker(predictor.skeleton.sigmas, options, rate)
+        tracker = Tracker(np.asarray(predictor.skeleton.sigmas), options, rate)
     sees_clips = isinstance(predictor.method, ClipInput)
     frames = with_neighbours(footage, predictor.distance) if sees_clips else footage
     for frame, people in predictor.stream(frames, find_boxes, most=2 * predictor.batch_size):
+        assert isinstance(frame, Frame)
         fields = people.keypoints, people.scores, people.person_score, people.boxes
         tracked = tracker.update(*fields, frame.number)
         people = dataclasses.replace(people, keypoints=tracked.keypoints)
@@ -316,10 +317,10 @@ def record(found: Iterable[TrackedFrame], path: pathlib.Path, rate: float, draw:
     gets its name when it is complete.
 
     Args:
-      found: from `follow`; taken one by one.
-      path: of both files, without suffix.
+      found: frames as `follow` gives them; taken one by one.
+      path: path of both files, without suffix.
       rate: frames a second.
-      draw: makes the pictures, all of one size.
+      draw: function that makes the pictures, all of one size.
 
     Returns:
       The number of frames, and that of people over all frames.

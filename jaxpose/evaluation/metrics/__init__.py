@@ -108,7 +108,7 @@ class Metric(abc.ABC):
 
     context: MetricContext
 
-    def __post_init__(self) -> None:
+    def __post_init__(self) -> None:  # noqa: B027
         """Makes what the metric collects people in; for subclasses that need more than the context."""
 
     @abc.abstractmethod

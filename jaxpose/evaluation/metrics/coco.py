@@ -199,7 +199,7 @@ def open_evaluation(
     evaluation.params.imgIds = image_ids
     if sizes is not None:
         small, large = (float(area) for area in sizes)
-        evaluation.params.areaRng = [ANY_SIZE, (0.0, small), (small, large), (large, ANY_SIZE[1])]
+        evaluation.params.areaRng = [list(ANY_SIZE), [0.0, small], [small, large], [large, ANY_SIZE[1]]]
         evaluation.params.areaRngLbl = ["all", "small", "medium", "large"]
     return evaluation
 

@@ -122,7 +122,7 @@ class JointGroups(PeopleMetric):
             nobody = f"none of {len(visible)} people has a labelled joint"
             raise DataError(f"PCK@{RADIUS:g} cannot be told: {nobody}; evaluate labelled data")
         found, truth = (geometry.apply_affine(rows["to_crop"], rows[name]) for name in ("keypoints", "truth"))
-        size = np.tile(np.float32(self._crop_size), (len(found), 1))
+        size = np.tile(np.asarray(self._crop_size, np.float32), (len(found), 1))
         numbers = _named("", pooled(coordinate_pck(found, truth, visible, size, (RADIUS,)), self._groups))
         if self.context.map_size is None:
             return numbers
@@ -143,7 +143,7 @@ class JointGroups(PeopleMetric):
         totals = dict.fromkeys(self._groups, 0.0)
         for first in range(0, len(found), PUBLISHED_BATCH):
             batch = slice(first, first + PUBLISHED_BATCH)
-            size = np.tile(np.float32([height, width]) / 10, (len(found[batch]), 1))
+            size = np.tile(np.asarray([height, width], np.float32) / 10, (len(found[batch]), 1))
             counts = coordinate_pck(found[batch], truth[batch], counted[batch], size, (0.5,))
             for name, value in batch_means(counts, self._groups).items():
                 totals[name] += value * len(found[batch]) / len(found)

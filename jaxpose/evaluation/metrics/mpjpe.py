@@ -41,8 +41,8 @@ def mpjpe(predicted: np.ndarray, truth: np.ndarray, counted: np.ndarray | None =
     Nothing is aligned: poses are relative to the root, and the predicted root counts like any other joint.
 
     Args:
-      predicted: [..., K, 3].
-      truth: [..., K, 3].
+      predicted: [..., K, 3] predicted poses.
+      truth: [..., K, 3] true poses.
       counted: [..., K] bool, joints that count; all if None.
 
     Returns:
@@ -68,23 +68,23 @@ def velocity_errors(predicted: np.ndarray, truth: np.ndarray, counted: np.ndarra
     """Errors of the motion from each frame to the next, whose mean is the velocity error (MPJVE).
 
     Args:
-      predicted: [T, K, 3], consecutive frames of one video.
-      truth: [T, K, 3].
+      predicted: [T, K, 3] predicted poses of consecutive frames of one video.
+      truth: [T, K, 3] true poses.
       counted: [T, K] bool; a joint's motion counts where both of its places do; all if None.
 
     Returns:
       [T - 1] means over the joints that count; NaN where none does.
     """
-    steps = (np.diff(np.asarray(poses, np.float64), axis=0) for poses in (predicted, truth))
-    return mpjpe(*steps, None if counted is None else counted[1:] & counted[:-1])
+    ours, theirs = (np.diff(np.asarray(poses, np.float64), axis=0) for poses in (predicted, truth))
+    return mpjpe(ours, theirs, None if counted is None else counted[1:] & counted[:-1])
 
 
 def align(predicted: np.ndarray, truth: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
     """Poses turned, scaled and moved, but not mirrored, so that they lie best on the true ones (Procrustes analysis).
 
     Args:
-      predicted: [..., K, 3].
-      truth: [..., K, 3].
+      predicted: [..., K, 3] predicted poses.
+      truth: [..., K, 3] true poses.
       counted: [..., K] bool, joints to look at; all if None.
 
     Returns:
@@ -113,11 +113,11 @@ def pck_3d(
     """Share of joints nearer than a threshold.
 
     Args:
-      predicted: [..., K, 3].
-      truth: [..., K, 3].
-      threshold: in the unit of the poses.
+      predicted: [..., K, 3] predicted poses.
+      truth: [..., K, 3] true poses.
+      threshold: distance in the unit of the poses.
       counted: [..., K] bool, joints that count; all if None.
-      joints: what the number of correct joints is divided by; of those that count, if None. The original code of
+      joints: divisor of the number of correct joints; the number of those that count if None. The original code of
         Anatomy3D divides by the 14 joints of MPI-INF-3DHP, whatever the skeleton is.
 
     Returns:
@@ -188,9 +188,9 @@ class SequenceErrors(Metric):
           rows: arrays with leading axis n, padding already removed; others than these are ignored:
             index [n] int, number of the video;
             frame [n] int, number of the frame in it;
-            keypoints [n, K, 3] predicted, millimetres relative to the root;
-            truth [n, K, 3] likewise;
-            action [n] str, what is done;
+            keypoints [n, K, 3], predicted joints in millimetres relative to the root;
+            truth [n, K, 3], true joints likewise;
+            action [n] str, name of the action;
             counted [n, K] bool, joints that count; all if the field is missing.
 
         Raises:

@@ -114,7 +114,7 @@ class PoseTrackKeypoints(Collected, Metric):
             return rows
         rows = suppress(rows, sigmas, self.context.suppression)
         single = {name: v.astype(np.float32) if v.dtype == np.float64 else v for name, v in rows.items()}
-        return rows | {"track_id": assign_tracks(single, frames(), sigmas)}
+        return rows | {"track_id": assign_tracks(single, frames(), np.asarray(sigmas))}
 
     def table(self, numbers: Numbers) -> str:
         """The numbers as aligned lines; see `table`."""
@@ -297,7 +297,7 @@ def _true_people(people: Sequence[Mapping[str, Any]], names: Sequence[str], join
     triples = triples[:, [names.index(joint) if joint in names else -1 for joint in joints]]
     return Figures(
         points=triples[..., :2],
-        present=triples.any(-1),
+        present=np.any(triples, axis=-1),
         track=np.array([person.get("track_id", -1) for person in people], np.int64),
         head_size=np.array([forms.head_size(person) for person in people]),
     )

@@ -8,7 +8,7 @@ import abc
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -31,7 +31,7 @@ _IMAGES = 16
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("oks", "rules", "rescoring"), meta_fields=("kind",))
 @dataclasses.dataclass(frozen=True)
 class Suppression:
-    """What happens to duplicates.
+    """Rescoring and suppression of duplicates, as `config.evaluate` describes them.
 
     Attributes:
       kind: name of the suppressor. "hard" drops a pose whose OKS with a better one of its image exceeds `oks`; "soft"
@@ -104,7 +104,7 @@ class Remaining(NamedTuple):
 
     order: Array
     keep: Array
-    changed: dict[str, Array]
+    changed: Mapping[str, Array]
 
 
 class DeviceSuppressor(Suppressor):
