@@ -50,7 +50,7 @@ def load_state_dict(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 def _load_torch(path: pathlib.Path) -> Mapping:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise CheckpointError(
             f"{path} is a PyTorch file, which needs the package torch to read: pip install torch. "
