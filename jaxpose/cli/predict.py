@@ -69,6 +69,6 @@ def _predict_images(opened: inputs.Inputs, predictor: Predictor, options: argpar
         place = {"file_name": pathlib.Path(picture.name).as_posix(), "image_id": picture.id}
         records += [place | person for person in people.to_coco()]
         done += 1
-    write_list(options.output / ("boxes.json" if predictor.finds_boxes else "poses.json"), records)
+    write_list(options.output / ("boxes.json" if predictor.is_detector else "poses.json"), records)
     logger.info("%d people in %d images -> %s", len(records), done, options.output)
     return done

@@ -202,7 +202,7 @@ def draw_people(
     Returns:
       [H, W, 3] uint8 RGB.
     """
-    if predictor.finds_boxes:
+    if predictor.is_detector:
         return draw_boxes(picture.image, people.boxes, people.person_score)
     return draw_poses(
         picture.image,

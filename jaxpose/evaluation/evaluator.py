@@ -242,22 +242,24 @@ class Evaluator:
 
     def _check(self, name: str, kind: type[Metric]) -> None:
         """Raises `ConfigError` unless method and data give what a metric needs."""
-        asks, found = f"config.evaluate.metrics asks for {name!r}", self._found()
-        for need in kind.needs:
-            if need in found:
-                continue
+        found = self._found()
+        if missing := [need for need in kind.needs if need not in found]:
             usable = [each for each in configs.names(metrics.__name__) if set(metrics.find(each).needs) <= set(found)]
-            advice = f"Use {' or '.join(map(repr, usable))}."
-            if need != TRUE_BOXES:
-                what = " and ".join(each for each in found if each != TRUE_BOXES)
-                finder = f"{type(self.method).__name__} finds {what}"
-                raise ConfigError(f"{asks}, which looks at {need}, but {finder}. {advice}")
-            why = f"{type(self.method).__name__} finds people by itself"
-            if self.method.takes_boxes:
-                why = f"data.validation.boxes is {self.config.data.validation.boxes!r}"
-                advice = f'{advice[:-1]}, or set data.validation.boxes to "".'
-            raise ConfigError(f"{asks}, which compares each box's pose with its true joints, but {why}. {advice}")
+            why = self._lack_of_true_boxes() if missing[0] == TRUE_BOXES else self._lack_of(missing[0])
+            advice = " or ".join(map(repr, usable))
+            raise ConfigError(f"config.evaluate.metrics asks for {name!r}, which {why}. Use {advice}.")
         kind(self.context)
+
+    def _lack_of(self, need: str) -> str:
+        found = " and ".join(each for each in self._found() if each != TRUE_BOXES)
+        return f"looks at {need}, but {type(self.method).__name__} finds {found}"
+
+    def _lack_of_true_boxes(self) -> str:
+        why = f"{type(self.method).__name__} finds people by itself"
+        if self.method.takes_boxes:
+            boxes = self.config.data.validation.boxes
+            why = f'data.validation.boxes is {boxes!r}; "" takes true boxes'
+        return f"compares each box's pose with its true joints, but {why}"
 
     def _found(self) -> list[str]:
         """What metrics can look at."""

@@ -125,7 +125,7 @@ class Predictor:
 
     Attributes:
       takes_boxes: whether the method is top-down and so needs boxes; if not, it finds people by itself.
-      finds_boxes: whether the method is a detector, which finds boxes without poses.
+      is_detector: whether the method is a detector, which finds boxes without poses.
       detector: predictor that finds people where the caller gives no boxes; see `with_detector`.
       preprocess: function from a request to its model inputs.
 
@@ -156,7 +156,7 @@ class Predictor:
         self.method, self.variables = method, variables
         self.skeleton = method.joints
         self.takes_boxes, self.distance = method.takes_boxes, distance
-        self.finds_boxes = not method.finds_poses
+        self.is_detector = not method.finds_poses
         self.detector: Predictor | None = None
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self.preprocess = _preprocessor(method, crop)
@@ -173,7 +173,7 @@ class Predictor:
         if not self.takes_boxes:
             name = type(self.method).__name__
             raise DataError(f"a detector is given, but {name} looks at whole images and finds people by itself")
-        if not detector.finds_boxes:
+        if not detector.is_detector:
             name = type(detector.method).__name__
             raise DataError(f"the detector's method is {name}, which finds poses; expected one that finds boxes (detr)")
         other = copy.copy(self)
@@ -234,7 +234,7 @@ class Predictor:
         pending: dict[Any, list[ModelInput]] = {}
         running: _Running | None = None
         most = most or 2 * MAX_WAITING * self.batch_size
-        together = 1 if self.finds_boxes else self.batch_size  # boxes wait for nothing: no duplicates are removed
+        together = 1 if self.is_detector else self.batch_size  # boxes wait for nothing: no duplicates are removed
         for request in self.requests(pictures, find_boxes, most):
             waiting.append(request)
             for each in self.preprocess(request):
@@ -306,7 +306,7 @@ class Predictor:
                 return
             for _ in done:
                 waiting.popleft()
-            joints = 0 if self.finds_boxes else self.skeleton.num_joints
+            joints = 0 if self.is_detector else self.skeleton.num_joints
             parts = [request.parts() for request in done]
             people = people_of(parts, joints, self.skeleton.sigmas, self._suppression)
             yield from zip((request.picture for request in done), people, strict=True)

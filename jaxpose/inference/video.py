@@ -289,7 +289,7 @@ def follow(
     if isinstance(footage, str | pathlib.Path):
         footage = open_footage(footage)
     rate = getattr(footage, "rate", DEFAULT_RATE)
-    if predictor.finds_boxes:
+    if predictor.is_detector:
         tracker = Tracker(np.zeros(0), dataclasses.replace(options, oks=0.0), rate)
     else:
         tracker = Tracker(np.asarray(predictor.skeleton.sigmas), options, rate)

@@ -161,7 +161,7 @@ def test_a_rare_size_holds_up_a_bounded_number_of_pictures(finder):
 def test_boxes_that_a_method_finds_with_poses_are_theirs():
     predictor = Predictor(BoxedSpots(), {}, batch_size=2, suppression=Suppression("none"))
     (people,) = predictor([picture((20, 30), (150, 60))])
-    assert not predictor.finds_boxes
+    assert not predictor.is_detector
     assert people.keypoints.shape == (2, 14, 2)
     np.testing.assert_allclose(people.boxes[np.argsort(people.boxes[:, 0])], around((19, 29), (149, 59)))
 
@@ -192,7 +192,7 @@ def watch_batches(predictor, monkeypatch):
 
 
 def test_a_detector_gives_boxes(detector):
-    assert detector.finds_boxes
+    assert detector.is_detector
     assert not detector.takes_boxes
     both, nobody = detector([picture((100, 60), (20, 30)), picture()])
     assert both.keypoints.shape == (2, 0, 2)

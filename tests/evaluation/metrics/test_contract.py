@@ -112,7 +112,7 @@ def test_needs_are_checked_before_anything_runs(lab, tmp_path):
     config.evaluate.update({"metrics": ("mylab_metrics.Distance",)})
     config.data.validation.boxes = "simulated"
     with pytest.raises(
-        ConfigError, match=r"'mylab_metrics.Distance', which compares .*boxes is 'simulated'. Use 'coco'"
+        ConfigError, match=r"'mylab_metrics.Distance', which compares .*boxes is 'simulated'; .* Use 'coco'"
     ):
         Evaluator(config, method, sharding.make_mesh(config.sharding))
     config.data.validation.boxes = ""
