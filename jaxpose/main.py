@@ -11,11 +11,15 @@ import os
 import sys
 from collections.abc import Sequence
 
+import jax
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from jaxpose.cli import command, config_flags
 from jaxpose.errors import ConfigError
+from jaxpose.evaluation import evaluator
+from jaxpose.runs import startup
+from jaxpose.training import loop, stages
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 
@@ -51,10 +55,6 @@ def start(parser: command.Parser, arguments: Sequence[str] | None) -> int:
 
 
 def _start(options: argparse.Namespace) -> None:
-    import jax
-
-    from jaxpose.runs import startup
-
     config = config_flags.load(options.config, options.fields)
     known = all(name in os.environ for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
     if options.coordinator and not known and (not options.num_processes or options.process_id < 0):
@@ -71,8 +71,6 @@ def _start(options: argparse.Namespace) -> None:
 
 
 def _require_devices(platform: str) -> None:
-    import jax
-
     try:
         jax.devices()
     except RuntimeError as error:
@@ -91,9 +89,6 @@ def run(config: ConfigDict, workdir: str, mode: str, stage: str = "") -> None:
     Raises:
       JaxposeError: whatever training or evaluation raises.
     """
-    from jaxpose.evaluation import evaluator
-    from jaxpose.training import loop, stages
-
     if config.stages:
         do = stages.evaluate if mode == "evaluate" else stages.train
         do(config, workdir, stage)

@@ -15,9 +15,13 @@ import logging
 import pathlib
 from collections.abc import Sequence
 
+import jax
+
+from jaxpose import convert, methods
 from jaxpose import skeleton as skeletons
 from jaxpose.cli import command, config_flags
 from jaxpose.errors import ConfigError
+from jaxpose.evaluation import rescoring
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    import jax
-
     if options.rescorer == bool(options.config):
         raise ConfigError("jaxpose convert needs either --config=NAME or --rescorer")
     if options.skeleton and not options.rescorer:
@@ -52,10 +54,6 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _convert_method(options: argparse.Namespace) -> None:
-    import jax
-
-    from jaxpose import convert, methods
-
     method = methods.create(config_flags.load(options.config, options.fields).method)
     state_dict = convert.load_state_dict(options.checkpoint)
     if options.backbone:
@@ -72,9 +70,6 @@ def _convert_method(options: argparse.Namespace) -> None:
 
 
 def _convert_rescorer(options: argparse.Namespace) -> None:
-    from jaxpose.convert import load_state_dict
-    from jaxpose.evaluation import rescoring
-
     features = rescoring.PoseFeatures.of(skeletons.get(options.skeleton or "coco"))
-    rescoring.save(options.output, rescoring.convert(load_state_dict(options.checkpoint), features))
+    rescoring.save(options.output, rescoring.convert(convert.load_state_dict(options.checkpoint), features))
     logger.info("%s: rescores poses of %d joints by %d features", options.output, features.joints, features.size)

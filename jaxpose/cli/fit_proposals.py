@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from jaxpose.cli import command
 from jaxpose.data.proposals import RULES, fit
+from jaxpose.data.sources import coco
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from jaxpose.data.sources import coco
-
     annotations = coco.read_keypoints(options.annotations)
     detections = coco.read_detections(options.boxes, annotations.image_id)
     good = detections["score"] >= options.threshold

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from jaxpose.cli import config_flags
 from jaxpose.cli.files import free_name, image_name
@@ -16,6 +18,7 @@ from jaxpose.data import images
 from jaxpose.data.sources import coco
 from jaxpose.errors import DataError, ImageError
 from jaxpose.inference.predictor import FindBoxes, Picture, Predictor, load
+from jaxpose.runs import startup
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +84,6 @@ class Inputs:
 
     def pictures(self) -> Iterator[Picture]:
         """Decodes files one by one under a progress bar; those that cannot be read go to `failed`."""
-        from tqdm import tqdm
-        from tqdm.contrib.logging import logging_redirect_tqdm
-
         with logging_redirect_tqdm():
             for file in tqdm(self.files, unit="image", disable=None):
                 try:
@@ -239,8 +239,6 @@ def load_predictor(options: argparse.Namespace, batch_size: int) -> Predictor:
       CheckpointError, ConfigError: a run that cannot be loaded, or changes that do not fit it.
       DataError: boxes or a detector for a method that finds people by itself.
     """
-    from jaxpose.runs import startup
-
     startup.start()
     predictor = load(
         options.workdir,

@@ -34,11 +34,14 @@ import numpy as np
 from jaxpose import skeleton as skeletons
 from jaxpose.cli import command, config_flags
 from jaxpose.cli.files import write_image, write_list
-from jaxpose.data.examples.sequences import MILLIMETRES
+from jaxpose.data.examples.sequences import MILLIMETRES, open_sequences
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.evaluation.metrics.mpjpe import mpjpe
 from jaxpose.inference import lifter
 from jaxpose.inference.lifter import Lifted, Lifter, Track
+from jaxpose.inference.video import DEFAULT_RATE, open_footage
+from jaxpose.ops import cameras
+from jaxpose.runs import startup
 from jaxpose.skeleton import Skeleton
 from jaxpose.viz import animation, overlay, poses_3d
 
@@ -105,8 +108,6 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from jaxpose.runs import startup
-
     if (options.poses is None) == (options.validation is None):
         raise ConfigError("give either a JSON file of poses or --validation")
     startup.start()
@@ -145,9 +146,6 @@ def _protect_inputs(options: argparse.Namespace, written: Sequence[pathlib.Path]
 
 
 def _validation_scenes(loaded: Lifter, options: argparse.Namespace) -> list[Scene]:
-    from jaxpose.data.examples.sequences import open_sequences
-    from jaxpose.ops import cameras
-
     source = open_sequences(loaded.config.data, "validation")
     if strangers := [number for number in options.validation if not 0 <= number < len(source)]:
         raise DataError(f"--validation {strangers}: {source.name} has videos 0 to {len(source) - 1}")
@@ -164,8 +162,6 @@ def _validation_scenes(loaded: Lifter, options: argparse.Namespace) -> list[Scen
 
 
 def _video_scenes(loaded: Lifter, options: argparse.Namespace) -> list[Scene]:
-    from jaxpose.inference.video import DEFAULT_RATE, open_footage
-
     joints = skeletons.get(options.joints) if options.joints else loaded.skeleton
     people = lifter.tracks(options.poses, joints)
     if len(people) > options.people:

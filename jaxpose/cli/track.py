@@ -21,6 +21,8 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from jaxpose.cli import command, inputs
 from jaxpose.cli.files import free_name
@@ -169,8 +171,6 @@ def _follow(each: Video, predictor: Predictor, options: argparse.Namespace) -> N
     Raises:
       ImageError: none of its frames can be decoded, or one has another size.
     """
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
 
     def draw(found: video.TrackedFrame) -> np.ndarray:
         return draw_people(found.frame, found.people, predictor, options, found.track_id)

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Sequence
 
 from jaxpose.cli import command, config_flags
+from jaxpose.data.sources import open_source
 from jaxpose.errors import ConfigError
 
 
@@ -26,7 +27,6 @@ def _run(options: argparse.Namespace) -> None:
     splits = [split for split in ("train", "validation") if data[split].annotations]
     if not splits:
         raise ConfigError("config.data.train.annotations and config.data.validation.annotations are empty: no data set")
-    from jaxpose.data.formats.record_files import write
-    from jaxpose.data.sources import open_source
+    from jaxpose.data.formats.record_files import write  # imports TensorFlow, which takes seconds
 
     print(write({split: open_source(data, split) for split in splits}, options.output))
