@@ -123,6 +123,10 @@ class TestDocstrings:
                 inits = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
                 assert described(node) <= {name for each in inits for name in parameters(each)}, node.name
 
+    @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+    def test_examples_are_shown_as_code(self, path):
+        assert not re.findall(r"^ *Example:$", path.read_text(), re.MULTILINE), 'the section is called "Examples:"'
+
 
 def described(node: ast.FunctionDef | ast.ClassDef) -> set[str]:
     """Names of the entries of a docstring's section "Args"; "a, b: ..." is for both."""
