@@ -245,7 +245,9 @@ class TestImages:
 
 class TestConfig:
     def test_unknown_method_field(self):
-        with pytest.raises(ValueError, match="num_querys is set, but PRTR has no such field. Did you mean 'num_queries'"):
+        with pytest.raises(
+            ValueError, match="num_querys is set, but PRTR has no such field. Did you mean 'num_queries'"
+        ):
             methods.create({"name": "prtr", "num_querys": 3})
 
     def test_unknown_method(self):

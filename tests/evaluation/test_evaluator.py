@@ -229,9 +229,7 @@ class TestMetrics:
             make_evaluator(config, Light())
 
     def test_unknown_names_are_refused(self, lights):
-        with pytest.raises(
-            ConfigError, match="metrics is 'pckk'; it can be boxes, coco, .*pckh.* mean 'pck"
-        ):
+        with pytest.raises(ConfigError, match="metrics is 'pckk'; it can be boxes, coco, .*pckh.* mean 'pck"):
             make_evaluator(make_config(lights, metrics=("coco", "pckk")), Light())
         with pytest.raises(ConfigError, match="suppression is 'greedy'"):
             make_evaluator(make_config(lights, suppression="greedy"), Light())
