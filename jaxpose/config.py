@@ -90,7 +90,7 @@ def load_config(name: str, changes: Mapping[str, Any] | None = None) -> Any:
     Raises:
       ConfigError: no such file, variant or field, or a value of another type than the field's.
 
-    Example:
+    Examples:
       >>> config = load_config("heatmap:coco", {"train.batch_size": 64})
       >>> config.method.name, config.data.source, config.train.batch_size
       ('heatmap', 'coco', 64)

@@ -118,7 +118,7 @@ def crop_affine(
     Returns:
       [..., 2, 3] affine maps.
 
-    Example:
+    Examples:
       >>> to_crop = crop_affine(np.array([100.0, 50.0]), np.array([40.0, 80.0]), (20, 40))
       >>> apply_affine(to_crop, np.array([[80.0, 10.0], [100.0, 50.0]])).tolist()
       [[0.0, 0.0], [10.0, 20.0]]

@@ -157,7 +157,7 @@ def decode(maps: Array, stride: Array | float) -> tuple[jax.Array, jax.Array]:
     Returns:
       The positions [..., K, 2] in pixels of the crop and the scores [..., K].
 
-    Example:
+    Examples:
       >>> maps, _ = gaussian_targets(np.array([[32.0, 48.0]]), np.ones(1), stride=4, size=(48, 64))
       >>> positions, scores = decode(maps, stride=4)
       >>> positions.tolist(), scores.tolist()
@@ -200,7 +200,7 @@ def gaussian_targets(
     Returns:
       The maps [..., H, W, K] and the weights [..., K], both float32. Positions that are not finite get weight 0.
 
-    Example:
+    Examples:
       >>> maps, weight = gaussian_targets(np.array([[32.0, 48.0]]), np.ones(1), stride=4, size=(48, 64))
       >>> maps.shape, float(maps[12, 8, 0]), weight.tolist()
       ((64, 48, 1), 1.0, [1.0])

@@ -40,7 +40,7 @@ def oks_nms(
     Returns:
       (order, keep).
 
-    Example:
+    Examples:
       >>> poses = jnp.array([[[10.0, 10.0], [20.0, 40.0]], [[11.0, 10.0], [20.0, 41.0]], [[90.0, 10.0], [80.0, 40.0]]])
       >>> scores, area, valid = jnp.array([0.8, 0.9, 0.7]), jnp.full(3, 1000.0), jnp.ones(3, bool)
       >>> order, keep = oks_nms(poses, scores, area, valid, sigmas=jnp.array([0.1, 0.1]))
@@ -90,7 +90,7 @@ def box_nms(
     Returns:
       (order, keep).
 
-    Example:
+    Examples:
       >>> boxes = jnp.array([[0.0, 0, 9, 9], [1, 0, 9, 9], [50, 0, 9, 9]])
       >>> order, keep = box_nms(boxes, jnp.array([0.8, 0.9, 0.7]), jnp.ones(3, bool), threshold=0.5)
       >>> order.tolist(), keep.tolist()

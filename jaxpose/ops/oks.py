@@ -48,7 +48,7 @@ def pairwise_oks(keypoints: Array, area: Array, sigmas: Array, counted: Array | 
     Returns:
       [..., N, N] float32 OKS in [0, 1]; row i the pose that is kept, column j the candidate.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> poses = np.array([[[0.0, 0.0]], [[2.0, 0.0]], [[50.0, 0.0]]])
       >>> print(np.asarray(pairwise_oks(poses, np.full(3, 100.0), np.array([0.1]))).round(3))

@@ -47,7 +47,7 @@ def sample(images: Array, points: Array, padding: str = "zeros", dense: bool = F
     Raises:
       ValueError: unknown padding.
 
-    Example:
+    Examples:
       >>> image = np.arange(6.0).reshape(1, 2, 3, 1)  # 2 rows of 3 pixels: 0 1 2 and 3 4 5
       >>> sample(image, np.array([[[1.0, 0.0], [0.5, 0.5], [2.5, 1.0]]]))[0, :, 0].tolist()
       [1.0, 2.0, 2.5]
@@ -164,7 +164,7 @@ def grid_sample(images: Array, grid: Array, align_corners: bool, padding: str = 
     Returns:
       [B, h, w, C] values.
 
-    Example:
+    Examples:
       >>> image = np.arange(8.0).reshape(1, 2, 4, 1)
       >>> grid = affine_grid(np.array([[[-1.0, 0, 0], [0, 1, 0]]]), (4, 2), align_corners=False)  # mirrored
       >>> grid_sample(image, grid, align_corners=False)[0, :, :, 0].tolist()
@@ -304,7 +304,7 @@ def crop_and_resize(
     Returns:
       [B, N, height, width, C] crops.
 
-    Example:
+    Examples:
       >>> image = np.arange(16.0).reshape(1, 4, 4, 1)
       >>> crop_and_resize(image, np.array([[[1.0, 0.0, 2.0, 2.0]]]), size=(2, 2))[0, 0, :, :, 0].tolist()
       [[1.0, 2.0], [5.0, 6.0]]
