@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose import methods
 from jaxpose.errors import ConfigError
 from jaxpose.methods.anatomy3d.method import Anatomy3D
 from jaxpose.ops import bones, cameras
@@ -70,10 +69,6 @@ def forward(method: Anatomy3D, batch: dict) -> dict:
 
 
 class TestFields:
-    def test_created_from_a_config(self):
-        method = methods.create({"name": "anatomy3d", "skeleton": "marionette", "widths": [3, 3], "causal": True})
-        assert method == Anatomy3D(skeleton="marionette", widths=(3, 3), causal=True)
-
     @pytest.mark.parametrize(
         ("fields", "message"),
         [

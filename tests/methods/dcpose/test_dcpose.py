@@ -8,7 +8,6 @@ import pytest
 from flax import traverse_util
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose import methods
 from jaxpose.errors import ConfigError
 from jaxpose.methods.dcpose.method import DCPose, frame_weights, pose_residuals, weighted_maps, within_crop
 from jaxpose.methods.heatmap.method import Heatmap
@@ -82,11 +81,6 @@ def params_of(method: DCPose) -> dict:
 
 def count(tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def test_created_from_a_config():
-    method = methods.create({"name": "dcpose", "dilations": [3, 6], "freeze_backbone": False})
-    assert method == DCPose(dilations=(3, 6), freeze_backbone=False)
 
 
 @pytest.mark.parametrize(
@@ -182,16 +176,6 @@ def test_every_frame_and_the_margin_count(variables):
         assert np.abs(changed - plain).max() > 1e-3, frame
     assert np.abs(read(METHOD)(variables, image, margin * np.array([3, 1])) - plain).max() > 1e-3
     assert_allclose(read(METHOD)(variables, image, 2 * margin), plain, atol=1e-5)
-
-
-def test_bfloat16_network_gives_float32_maps_and_statistics():
-    method = dataclasses.replace(METHOD, dtype="bfloat16")
-    template = jax.eval_shape(method.init, jax.random.key(0))
-    batch = jax.eval_shape(lambda: method.targets(host_batch(), jax.random.key(0), train=True))
-    loss, aux = jax.eval_shape(method.clip_loss, template, batch, 0, jax.random.key(0))
-    maps = jax.eval_shape(method.forward, template, batch)["maps"]
-    assert loss.dtype == maps.dtype == jnp.float32
-    assert {leaf.dtype for leaf in jax.tree.leaves((template, aux))} == {jnp.dtype("float32")}
 
 
 # --- training ---

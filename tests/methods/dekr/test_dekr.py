@@ -8,7 +8,6 @@ import pytest
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose import methods
 from jaxpose.errors import ConfigError
 from jaxpose.methods.dekr import method as dekr
 from jaxpose.methods.dekr.method import DEKR
@@ -58,11 +57,6 @@ def tiny(**changes) -> DEKR:
 
 
 # --- configs ---
-
-
-def test_created_from_a_config():
-    method = methods.create({"name": "dekr", "backbone": "hrnet_w48", "input_size": 640, "scales": [2.0, 1.0, 0.5]})
-    assert method == DEKR(backbone="hrnet_w48", input_size=640, scales=(2.0, 1.0, 0.5))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose import methods
 from jaxpose.errors import ConfigError
 from jaxpose.methods.prtr.detr import COCO_PERSON, DETR
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
@@ -82,10 +81,6 @@ def truth(seed: int = 1) -> tuple[jax.Array, jax.Array]:
     labels = np.where(np.arange(N) < COUNTS[:, None], 0, -1)
     targets = np.random.default_rng(seed).uniform(0.2, 0.8, (3, N, 4)) * (labels >= 0)[..., None]
     return jnp.asarray(labels), jnp.asarray(targets, jnp.float32)
-
-
-def test_created_from_a_config():
-    assert methods.create({"name": "detr", "input_size": [WIDTH, HEIGHT]}) == DETR(input_size=(WIDTH, HEIGHT))
 
 
 @pytest.mark.parametrize(
@@ -292,12 +287,3 @@ def test_detector_of_all_classes_starts_one_of_people():
     assert METHOD.adopt({}, {}) == {}
     whole = dataclasses.replace(METHOD, num_classes=91, person_class=1).adopt(loaded, {})
     assert whole["params"]["detector"]["class_head"]["bias"].shape == (92,)
-
-
-def test_half_precision_keeps_parameters_and_losses_in_float32(prepared):
-    method = dataclasses.replace(METHOD, dtype="bfloat16")
-    variables = jax.eval_shape(method.init, jax.random.key(0))
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    loss, aux = jax.eval_shape(method.loss, variables, prepared, 0, jax.random.key(0))
-    assert loss.dtype == jnp.float32
-    assert {leaf.dtype for leaf in jax.tree.leaves(aux)} == {jnp.dtype("float32")}

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose import methods
 from jaxpose.errors import ConfigError
 from jaxpose.methods.prtr.method import PRTR
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
@@ -86,11 +85,6 @@ def crops(size: int = 3) -> dict:
     }
 
 
-def test_created_from_a_config():
-    method = methods.create({"name": "prtr", "backbone": "resnet101", "input_size": [384, 512]})
-    assert method == PRTR(backbone="resnet101", input_size=(384, 512))
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -144,12 +138,6 @@ def test_parameter_paths_suit_groups(variables):
     assert set(variables["params"]) == {
         "backbone", "class_head", "decoder", "encoder", "input_projection", "keypoint_head", "queries"
     }  # fmt: skip
-
-
-def test_init_is_a_function_of_the_key(variables):
-    again, other = METHOD.init(jax.random.key(0)), METHOD.init(jax.random.key(1))
-    jax.tree.map(assert_array_equal, variables, again)
-    assert not np.array_equal(variables["params"]["queries"], other["params"]["queries"])
 
 
 def test_targets_are_fractions_and_images_normalised(prepared):
@@ -315,15 +303,6 @@ def test_flip_test_runs_the_mirrored_crop(variables):
     for name in ("logits", "keypoints"):
         assert_allclose(outputs[f"flipped_{name}"], swapped[name], atol=1e-4)
         assert_allclose(outputs[name], swapped[f"flipped_{name}"], atol=1e-4)
-
-
-def test_half_precision_keeps_parameters_and_losses_in_float32(prepared):
-    method = dataclasses.replace(METHOD, dtype="bfloat16")
-    variables = jax.eval_shape(method.init, jax.random.key(0))
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    loss, aux = jax.eval_shape(method.loss, variables, prepared, 0, jax.random.key(0))
-    assert loss.dtype == jnp.float32
-    assert {leaf.dtype for leaf in jax.tree.leaves(aux)} == {jnp.dtype("float32")}
 
 
 def test_frozen_backbone_keeps_statistics_and_first_stage():

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose import methods
 from jaxpose.errors import ConfigError
 from jaxpose.methods.prtr.detr import DETR
 from jaxpose.methods.prtr.sequential_prtr import SequentialPRTR, crop_features, crop_grid
@@ -155,10 +154,6 @@ def test_a_box_outside_the_image_sees_its_border_and_has_no_gradient():
 # --- method ---
 
 
-def test_created_from_a_config():
-    assert methods.create({"name": "sequential_prtr", "levels": [2, 3]}) == SequentialPRTR(levels=(2, 3))
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -302,15 +297,6 @@ def test_prediction_looks_at_the_likeliest_people(variables, parts):
     assert_allclose(outputs["keypoints"], expected, atol=1e-4)
     poses = METHOD.decode(outputs, batch)
     assert poses.keypoints.shape == (2, TOP, K, 2)
-
-
-def test_half_precision_keeps_parameters_and_losses_in_float32(prepared):
-    method = dataclasses.replace(METHOD, dtype="bfloat16")
-    variables = jax.eval_shape(method.init, jax.random.key(0))
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    loss, aux = jax.eval_shape(method.loss, variables, prepared, 0, jax.random.key(0))
-    assert loss.dtype == jnp.float32
-    assert {leaf.dtype for leaf in jax.tree.leaves(aux)} == {jnp.dtype("float32")}
 
 
 def test_any_backbone_with_four_maps():

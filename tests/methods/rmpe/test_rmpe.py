@@ -8,7 +8,6 @@ import pytest
 from flax.traverse_util import flatten_dict
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose import methods
 from jaxpose.errors import ConfigError
 from jaxpose.methods.rmpe.method import RMPE, LocalizationNetwork, RegionalPoseNetwork
 from jaxpose.types import synthetic_batch
@@ -382,10 +381,6 @@ def test_mirrored_crops_give_mirrored_poses(loss):
 
 
 # --- configuration ---
-
-
-def test_created_by_name():
-    assert methods.create({"name": "rmpe", "network": "simplepose", "backbone": "resnet18"}).backbone == "resnet18"
 
 
 @pytest.mark.parametrize(
