@@ -80,7 +80,8 @@ class Method(abc.ABC):
 
     Attributes:
       skeleton: name of the keypoint set (see `jaxpose.skeleton`).
-      dtype: compute precision, "float32" or "bfloat16"; parameters, statistics and losses stay float32.
+      dtype: compute precision, "float32" or "bfloat16"; parameters, statistics and losses stay float32. "float64" is for
+        comparisons in double precision, where JAX allows it.
 
     Examples:
       >>> from jaxpose import methods
@@ -110,7 +111,7 @@ class Method(abc.ABC):
         known = skeletons.SKELETONS
         one = f"one of {', '.join(sorted(known))}.{did_you_mean(self.skeleton, known)}".rstrip(".")
         self.require(self.skeleton in known, "skeleton", one)
-        self.require(self.dtype in DTYPES, "dtype", " or ".join(DTYPES))
+        self.require(self.dtype in (*DTYPES, "float64"), "dtype", " or ".join(DTYPES))
 
     @property
     def joints(self) -> skeletons.Skeleton:

@@ -174,7 +174,7 @@ class TestRuns:
     @pytest.mark.parametrize(("stage", "step"), [("pretrain", "step 4/6"), ("regda", "step 2/4")])
     def test_killed_and_restarted_stages_end_bit_equal(self, folder, finished, tmp_path, stage, step):
         code = (
-            "import sys; sys.path[:0] = ['tests', '.'];"
+            "import sys; sys.path[:0] = ['tests/training', 'tests', '.'];"
             "from jaxpose import main; from jaxpose.runs import startup; startup.start();"
             "import test_stages; main.log_to_stderr();"
             f"main.run(test_stages.staged({str(folder)!r}), {str(tmp_path)!r}, 'train')"
