@@ -188,6 +188,6 @@ def test_column_files_hold_no_time_of_writing(tmp_path):
 def test_a_sheet_can_be_drawn(tmp_path):
     output = tmp_path / "sheet.png"
     command = [sys.executable, "-m", "jaxpose", "marionettes", "--count", "3", "--columns", "2", "--size", "64", "64"]
-    root = pathlib.Path(builder.__file__).parents[3]
+    root = pathlib.Path(builder.__file__).parents[2]
     subprocess.run([*command, "--skeleton", "--zoom", "2", "--output", str(output)], check=True, cwd=root)
     assert cv2.imread(str(output)).shape == (256, 256, 3)

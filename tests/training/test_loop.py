@@ -29,7 +29,7 @@ from jaxpose.training.loop import train
 from jaxpose.training.train_step import Trainer
 from jaxpose.types import synthetic_batch
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

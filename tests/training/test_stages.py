@@ -24,7 +24,7 @@ from jaxpose.runs.checkpoint import Checkpoints
 from jaxpose.runs.reader import load_for_inference
 from jaxpose.training import pretrained, stages, train_step
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"JAX_NUM_CPU_DEVICES": "8"}
 
 
