@@ -80,8 +80,8 @@ class Method(abc.ABC):
 
     Attributes:
       skeleton: name of the keypoint set (see `jaxpose.skeleton`).
-      dtype: compute precision, "float32" or "bfloat16"; parameters, statistics and losses stay float32. "float64" is for
-        comparisons in double precision, where JAX allows it.
+      dtype: compute precision, "float32" or "bfloat16"; parameters, statistics and losses stay float32. "float64" is
+        for comparisons in double precision, where JAX allows it.
 
     Examples:
       >>> from jaxpose import methods

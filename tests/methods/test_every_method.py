@@ -4,6 +4,7 @@ The methods are those that `methods.names` finds. Each is opened once for all te
 interfaces.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -23,6 +24,7 @@ from jaxpose.data.loader import evaluation_batches
 from jaxpose.errors import CheckpointError, ConfigError
 from jaxpose.methods.base import Method
 from jaxpose.runs import digest
+from jaxpose.runs.checkpoint import Checkpoints
 from jaxpose.runs.state import TrainState
 from jaxpose.training.train_step import Trainer
 from jaxpose.types import Batch, Detections, Poses, Variables
@@ -196,10 +198,14 @@ class TestTraining:
             assert bool(own & moved) != group.frozen, group.name
         assert not state.batch_stats or any(name.startswith("batch_stats/") for name in moved)
 
-    def test_it_goes_on_from_a_saved_state(self, subject):
+    def test_it_goes_on_from_a_checkpoint(self, subject, tmp_path):
         whole, _ = subject.trained(2)
         half, _ = subject.trained(1)
-        resumed, _ = subject.trained(1, start=jax.device_get(half))
+        with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+            checkpoints.save(half)
+            checkpoints.wait()
+            restored = checkpoints.restore(subject.trainer.template())
+        resumed, _ = subject.trained(1, start=jax.device_get(restored))
         assert digest.digests(resumed) == digest.digests(whole)
 
 
