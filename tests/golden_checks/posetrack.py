@@ -19,8 +19,8 @@ SKELETON = skeletons.from_coco_category(forms.category())
 
 def _people(inputs, side: str, frame: int) -> Figures:
     chosen = inputs[f"{side}_person"][frame]
-    score = inputs["pr_score"][frame][chosen] if side == "pr" else None
-    head = poseval.head_sizes(inputs["gt_head"][frame][chosen]) if side == "gt" else None
+    score = inputs["pr_score"][frame][chosen] if side == "pr" else np.zeros(0)
+    head = poseval.head_sizes(inputs["gt_head"][frame][chosen]) if side == "gt" else np.zeros(0)
     points, present, track = (inputs[f"{side}_{name}"][frame][chosen] for name in ("xy", "has", "track"))
     return Figures(points, present, track, score, head)
 
