@@ -181,7 +181,7 @@ def people_alone(predictor, suppression, number, threshold, images=1):
     if suppression.rescoring:
         fields = (padded(values, 64) for values in (keypoints, scores, person_score))
         person_score = np.asarray(rescore(suppression.rescoring, *fields))[:count]
-    capacity = next(size for size in (8, 32, 128) if size >= count)
+    capacity = next(size for size in (16, 64, 256) if size >= count)
     fill = lambda *arrays: [padded(padded(values, capacity)[None], images) for values in arrays]
     (valid,) = fill(np.ones(count, bool))
     chosen = np.arange(count)
@@ -292,7 +292,7 @@ def test_pictures_are_suppressed_together(monkeypatch):
     monkeypatch.setattr(suppression_module, "padded_images", watched)
     predict_all("bottom-up", Suppression("hard"))
     assert len(shapes) <= 2 * -(-PICTURES // 8)
-    assert set(shapes) <= {(16, 8), (16, 32), (16, 128)}
+    assert set(shapes) <= {(16, 16), (16, 64)}
 
 
 # --- suppression of one's own ---

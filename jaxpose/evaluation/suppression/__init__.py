@@ -209,7 +209,7 @@ def _rescore(rescoring: Rescoring, keypoints: Any, scores: Any, person_score: An
 def padded_images(image_id: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows grouped by image, in a handful of shapes whatever the data: pairs (rows [I, N], valid [I, N])."""
     _, start, count = np.unique(image_id, return_index=True, return_counts=True)
-    smaller, capacity = 0, 8
+    smaller, capacity = 0, 16
     while smaller < count.max(initial=0):
         images = np.flatnonzero((count > smaller) & (count <= capacity))
         size = max(1, min(_MAX_PAIRS // capacity**2, max(_IMAGES, 1 << max(len(images) - 1, 0).bit_length())))
