@@ -42,6 +42,10 @@ class NonFiniteError(JaxposeError):
     """A loss, gradient or update is NaN or infinite. Nothing was saved after it."""
 
 
+class StorageError(JaxposeError):
+    """A file cannot be written: the disk is full, its folder vanished, or nothing may be written there."""
+
+
 class ContractError(JaxposeError):
     """A method breaks the contract of `methods.base`: a field has a shape or dtype that was not promised."""
 

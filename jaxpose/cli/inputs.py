@@ -17,6 +17,7 @@ from jaxpose.cli.files import free_name, image_name
 from jaxpose.data import images
 from jaxpose.data.sources import coco
 from jaxpose.errors import DataError, ImageError
+from jaxpose.files.json_files import read_json
 from jaxpose.inference.predictor import FindBoxes, Picture, Predictor, load
 from jaxpose.runs import startup
 
@@ -185,7 +186,7 @@ def image_ids(paths: Sequence[pathlib.Path], annotations: pathlib.Path | None) -
 
 def _listed_images(annotations: pathlib.Path) -> dict[str, list[tuple[tuple[str, ...], int]]]:
     """{name of a file: [(parts of its path, image id), ...]} of an annotation file."""
-    content = coco.read_json(annotations)
+    content = read_json(annotations)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise DataError(f"{annotations}: field 'images': expected a list; is this a COCO annotation file?")
     listed: dict[str, list[tuple[tuple[str, ...], int]]] = {}

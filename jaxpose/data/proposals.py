@@ -215,7 +215,7 @@ class PoseGuidedProposals:
         Raises:
           DataError: not such a file.
         """
-        from jaxpose.data.sources.coco import read_json
+        from jaxpose.files.json_files import read_json
 
         content = read_json(path)
         expected = {"rule", "joints", "mean", "std", "centers"}

@@ -15,9 +15,10 @@ import numpy as np
 from jaxpose.data import images, square_boxes
 from jaxpose.data.annotations import Annotations, Skipped, tight_boxes
 from jaxpose.data.sources import Source, require_folder
-from jaxpose.data.sources.coco import CROWDPOSE_AREA_OF_BOX, read_json
+from jaxpose.data.sources.coco import CROWDPOSE_AREA_OF_BOX
 from jaxpose.data.sources.folder import picture_sizes
 from jaxpose.errors import ConfigError, DataError
+from jaxpose.files.json_files import read_json
 from jaxpose.skeleton import Skeleton
 
 PARTS = ("train", "test", "all")

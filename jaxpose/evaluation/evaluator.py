@@ -24,10 +24,11 @@ from jaxpose.evaluation.people import rows_of
 from jaxpose.evaluation.report import ImageReport, Report, SequenceReport, table
 from jaxpose.evaluation.rows import Rows
 from jaxpose.evaluation.suppression import Suppression
+from jaxpose.files.json_files import write_json
 from jaxpose.methods.base import Method
 from jaxpose.methods.lifting import SequenceInput
 from jaxpose.methods.top_down import CropInput
-from jaxpose.runs.journal import Journal, write_json
+from jaxpose.runs.journal import Journal
 from jaxpose.runs.reader import load_for_inference
 from jaxpose.types import Variables
 from jaxpose.viz import overlay

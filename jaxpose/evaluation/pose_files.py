@@ -5,8 +5,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from jaxpose.data.sources.coco import read_json
 from jaxpose.errors import DataError
+from jaxpose.files.json_files import read_json
 from jaxpose.skeleton import Skeleton
 
 

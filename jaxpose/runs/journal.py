@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxpose.files.json_files import write_json
 from jaxpose.runs.run_config import CONFIG
 
 logger = logging.getLogger(__name__)
@@ -128,13 +129,6 @@ def versions() -> dict[str, Any]:
             found[name] = None
     devices = jax.devices()
     return found | {"devices": f"{len(devices)} x {devices[0].device_kind}", "processes": jax.process_count()}
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes a readable JSON file in one go: a reader sees the old one or the new one."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2, default=str) + "\n")
-    partial.replace(path)
 
 
 def drop_lines_after(path: pathlib.Path, step: int) -> None:

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from jaxpose.errors import CheckpointError, ConfigError
 from jaxpose.evaluation.metrics import percent
-from jaxpose.runs.journal import write_json
+from jaxpose.files.json_files import write_json
 from jaxpose.runs.run_config import CONFIG
 
 logger = logging.getLogger(__name__)

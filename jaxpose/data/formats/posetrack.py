@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxpose.data.annotations import HEAD_SIZE_OF_BOX
-from jaxpose.data.sources.coco import read_json
 from jaxpose.errors import DataError
+from jaxpose.files.json_files import read_json
 
 EVALUATED = (
     "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist", "right_elbow",

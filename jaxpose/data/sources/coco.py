@@ -13,7 +13,6 @@ of some images exchanged, so fetch new ones):
   images/100000.jpg ...
 """
 
-import json
 import math
 import pathlib
 from typing import Any
@@ -26,6 +25,7 @@ from jaxpose.data.annotations import Annotations, Skipped
 from jaxpose.data.formats.regions import Regions, is_drawable
 from jaxpose.data.sources import Source, require_folder
 from jaxpose.errors import ConfigError, DataError
+from jaxpose.files.json_files import read_json
 from jaxpose.skeleton import Skeleton
 
 CROWDPOSE_AREA_OF_BOX = 0.53
@@ -46,22 +46,6 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
         return images.read(folder / str(annotations.file_name[i]))
 
     return Source(name=str(root / data[split].annotations), annotations=annotations, read=read)
-
-
-def read_json(path: str | pathlib.Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-      DataError: the file is missing or is not complete JSON; the message says where it breaks.
-    """
-    path = pathlib.Path(path)
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check config.data.dir and file names") from error
-    except ValueError as error:
-        size = path.stat().st_size
-        raise DataError(f"{path}: not valid JSON ({error}; the file has {size} bytes); fetch it again") from error
 
 
 def read_keypoints(path: str | pathlib.Path) -> Annotations:

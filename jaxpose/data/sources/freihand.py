@@ -20,8 +20,8 @@ import numpy as np
 from jaxpose.data import square_boxes
 from jaxpose.data.single_people import SinglePeople, choice, locate, part_of, part_rows, stack
 from jaxpose.data.sources import Source
-from jaxpose.data.sources.coco import read_json
 from jaxpose.errors import DataError
+from jaxpose.files.json_files import read_json
 from jaxpose.skeleton import HAND
 
 VERSIONS = ("gs", "hom", "sample", "auto")

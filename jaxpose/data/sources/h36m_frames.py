@@ -24,8 +24,8 @@ import numpy as np
 from jaxpose.data import square_boxes
 from jaxpose.data.single_people import SinglePeople, drawn_rows, locate, part_of, read_list, stack
 from jaxpose.data.sources import Source
-from jaxpose.data.sources.coco import read_json
 from jaxpose.errors import DataError
+from jaxpose.files.json_files import read_json
 from jaxpose.skeleton import MPII
 
 SUBJECTS = {"train": (1, 5, 6, 7, 8), "validation": (9, 11)}

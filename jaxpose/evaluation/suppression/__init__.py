@@ -14,11 +14,11 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import numpy as np
 
-from jaxpose.data.sources.coco import read_json
 from jaxpose.errors import DataError
 from jaxpose.evaluation.by_name import find_class
 from jaxpose.evaluation.rescoring import Rescoring, load
 from jaxpose.evaluation.rows import Rows
+from jaxpose.files.json_files import read_json
 from jaxpose.ops.pose_nms import PoseNMS
 from jaxpose.types import Array
 

@@ -1,0 +1,66 @@
+"""What a field of a record may hold: nothing is rounded, cut off or narrowed before it has been checked."""
+
+import math
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+from jaxpose.files import fields
+from jaxpose.files.fields import FieldError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=4)
+)
+UNUSABLE = ["", "a1b2-c3", "1_000", "٣", [], {}, [1], True, math.nan, math.inf, -math.inf, 1e300, 10**400]
+
+
+@pytest.mark.parametrize("value", [*UNUSABLE, 2.7, 64.9, "2.7", 2**63])
+def test_no_whole_number(value):
+    with pytest.raises(FieldError, match="field 'id' is .*, expected a whole number"):
+        fields.whole({"id": value}, "id")
+
+
+@pytest.mark.parametrize("value", UNUSABLE)
+def test_no_number(value):
+    with pytest.raises(FieldError, match="field 'area' is .*, expected a finite number"):
+        fields.number({"area": value}, "area")
+
+
+@pytest.mark.parametrize("value", [*UNUSABLE[:-4], 2, -1, 0.5, "yes"])
+def test_no_flag(value):
+    if value is not True:
+        with pytest.raises(FieldError, match="expected 0 or 1"):
+            fields.flag({"iscrowd": value}, "iscrowd")
+
+
+@pytest.mark.parametrize("value", [None, math.nan, 1e300, "x", True, [1]])
+def test_one_bad_number_of_a_list_is_named(value):
+    with pytest.raises(FieldError, match=r"field 'bbox' holds .*, expected finite numbers"):
+        fields.numbers({"bbox": [1, 2, value, 4]}, "bbox", 4)
+
+
+@pytest.mark.parametrize("read", [fields.number, fields.whole, fields.flag, fields.text, fields.numbers])
+def test_null_is_missing(read):
+    for record in ({}, {"x": None}):
+        with pytest.raises(FieldError, match="field 'x' is missing"):
+            read(record, "x")
+    assert fields.whole({"x": None}, "x", missing=-1) == -1
+
+
+@given(JSON)
+def test_any_value_is_used_as_it_is_or_refused(value):
+    """Whatever JSON holds: a value that stands for the same number, or `FieldError`."""
+    for read in (fields.number, fields.whole, fields.flag):
+        try:
+            found = read({"x": value}, "x")
+        except FieldError:
+            continue
+        assert float(found) == float(value)
+    try:
+        found = fields.numbers({"x": value}, "x")
+    except FieldError:
+        return
+    assert found.tolist() == [float(v) for v in value]
+    assert np.isfinite(found.astype(np.float32)).all()
