@@ -3,7 +3,7 @@
 A module `engines_*.py` beside this file registers parsers by its function
 
     def parsers() -> dict[str, tuple[Callable[[], Content], Callable[[bytes], object]]]:
-        return {"coco": (valid_labels, lambda data: coco.parse_keypoints(parse_json(data, "labels.json"), "labels.json"))}
+        return {"coco": (valid_labels, lambda data: coco.parse_keypoints(parse_json(data, "x.json"), "x.json"))}
 
 The first of each pair makes a valid input, new at every call: bytes of a file of any format, or what a JSON file holds
 (lists and dictionaries). The second takes the bytes of an odd one; what it gives is not looked at, so that it may go on
@@ -234,11 +234,12 @@ _SPECIAL = re.compile(rb'"(deep|raw):([^"]*)"')
 
 ODD = (
     None, True, False, 0, -0.0, 1, -1, 2, 3, 0.5, 0.9, -0.9, 1.5, 64.9, 255, 256, 65535, 65536, 99999, 1e-300, 1e9,
-    2**31 - 1, 2**31, -(2**31) - 1, 2**32, 2**53 + 1, 2**63 - 1, 2**63, -(2**63) - 1, 2**64, 10**12, 10**40, 1e38, -1e38,
-    1e39, 1e300, -1e300, float("nan"), float("inf"), float("-inf"),
+    2**31 - 1, 2**31, -(2**31) - 1, 2**32, 2**53 + 1, 2**63 - 1, 2**63, -(2**63) - 1, 2**64, 10**12, 10**40, 1e38,
+    -1e38, 1e39, 1e300, -1e300, float("nan"), float("inf"), float("-inf"),
     "", " ", "0", "1", "2", "-1", "0.9", "1e5", "NaN", "inf", "nan", "true", "a", "person", "left_", "../x", "/etc/x",
     "a\0b", "\ud800", "\u0660", "1_0", "x" * 3000, "e" * 300, "9" * 300, "%s %d", "{}", "a/../../b", ".", "..",
-    [], {}, [[]], [None], [0], [1, 2], [1, 2, 3, 4], ["a"], [0] * 100, {"a": 1}, {"id": 1}, {"size": [2, 2], "counts": "x"},
+    [], {}, [[]], [None], [0], [1, 2], [1, 2, 3, 4], ["a"], [0] * 100, {"a": 1}, {"id": 1},
+    {"size": [2, 2], "counts": "x"},
     _RAW + "1e400", _RAW + "-1e400", _RAW + "1E1", _RAW + "-0", _RAW + "9" * 5000, _RAW + "{}", _RAW + "[,]",
     _DEEP + "500", _DEEP + "20000", _DEEP + "1000000",
 )  # fmt: skip
