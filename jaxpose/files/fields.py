@@ -16,6 +16,7 @@ image) the file is refused by `DataError`; a person or detection is left out, co
         skipped.add(str(error), name)
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,8 @@ LARGEST = 1e9
 """Numbers beyond it, of either sign, are unusable: they are no pixels, millimetres or scores, and overflow float32."""
 LARGEST_ID = 2**63 - 1
 """Largest whole number: ids are kept in 64 bits."""
+LONGEST = 4096
+"""Most characters of a text: as many as the path of a file may have."""
 REQUIRED: Any = object()
 
 
@@ -32,13 +35,14 @@ class FieldError(ValueError):
     """A field cannot be used; the message names it, what was found, and what was expected."""
 
 
-def number(record: Mapping[str, Any], name: str, missing: Any = REQUIRED) -> float:
+def number(record: Mapping[str, Any], name: str, missing: Any = REQUIRED, least: float = -LARGEST) -> float:
     """A field as a finite number.
 
     Args:
       record: object of a file.
       name: name of the field.
       missing: value in place of a field that is missing or null; without one that is an error.
+      least: least number that makes sense.
 
     Raises:
       FieldError: it is none.
@@ -54,12 +58,14 @@ def number(record: Mapping[str, Any], name: str, missing: Any = REQUIRED) -> flo
     if value is missing:
         return missing
     found = _number(value)
-    if found is None or not abs(found) <= LARGEST:
-        raise _unusable(name, value, "a finite number")
+    if found is None or not least <= found <= LARGEST:
+        raise _unusable(name, value, "a finite number" + (f" from {least:g}" if least > -LARGEST else ""))
     return float(found)
 
 
-def whole(record: Mapping[str, Any], name: str, missing: Any = REQUIRED, least: int = -LARGEST_ID - 1) -> int:
+def whole(
+    record: Mapping[str, Any], name: str, missing: Any = REQUIRED, least: int = -LARGEST_ID - 1, most: int = LARGEST_ID
+) -> int:
     """A field as a whole number of 64 bits.
 
     Args:
@@ -67,6 +73,7 @@ def whole(record: Mapping[str, Any], name: str, missing: Any = REQUIRED, least: 
       name: name of the field.
       missing: value in place of a field that is missing or null; without one that is an error.
       least: least number that makes sense.
+      most: greatest one.
 
     Raises:
       FieldError: it is none.
@@ -84,8 +91,9 @@ def whole(record: Mapping[str, Any], name: str, missing: Any = REQUIRED, least: 
     found = _number(value)
     if isinstance(found, float) and found.is_integer():
         found = int(found)
-    if not isinstance(found, int) or not least <= found <= LARGEST_ID:
-        raise _unusable(name, value, "a whole number" + (f" from {least}" if least > -LARGEST_ID else ""))
+    if not isinstance(found, int) or not least <= found <= most:
+        limits = (f" from {least}" if least > -LARGEST_ID else "") + (f" to {most:,}" if most < LARGEST_ID else "")
+        raise _unusable(name, value, "a whole number" + limits)
     return found
 
 
@@ -109,7 +117,7 @@ def flag(record: Mapping[str, Any], name: str, missing: Any = REQUIRED) -> bool:
 
 
 def text(record: Mapping[str, Any], name: str, missing: Any = REQUIRED) -> str:
-    """A field as text that is not empty.
+    """A field as text that is not empty, of no more than `LONGEST` characters, all of which a file's name may have.
 
     Raises:
       FieldError: it is none.
@@ -117,9 +125,17 @@ def text(record: Mapping[str, Any], name: str, missing: Any = REQUIRED) -> str:
     value = _value(record, name, missing)
     if value is missing:
         return missing
-    if not isinstance(value, str) or not value or "\0" in value:
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST or "\0" in value or not _is_encodable(value):
         raise _unusable(name, value, "text")
     return value
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def numbers(record: Mapping[str, Any], name: str, count: int | None = None, missing: Any = REQUIRED) -> Any:
@@ -151,6 +167,8 @@ def numbers(record: Mapping[str, Any], name: str, count: int | None = None, miss
         raise _unusable(name, values, f"a list of {count or ''} numbers".replace("  ", " "))
     if count is not None and len(values) != count:
         raise FieldError(f"field {name!r} has {len(values)} numbers, expected {count}")
+    if (plain := _plain_numbers(values)) is not None:
+        return plain
     found = []
     for value in values:
         each = _number(value)
@@ -158,6 +176,17 @@ def numbers(record: Mapping[str, Any], name: str, count: int | None = None, miss
             raise _unusable(name, value, "finite numbers", "holds")
         found.append(each)
     return np.array(found, np.float64)
+
+
+def _plain_numbers(values: Any) -> np.ndarray | None:
+    """A list of nothing but usable numbers, which most are, as an array; else None."""
+    if not {int, float}.issuperset(map(type, values)):
+        return None
+    try:
+        found = np.array(values, np.float64)
+    except OverflowError:
+        return None
+    return found if (np.abs(found) <= LARGEST).all() else None
 
 
 def shown(value: Any) -> str:

@@ -41,6 +41,24 @@ def test_one_bad_number_of_a_list_is_named(value):
         fields.numbers({"bbox": [1, 2, value, 4]}, "bbox", 4)
 
 
+def test_limits_are_named():
+    with pytest.raises(FieldError, match="field 'width' is 70000, expected a whole number from 1 to 65,535"):
+        fields.whole({"width": 70000}, "width", least=1, most=65535)
+    with pytest.raises(FieldError, match="field 'area' is -0.5, expected a finite number from 0"):
+        fields.number({"area": -0.5}, "area", least=0)
+    assert fields.number({"area": "0"}, "area", least=0) == 0
+
+
+@pytest.mark.parametrize("value", ["", "a\0b", "\ud800.jpg", "x" * 4097, 5, True, ["a"]])
+def test_no_text(value):
+    with pytest.raises(FieldError, match="field 'file_name' is .*, expected text"):
+        fields.text({"file_name": value}, "file_name")
+
+
+def test_text_of_any_language():
+    assert fields.text({"file_name": "Bänder/图.jpg"}, "file_name") == "Bänder/图.jpg"
+
+
 @pytest.mark.parametrize("read", [fields.number, fields.whole, fields.flag, fields.text, fields.numbers])
 def test_null_is_missing(read):
     for record in ({}, {"x": None}):
