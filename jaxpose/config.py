@@ -241,6 +241,7 @@ def data() -> ConfigDict:
             "cmu_mocap": cmu_mocap(),
             "padding": 1.25,  # of a person's box
             "half_pixel": False,  # crops by pixel borders rather than indices; see PersonCrop
+            "unbiased": False,  # crops of UDP
             "antialias": False,
             "augmentation": augmentation(),  # of crops
             "canvas": canvas(),  # of whole images

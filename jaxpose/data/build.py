@@ -275,7 +275,7 @@ def _person_fields(data: Any, method: Method, split: str, stream: str, source: S
 def person_crop(data: Any, method: Method) -> PersonCrop:
     """How people are cut out of images for a method."""
     *_, height, width, _ = method.spec(1)["source"]["image"].shape
-    return PersonCrop((width, height), data.padding, data.half_pixel, data.antialias)
+    return PersonCrop((width, height), data.padding, data.half_pixel, data.antialias, data.unbiased)
 
 
 def choose_people(data: Any, split: str, source: Source) -> person_boxes.PersonBoxes:

@@ -322,6 +322,7 @@ class PersonCrop:
       size: size (width, height) of the crop in pixels.
       padding: factor by which the region exceeds the person's box.
       half_pixel: convention of pixels as in `geometry.crop_affine`; DSNT's if True.
+      unbiased: True for crops of UDP, whose corner pixels lie on the corners of the region.
       antialias: True to average over all pixels of the image that a pixel of the crop covers, where the region is
         larger than the crop; by default four of them are interpolated, as in the original code of the top-down family.
     """
@@ -330,6 +331,7 @@ class PersonCrop:
     padding: float = 1.25
     half_pixel: bool = False
     antialias: bool = False
+    unbiased: bool = False
 
     def view(self, box: np.ndarray) -> View:
         """The plain view of a box [4] (x, y, w, h); of many boxes [..., 4], views side by side."""
@@ -341,7 +343,13 @@ class PersonCrop:
     def affine(self, view: View) -> np.ndarray:
         """The map [2, 3] from image to crop pixels."""
         return geometry.crop_affine(
-            view.center, view.size, self.size, view.rotation, view.mirror, half_pixel=self.half_pixel
+            view.center,
+            view.size,
+            self.size,
+            view.rotation,
+            view.mirror,
+            half_pixel=self.half_pixel,
+            unbiased=self.unbiased,
         )
 
     def cut(self, image: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:

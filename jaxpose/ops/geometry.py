@@ -98,12 +98,15 @@ def crop_affine(
     rotation: Array | float = 0.0,
     mirror: Array | bool = False,
     half_pixel: bool = False,
+    unbiased: bool = False,
 ) -> SameArray:
     """The map from image pixels to crop pixels.
 
     p' = s R (p - center) + (width, height) / 2 with s = crop width / region width; the region's height is not used.
     The top-down family applies this to pixel indices. With `half_pixel` it holds for p + 1/2 and p' + 1/2, the places
     of pixel centres when an image is seen as a continuous plane, so that the borders of region and crop coincide.
+    With `unbiased` the corner pixels of the crop lie on the corners of the region, along each axis by itself:
+    s = (crop side - 1) / region side, and (width - 1, height - 1) / 2 is added (UDP, Huang et al., CVPR 2020).
     Mirroring turns the person about the vertical line through `center` before the rotation, which equals mirroring
     the whole image and the centre with it.
 
@@ -114,6 +117,7 @@ def crop_affine(
       rotation: [...] angle in degrees; positive turns the content counter-clockwise on the screen.
       mirror: [...] bool, True to exchange left and right.
       half_pixel: True if pixel i is at i + 1/2 rather than at i.
+      unbiased: True for UDP's map.
 
     Returns:
       [..., 2, 3] affine maps.
@@ -128,12 +132,17 @@ def crop_affine(
     half = 0.5 if half_pixel else 0.0
     xp = namespace(center, size, rotation, mirror)
     radians = xp.asarray(rotation, center.dtype) * (np.pi / 180)
-    scale = crop_size[0] / size[..., 0]
-    cos, sin = scale * xp.cos(radians), scale * xp.sin(radians)
+    extent = [side - 1 if unbiased else side for side in crop_size]
+    scale_x = extent[0] / size[..., 0]
+    scale_y = extent[1] / size[..., 1] if unbiased else scale_x
+    cos, sin = xp.cos(radians), xp.sin(radians)
     side = xp.where(xp.asarray(mirror), -1, 1).astype(center.dtype)
     rows = []
     x, y = center[..., 0] - half, center[..., 1] - half
-    for a, b, middle in ((cos * side, sin, crop_size[0] * 0.5 - half), (-sin * side, cos, crop_size[1] * 0.5 - half)):
+    for a, b, middle in (
+        (scale_x * cos * side, scale_x * sin, extent[0] * 0.5 - half),
+        (-(scale_y * sin) * side, scale_y * cos, extent[1] * 0.5 - half),
+    ):
         rows.append(xp.stack(xp.broadcast_arrays(a, b, middle - a * x - b * y), -1))
     return xp.stack(rows, -2)
 

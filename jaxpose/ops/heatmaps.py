@@ -103,21 +103,22 @@ def _flat(maps: Array) -> jax.Array:
     return maps.reshape(*maps.shape[:-3], -1, maps.shape[-1])
 
 
-def maxima(maps: Array) -> tuple[jax.Array, jax.Array]:
+def maxima(maps: Array, nowhere: float = 0.0) -> tuple[jax.Array, jax.Array]:
     """Position and value of each map's maximum, the first in row-major order.
 
     Args:
       maps: [..., H, W, K] maps.
+      nowhere: both coordinates of a joint of whose map nothing is above 0: 0 in the original programs, -1 in mmpose.
 
     Returns:
-      The positions [..., K, 2] in pixels of the map, whole numbers in float32, (0, 0) where nothing in the map is above
-      0; and the scores [..., K], the maxima, whatever their sign.
+      The positions [..., K, 2] in pixels of the map, whole numbers in float32; and the scores [..., K], the maxima,
+      whatever their sign.
     """
     width = maps.shape[-2]
     flat = _flat(maps)
     best, scores = jnp.argmax(flat, axis=-2), jnp.max(flat, axis=-2)
     positions = jnp.stack([best % width, best // width], axis=-1).astype(jnp.float32)
-    return jnp.where(scores[..., None] > 0, positions, 0), scores
+    return jnp.where(scores[..., None] > 0, positions, nowhere), scores
 
 
 def quarter_offset(maps: Array, positions: Array, amount: float = 0.25) -> jax.Array:
@@ -178,6 +179,7 @@ def gaussian_targets(
     sigma: float = 2.0,
     radius: int | None = None,
     center_inside: bool = False,
+    between: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """A map for each joint: a truncated Gaussian of height 1, centred on the nearest pixel.
 
@@ -196,6 +198,7 @@ def gaussian_targets(
       radius: half the side of the square outside of which the map is 0, in pixels of the map; None for three sigma.
       center_inside: True to give weight 0 to a joint whose centre lies outside the map, whatever its window shows
         (RegDA).
+      between: True to centre the Gaussian on the joint itself, between pixels, in the same window (UDP).
 
     Returns:
       The maps [..., H, W, K] and the weights [..., K], both float32. Positions that are not finite get weight 0.
@@ -206,15 +209,18 @@ def gaussian_targets(
       ((64, 48, 1), 1.0, [1.0])
     """
     radius = round(3 * sigma) if radius is None else radius
-    center = jnp.trunc(jnp.asarray(keypoints, jnp.float32) / jnp.asarray(stride, jnp.float32) + 0.5)
+    place = jnp.asarray(keypoints, jnp.float32) / jnp.asarray(stride, jnp.float32)
+    center = jnp.trunc(place + 0.5)
     limits = jnp.array(size, jnp.float32)
     before, after = (0, 0) if center_inside else (radius + 1, radius)
     inside = jnp.all((center - after < limits) & (center + before >= 0), axis=-1)
     weight = jnp.where(inside, jnp.asarray(visible, jnp.float32), 0)
 
     def profile(axis: int) -> jax.Array:
-        offset = jnp.arange(size[axis], dtype=jnp.float32)[:, None] - center[..., None, :, axis]
-        return jnp.where(jnp.abs(offset) <= radius, jnp.exp(-jnp.square(offset) / (2 * sigma**2)), 0)
+        pixel = jnp.arange(size[axis], dtype=jnp.float32)[:, None]
+        within = jnp.abs(pixel - center[..., None, :, axis]) <= radius
+        offset = pixel - (place if between else center)[..., None, :, axis]
+        return jnp.where(within, jnp.exp(-jnp.square(offset) / (2 * sigma**2)), 0)
 
     columns = jnp.where(weight[..., None, :] > 0.5, profile(0), 0)
     return profile(1)[..., :, None, :] * columns[..., None, :, :], weight
