@@ -7,10 +7,14 @@ entry here.
 import dataclasses
 import functools
 import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from jaxpose.errors import ConfigError
+from jaxpose.errors import ConfigError, DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Skeleton:
       limbs: pairs of joint names to draw.
       sigmas: OKS constant of each joint, a standard deviation as a fraction of the square root of the person's area.
       upper_body: names of the joints above the hips (half-body augmentation).
+      pairs: pairs of joint names that mirroring exchanges; None for those that the names tell, in any usual style:
+        "left_hip" and "right_hip", "L_Hip" and "R_Hip", "hipLeft" and "hipRight", "lhip" and "rhip".
 
     Examples:
       >>> pinch = Skeleton("pinch", ("wrist", "thumb", "index"), (("wrist", "thumb"),), (0.03, 0.03, 0.03), ())
@@ -35,13 +41,21 @@ class Skeleton:
     limbs: tuple[tuple[str, str], ...]
     sigmas: tuple[float, ...]
     upper_body: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...] | None = None
 
     def __post_init__(self):
         if len(self.sigmas) != len(self.joints):
-            raise ValueError(f"skeleton {self.name!r}: {len(self.joints)} joints but {len(self.sigmas)} sigmas")
-        unknown = {j for limb in self.limbs for j in limb}.union(self.upper_body) - set(self.joints)
+            raise ConfigError(f"skeleton {self.name!r}: {len(self.joints)} joints but {len(self.sigmas)} sigmas")
+        if twice := _twice(self.joints):
+            raise ConfigError(f"skeleton {self.name!r}: several joints are called {', '.join(map(repr, twice))}")
+        paired = [joint for pair in self.pairs or () for joint in pair]
+        unknown = {j for limb in self.limbs for j in limb}.union(self.upper_body, paired) - set(self.joints)
         if unknown:
-            raise ValueError(f"skeleton {self.name!r}: limbs or upper_body name unknown joints {sorted(unknown)}")
+            raise ConfigError(
+                f"skeleton {self.name!r}: limbs, upper_body or pairs name unknown joints {sorted(unknown)}"
+            )
+        if twice := _twice(paired):
+            raise ConfigError(f"skeleton {self.name!r}: more than one of its pairs has {', '.join(map(repr, twice))}")
 
     @property
     def num_joints(self) -> int:
@@ -63,10 +77,15 @@ class Skeleton:
         return tuple(self.index(j) for j in self.upper_body)
 
     @functools.cached_property
+    def mirror_pairs(self) -> tuple[tuple[str, str], ...]:
+        """Pairs (left, right) of joint names that mirroring exchanges: `pairs`, or those that the names tell."""
+        return paired_by_name(self.joints) if self.pairs is None else self.pairs
+
+    @functools.cached_property
     def flip_index(self) -> np.ndarray:
         """[K] permutation: joint k of a mirrored person is joint flip_index[k] of the original."""
-        mirrored = (_mirror_name(j) if _mirror_name(j) in self.joints else j for j in self.joints)
-        return np.array([self.index(j) for j in mirrored], np.int32)
+        other = {a: b for pair in self.mirror_pairs for a, b in (pair, pair[::-1])}
+        return np.array([self.index(other.get(joint, joint)) for joint in self.joints], np.int32)
 
     @functools.cached_property
     def flip_pairs(self) -> tuple[tuple[int, int], ...]:
@@ -76,7 +95,14 @@ class Skeleton:
     @functools.cached_property
     def sides(self) -> tuple[str, ...]:
         """Per joint: "left", "right" or "center"."""
-        return tuple(j.split("_")[0] if j.startswith(("left_", "right_")) else "center" for j in self.joints)
+        paired = {joint: side for pair in self.mirror_pairs for joint, side in zip(pair, ("left", "right"))}
+        return tuple(_side_and_part(joint)[0] or paired.get(joint, "center") for joint in self.joints)
+
+    @functools.cached_property
+    def unpaired(self) -> tuple[str, ...]:
+        """Joints whose names begin or end with a side, and that mirroring leaves where they are all the same."""
+        paired = {joint for pair in self.mirror_pairs for joint in pair}
+        return tuple(joint for joint in self.joints if joint not in paired and _side_and_part(joint)[0])
 
     def columns(self, other: "Skeleton") -> np.ndarray:
         """Indices into this skeleton's joints of `other`'s joints in its order; -1 for those that this one lacks.
@@ -99,13 +125,59 @@ class Skeleton:
         return columns
 
 
+def _twice(joints: Iterable[str]) -> list[str]:
+    return [joint for joint, count in Counter(joints).items() if count > 1]
+
+
 OTHER_NAMES = {"head_bottom": "neck"}
 """Names of the same place in skeletons without a joint of some name."""
 
 
-def _mirror_name(joint: str) -> str:
-    side, _, part = joint.partition("_")
-    return {"left": f"right_{part}", "right": f"left_{part}"}.get(side, joint)
+_SIDES = (("left", "right"), ("l", "r"), ("links", "rechts"), ("gauche", "droite"), ("izquierda", "derecha"))
+"""Words for the sides, as names of joints have them."""
+_ONE_EACH = {"left": 1, "right": 1}
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
+
+
+def paired_by_name(joints: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Pairs (left, right) of joints whose names differ in the side alone, whatever the style of the names.
+
+    Examples:
+      >>> paired_by_name(["nose", "L_Hip", "R_Hip", "lknee", "rknee", "Left ankle"])
+      (('L_Hip', 'R_Hip'), ('lknee', 'rknee'))
+    """
+    parts: dict[str, dict[str, list[str]]] = {}
+    for joint in joints:
+        side, part = _side_and_part(joint)
+        parts.setdefault(part, {}).setdefault(side, []).append(joint)
+    counts = {part: {side: len(found) for side, found in by_side.items()} for part, by_side in parts.items()}
+    pairs = [(by_side["left"][0], by_side["right"][0]) for part, by_side in parts.items() if counts[part] == _ONE_EACH]
+    lone = {joint.lower(): joint for by_side in parts.values() for joint in by_side.get("", ())}
+    return (*pairs, *_glued_pairs(lone))
+
+
+def _glued_pairs(lone: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Pairs of joints {name in small letters: joint} whose side is no word of its own: "lhip", "shoulderright"."""
+    for left, right in _SIDES:
+        for name in list(lone):
+            other, changes = re.subn(f"^{left}(?=.)|(?<=.){left}$", right, name, count=1)
+            if changes and {name, other} <= lone.keys():
+                yield lone.pop(name), lone.pop(other)
+
+
+def _side_and_part(joint: str) -> tuple[str, str]:
+    """Side of a joint by a word of its name ("" if none is a side), and the name without it.
+
+    >>> _side_and_part("left_hip"), _side_and_part("HipR"), _side_and_part("nose")
+    (('left', 'left/right hip'), ('right', 'hip l/r'), ('', 'nose'))
+    """
+    words = [word.lower() for word in _WORD.findall(joint)]
+    for pair in _SIDES:
+        for side, word in zip(("left", "right"), pair):
+            if word in words and (len(words) > 1 or len(word) > 1):
+                at = words.index(word)
+                return side, " ".join([*words[:at], "/".join(pair), *words[at + 1 :]])
+    return "", joint
 
 
 def _both(*parts: str) -> tuple[str, ...]:
@@ -234,28 +306,70 @@ def get(name: str) -> Skeleton:
     return SKELETONS[name]
 
 
-def from_coco_category(category: dict) -> Skeleton:
+MOST_JOINTS = 1000
+"""Greatest number of joints that a category of a file may list."""
+
+
+def from_coco_category(category: Mapping[str, Any]) -> Skeleton:
     """A skeleton from a COCO "categories" entry with "keypoints" and an optional 1-based "skeleton".
 
     A known keypoint list gives the known skeleton, so that its OKS constants hold. For an unknown one the constants
-    are those of its namesakes in COCO, else .079.
+    are those of its namesakes in COCO, else .079. The optional "flip_pairs" lists the pairs of joints that mirroring
+    exchanges, by number from 1 or by name, the left one first; without it names tell. Limbs, which are for pictures
+    alone, are left out where they are no two joints.
 
     Raises:
-      ValueError: the category lists no keypoints.
+      DataError: the category lists no keypoints, or names or pairs that make no sense.
     """
-    joints: tuple[str, ...] = tuple(category.get("keypoints") or [])
-    if not joints:
-        raise ValueError(f"category {category.get('name')!r} has no 'keypoints' list: the file has no poses")
-    for known in SKELETONS.values():
-        if known.joints == joints:
-            return known
+    name = category.get("name")
+    name = name if isinstance(name, str) and name else "custom"
+    joints = _joint_names(category, name)
+    if known := next((known for known in SKELETONS.values() if known.joints == joints), None):
+        return known
     sigma = dict(zip(MARIONETTE.joints, MARIONETTE.sigmas, strict=True))
-    return Skeleton(
-        name=category.get("name", "custom"),
-        joints=joints,
-        limbs=tuple(
-            (joints[a - 1], joints[b - 1]) for a, b in category.get("skeleton", ()) if max(a, b) <= len(joints)
-        ),
-        sigmas=tuple(sigma.get(j, 0.079) for j in joints),
-        upper_body=tuple(j for j in joints if j in MARIONETTE.upper_body),
-    )
+    limbs = category.get("skeleton")
+    limbs = [_pair(limb, joints) for limb in limbs] if isinstance(limbs, list | tuple) else []
+    try:
+        return Skeleton(
+            name=name,
+            joints=joints,
+            limbs=tuple(limb for limb in limbs if limb is not None),
+            sigmas=tuple(sigma.get(j, 0.079) for j in joints),
+            upper_body=tuple(j for j in joints if j in MARIONETTE.upper_body),
+            pairs=_flip_pairs(category, joints, name),
+        )
+    except ConfigError as error:
+        raise DataError(f"category {name!r}: {error}") from error
+
+
+def _joint_names(category: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    names, where = category.get("keypoints") or [], f"category {name!r}"
+    if not names:
+        raise DataError(f"{where} has no 'keypoints' list: the file has no poses")
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+        raise DataError(f"{where}: field 'keypoints' is no list of names of joints")
+    if len(names) > MOST_JOINTS:
+        raise DataError(f"{where}: field 'keypoints' lists {len(names)} joints, and no more than {MOST_JOINTS} may be")
+    return tuple(names)
+
+
+def _flip_pairs(category: Mapping[str, Any], joints: tuple[str, ...], name: str) -> tuple[tuple[str, str], ...] | None:
+    listed = category.get("flip_pairs")
+    if listed is None:
+        return None
+    pairs = [_pair(pair, joints) for pair in listed] if isinstance(listed, list | tuple) else [None]
+    if None in pairs:
+        raise DataError(
+            f"category {name!r}: field 'flip_pairs' is no list of pairs of joints, each of them a number from 1 to "
+            f"{len(joints)} or a name"
+        )
+    return tuple(pair for pair in pairs if pair is not None)
+
+
+def _pair(pair: Any, joints: tuple[str, ...]) -> tuple[str, str] | None:
+    """Two joints that are listed by their numbers from 1 or by their names; None for anything else."""
+    numbers = range(1, len(joints) + 1)
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        return None
+    a, b = (joints[int(joint) - 1] if joint in numbers else joint for joint in pair)
+    return (a, b) if a in joints and b in joints else None

@@ -77,6 +77,8 @@ def to_columns(annotations: Annotations) -> dict[str, np.ndarray]:
     if isinstance(a, VideoAnnotations):
         columns |= {name: getattr(a, name) for name in ("video_id", "frame_id", "num_frames")}
         columns |= {f"ignored_{field.name}": getattr(a.ignored, field.name) for field in dataclasses.fields(Regions)}
+    if skeleton.pairs is not None:
+        columns["skeleton_pairs"] = np.array(skeleton.pairs, np.str_).reshape(-1, 2)
     return columns | {
         "joints": np.concatenate([a.keypoints, a.visibility[..., None].astype(np.float32)], -1),
         "clip_boxes": np.array(a.clip_boxes),

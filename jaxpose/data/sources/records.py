@@ -158,4 +158,5 @@ def _skeleton(columns: dict[str, np.ndarray]) -> Skeleton:
         limbs=tuple((a, b) for a, b in columns["skeleton_limbs"].tolist()),
         sigmas=tuple(columns["skeleton_sigmas"].tolist()),
         upper_body=tuple(columns["skeleton_upper_body"].tolist()),
+        pairs=tuple(map(tuple, columns["skeleton_pairs"].tolist())) if "skeleton_pairs" in columns else None,
     )
