@@ -74,10 +74,60 @@ def test_packed_regions_belong_to_their_images():
         {"size": [WIDTH, HEIGHT], "counts": "abc"},
         {"counts": "abc"},
         "polygon",
+        None,
+        7,
+        [[1, 2, 3, 4, 5, None]],
+        [[1, 2, 3, 4, 5, True]],
+        [[1, 2, 3, 4, 5, 10**400]],
+        [[1, 2, 3, 4, 5, 1e300]],
+        [[1, 2, 3, 4, 5, 6], 7],
+        {"size": [HEIGHT, WIDTH], "counts": [-1, WIDTH * HEIGHT + 1]},
+        {"size": [HEIGHT, WIDTH], "counts": [0.0, float(WIDTH * HEIGHT)]},
+        {"size": [HEIGHT, WIDTH], "counts": [0, str(WIDTH * HEIGHT)]},
+        {"size": [HEIGHT, WIDTH], "counts": [0, WIDTH * HEIGHT + 1]},
+        {"size": [HEIGHT, WIDTH], "counts": [0, [WIDTH * HEIGHT]]},
+        {"size": [HEIGHT, WIDTH], "counts": []},
+        {"size": [HEIGHT, WIDTH], "counts": None},
+        {"size": [HEIGHT, WIDTH], "counts": ""},
+        {"size": [HEIGHT, WIDTH], "counts": "abc"},
+        {"size": [HEIGHT, WIDTH], "counts": "o" * 50},
+        {"size": [HEIGHT, WIDTH], "counts": "\u0660é"},
+        {"size": [float(HEIGHT), WIDTH], "counts": [WIDTH * HEIGHT]},
+        {"size": HEIGHT, "counts": [WIDTH * HEIGHT]},
+        {"size": None, "counts": [WIDTH * HEIGHT]},
     ],
 )
 def test_what_cannot_be_drawn(segmentation):
     assert not regions.is_drawable(segmentation, WIDTH, HEIGHT)
+
+
+CHARACTER = st.characters(min_codepoint=ord("0") - 1, max_codepoint=ord("0") + 64)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.integers(0, 2**32 - 1), st.lists(st.tuples(st.integers(0, 60), CHARACTER | st.just("")), max_size=3))
+def test_changed_run_lengths_are_drawn_as_they_were_checked(seed, changes):
+    """Whatever passes the check is drawn, as pycocotools draws it."""
+    import hotcoco
+
+    mask = np.random.default_rng(seed).random((HEIGHT, WIDTH)) < 0.01
+    counts = list(hotcoco.mask.encode(np.asfortranarray(mask))["counts"].decode())
+    for at, character in changes:
+        counts[at : at + 1] = character
+    segmentation = {"size": [HEIGHT, WIDTH], "counts": "".join(counts)}
+    if regions.is_drawable(segmentation, WIDTH, HEIGHT):
+        tools = pytest.importorskip("pycocotools.mask", reason="the cross-check needs pycocotools")
+        expected = tools.decode(segmentation | {"counts": segmentation["counts"].encode()}).astype(bool)
+        assert_array_equal(regions.draw([segmentation], WIDTH, HEIGHT), expected)
+    else:
+        assert changes
+
+
+def test_no_region_is_drawn_in_an_image_that_fills_the_memory():
+    corners = [[0, 0, 5, 0, 5, 5]]
+    assert regions.is_drawable(corners, 1 << 14, 1 << 13)
+    assert not regions.is_drawable(corners, (1 << 14) + 1, 1 << 13)
+    assert not regions.is_drawable({"size": [65535, 65535], "counts": [65535**2]}, 65535, 65535)
 
 
 def test_real_crowds_and_unlabelled_people(real_data):

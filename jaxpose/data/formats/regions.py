@@ -2,14 +2,19 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxpose.files.fields import LARGEST
+
 Segmentation = list | dict
 """COCO's forms: polygons [[x, y, x, y, ...], ...], or run lengths {"size": [H, W], "counts": numbers or a string}."""
+MOST_PIXELS = 1 << 27
+"""Most pixels of an image whose regions are drawn: 134 million, as many as a mask has bytes."""
+
+_MOST_CHARACTERS = 7  # of a number of up to MOST_PIXELS and its sign
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +69,46 @@ def draw(segmentations: Sequence[Segmentation], width: int, height: int) -> np.n
 
 
 def is_drawable(segmentation: Any, width: int, height: int) -> bool:
-    """True for a region of an image of that size: polygons of three corners or more, or complete run lengths."""
+    """True for a region of an image of that size: polygons of three corners or more, or complete run lengths.
+
+    Run lengths are decoded here, without making a mask, so that nothing is found out in the middle of a training. No
+    region of an image of more than `MOST_PIXELS` is drawable, for its mask would fill the memory.
+    """
+    if width * height > MOST_PIXELS:
+        return False
     if isinstance(segmentation, dict):
         counts = segmentation.get("counts")
-        complete = isinstance(counts, str) or (isinstance(counts, list) and sum(counts) == width * height)
-        return complete and list(segmentation.get("size", ())) == [height, width]
+        size = segmentation.get("size")
+        runs = _compressed(counts, width * height) if isinstance(counts, str) else counts
+        return _are_whole(size) and size == [height, width] and _are_whole(runs) and sum(runs) == width * height
     return isinstance(segmentation, list) and bool(segmentation) and all(map(_is_polygon, segmentation))
+
+
+def _are_whole(values: Any) -> bool:
+    """Whether a value is a list of whole numbers from 0."""
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _compressed(text: str, most: int) -> list[int] | None:
+    """The numbers of COCO's compressed run lengths; None where the text is no such, or numbers exceed `most`.
+
+    Six bits a character, counted from "0": five of the number, the lowest first, and one that says that more follow.
+    The highest of its bits is the sign. From the fourth number on, the one before the last is to be added.
+    """
+    if not text or not text.isascii():
+        return None
+    bits = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - ord("0")
+    last = np.flatnonzero(bits & 32 == 0)
+    if not ((bits >= 0) & (bits < 64)).all() or not len(last) or last[-1] != len(bits) - 1:
+        return None
+    first = np.concatenate([[0], last[:-1] + 1])
+    if (length := last - first + 1).max() > _MOST_CHARACTERS:
+        return None
+    place = np.arange(len(bits)) - np.repeat(first, length)
+    runs = np.add.reduceat((bits & 31) << 5 * place, first) - ((bits[last] & 16) >> 4 << 5 * length)
+    for each in (runs[1::2], runs[2::2]):
+        np.cumsum(each, out=each)
+    return runs.tolist() if runs.min() >= 0 and runs.max() <= most else None
 
 
 def _is_polygon(corners: Any) -> bool:
@@ -77,5 +116,5 @@ def _is_polygon(corners: Any) -> bool:
         isinstance(corners, list)
         and len(corners) >= 6
         and len(corners) % 2 == 0
-        and all(isinstance(v, int | float) and math.isfinite(v) for v in corners)
+        and all(type(value) in (int, float) and abs(value) <= LARGEST for value in corners)
     )
