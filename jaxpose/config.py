@@ -232,6 +232,7 @@ def data() -> ConfigDict:
             "source": "marionettes",  # module of jaxpose.data.sources, which says what else it reads; or a dotted path
             "dir": "",  # where the data set is; marionettes are written to ~/.cache/jaxpose/data unless it is set
             "skeleton": "coco",
+            "allow_outside": False,  # True reads images that annotations name by absolute paths, or by ".."
             "train": {"annotations": "", "images": ""} | videos(),
             "validation": {"annotations": "", "images": "", "boxes": "", "box_threshold": 0.0} | videos(),
             # boxes: a detection file, "simulated" by what the field `simulated` says, or "image" for whole images;

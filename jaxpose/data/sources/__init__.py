@@ -15,13 +15,13 @@ import dataclasses
 import importlib
 import pathlib
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from jaxpose import config
 from jaxpose import skeleton as skeletons
 from jaxpose.data.annotations import Annotations
-from jaxpose.errors import ConfigError
+from jaxpose.errors import ConfigError, DataError
 
 _CONTENTS = {"open_split": "images with people", "open_sequences": "sequences of 2D keypoints and 3D joints"}
 """What the functions of a data set open."""
@@ -121,6 +121,29 @@ def opener(name: str, function: str) -> Callable[..., Any]:
         f"config.data.source is {name!r}, which has no {_CONTENTS[function]} (no function {function!r}); "
         f"the data sets that have are {offered}"
     )
+
+
+def require_inside(names: Iterable[str], where: Any, data: Any) -> None:
+    """Checks that the file names of a data set's images do not lead out of the folder of its images.
+
+    Links within the folder may lead where they like.
+
+    Args:
+      names: file names, relative to the folder.
+      where: path of the annotations that name them.
+      data: `config.data`.
+
+    Raises:
+      DataError: an absolute name, or one with "..", unless `data.allow_outside` is True.
+    """
+    if data.get("allow_outside", False):
+        return
+    outside = [name for name in names if pathlib.PurePath(name).is_absolute() or ".." in pathlib.PurePath(name).parts]
+    if outside:
+        raise DataError(
+            f"{where}: {len(outside)} images lie outside of the folder of the images, {outside[0]!r} first. Set "
+            "config.data.allow_outside to True if these annotations may name any file of this machine."
+        )
 
 
 def require_folder(path: str, field: str, what: str) -> pathlib.Path:
