@@ -61,8 +61,9 @@ def convert(state_dict: StateDict, method: Method) -> Variables:
 def convert_backbone(state_dict: StateDict, method: Method) -> Conversion:
     """The variables of a method's `backbone` from a network pretrained for something else.
 
-    ResNets take torchvision files. HRNets take the ImageNet files and those of the pose repositories. The rest of the
-    method keeps its initial values and is not part of the result.
+    ResNets take torchvision files. HRNets take the ImageNet files and those of the pose repositories. Other backbones
+    take what their method's `pretrained_names` tell. The rest of the method keeps its initial values and is not part of
+    the result.
 
     Args:
       state_dict: entries by their original names.
@@ -71,6 +72,13 @@ def convert_backbone(state_dict: StateDict, method: Method) -> Conversion:
     Raises:
       ConversionError: an unknown kind of backbone, or an entry that is missing, unknown or misshapen.
     """
+    if (names := method.pretrained_names()) is not None:
+        entries = names.prepare(state_dict) if names.prepare else state_dict
+        whole = jax.eval_shape(method.init, jax.random.key(0))
+        template = {
+            collection: {"backbone": tree["backbone"]} for collection, tree in whole.items() if "backbone" in tree
+        }
+        return apply_rules(entries, names.rules, template, names.ignored, names.absent)
     path, backbone = _find_backbone(method.module())
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     if not isinstance(backbone, ResNet | HRNet):

@@ -16,7 +16,7 @@ import jax
 from jaxpose import skeleton as skeletons
 from jaxpose.errors import ConfigError, did_you_mean
 from jaxpose.methods import checks, fields
-from jaxpose.nn.names import OriginalNames
+from jaxpose.nn.names import OriginalNames, PretrainedNames
 from jaxpose.types import Batch, Detections, LayerViews, Poses, Spec, Variables
 
 DTYPES = ("float32", "bfloat16")
@@ -181,6 +181,10 @@ class Method(abc.ABC):
 
     def original_names(self) -> OriginalNames | None:
         """Names of the entries in checkpoints of the original implementation; None if there are no rules for them."""
+        return None
+
+    def pretrained_names(self) -> PretrainedNames | None:
+        """Names in files that only the backbone starts from; None if it is a ResNet or HRNet of `nn`, or has none."""
         return None
 
     def layer_views(self, variables: Variables, batch: Batch) -> LayerViews:

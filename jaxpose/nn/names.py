@@ -130,6 +130,19 @@ class OriginalNames:
     prepare: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class PretrainedNames(OriginalNames):
+    """Names of all entries in files of networks that were trained for something else, and have a method's backbone.
+
+    Attributes:
+      ignored: regular expressions for entries that are not needed.
+      absent: regular expressions for paths of the backbone that a file need not hold.
+    """
+
+    ignored: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+
+
 def nest(rules: Iterable[Rule], module: str, path: str) -> tuple[Rule, ...]:
     """Rules of a network for the same network nested in another; see `Rule.under`."""
     return tuple(rule.under(module, path) for rule in rules)

@@ -19,7 +19,7 @@ from jaxpose.methods.vitpose.head import SimpleHead
 from jaxpose.methods.vitpose.transformer import VisionTransformer
 from jaxpose.nn import initializers
 from jaxpose.nn.heads import DeconvHead
-from jaxpose.nn.names import OriginalNames
+from jaxpose.nn.names import OriginalNames, PretrainedNames
 from jaxpose.ops import dark, heatmaps
 from jaxpose.types import Batch, Stream, Variables
 
@@ -181,6 +181,12 @@ class ViTPose(TopDown):
         from jaxpose.methods.vitpose import names
 
         return names.NAMES
+
+    def pretrained_names(self) -> PretrainedNames:
+        from jaxpose.methods.vitpose import names
+
+        width, height = self.input_size
+        return names.pretrained_names((height // PATCH, width // PATCH))
 
     # --- inference ---
 

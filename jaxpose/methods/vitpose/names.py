@@ -12,6 +12,7 @@ from jaxpose.nn.names import (
     LINEAR,
     Kind,
     OriginalNames,
+    PretrainedNames,
     Rule,
     head_bias,
     head_kernel,
@@ -78,3 +79,55 @@ HEADS = (
 NAMES = OriginalNames(
     (*POSITIONS, *nest(TRANSFORMERS, r"backbone\.", "backbone"), *nest(AUTHORS, r"backbone\.", "backbone"), *HEADS)
 )
+
+
+# --- to start from ---
+
+DECODER = ("cls_token", "mask_token", r"decoder_.*", r"fc_norm\..*", r"head\..*")
+"""What files of masked autoencoders and classifiers have and poses don't need."""
+
+
+def pretrained_names(size: tuple[int, int]) -> PretrainedNames:
+    """Names in files of masked autoencoders (MAE), whose positions are resized.
+
+    Args:
+      size: (rows, columns) of the tokens.
+    """
+
+    def prepare(entries: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = dict(entries)
+        if "pos_embed" in found:
+            found["pos_embed"] = resized(found["pos_embed"], size)
+        return found
+
+    rules = (Rule("", "backbone", {"pos_embed": (("positions", keep),)}), *nest(AUTHORS, "", "backbone"))
+    return PretrainedNames(rules, prepare, DECODER)
+
+
+def resized(table: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A table of positions [1, 1 + n n, D] of a square of n x n tokens, for rows x columns, interpolated bicubically.
+
+    The row of the class stays. A table of another form is returned as it is.
+    """
+    side = int(np.sqrt(max(table.shape[1] - 1, 0))) if table.ndim == 3 else 0
+    if side * side + 1 != table.shape[1] or not side:
+        return table
+    grid = table[0, 1:].reshape(side, side, -1).astype(np.float64)
+    rows, columns = (_bicubic(side, count) for count in size)
+    grid = np.einsum("ri,cj,ijd->rcd", rows, columns, grid).reshape(-1, table.shape[2])
+    return np.concatenate([table[:, :1], grid[None].astype(table.dtype)], axis=1)
+
+
+def _bicubic(count: int, wanted: int, sharpness: float = -0.75) -> np.ndarray:
+    """[wanted, count] weights of cubic interpolation between pixel centres, the border going on beyond itself."""
+    weights = np.zeros((wanted, count))
+    for row in range(wanted):
+        place = (row + 0.5) * count / wanted - 0.5
+        for cell in range(int(np.floor(place)) - 1, int(np.floor(place)) + 3):
+            distance = abs(place - cell)
+            if distance <= 1:
+                weight = ((sharpness + 2) * distance - (sharpness + 3)) * distance**2 + 1
+            else:
+                weight = sharpness * (((distance - 5) * distance + 8) * distance - 4)
+            weights[row, np.clip(cell, 0, count - 1)] += weight
+    return weights
