@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxpose.data.formats.regions import Regions
+from jaxpose.files.fields import FieldError
 from jaxpose.skeleton import Skeleton
 
 logger = logging.getLogger(__name__)
@@ -145,6 +146,8 @@ class Annotations:
         names = self.skeleton.joints
         category = {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(names)}
         category["skeleton"] = [[a + 1, b + 1] for a, b in self.skeleton.limb_indices]
+        if self.skeleton.pairs is not None:
+            category["flip_pairs"] = [list(pair) for pair in self.skeleton.pairs]
         return {
             "images": [self._coco_image(int(i)) for i in keep],
             "annotations": [self._coco_person(int(p)) for p in people],
@@ -187,6 +190,8 @@ def tight_boxes(keypoints: np.ndarray, visibility: np.ndarray) -> np.ndarray:
 class Skipped:
     """Records that a reader leaves out, by reason: counted in the log, where the first few of each are named."""
 
+    MOST_LINES = 20
+
     def __init__(self, where: str):
         self.where = where
         self.reasons: dict[str, list[str]] = {}
@@ -194,11 +199,19 @@ class Skipped:
     def add(self, reason: str, record: str) -> None:
         self.reasons.setdefault(reason, []).append(record)
 
+    def add_field(self, error: FieldError, record: str) -> None:
+        """Adds a record because of a field; those with the same fault are counted together, whatever was found."""
+        self.add(error.reason, f"{record} {error.found}".rstrip())
+
     @property
     def total(self) -> int:
         return sum(len(records) for records in self.reasons.values())
 
     def log(self, level: int = logging.WARNING) -> None:
-        for reason, records in sorted(self.reasons.items()):
+        listed = sorted(self.reasons.items())
+        for reason, records in listed[: self.MOST_LINES]:
             named = ", ".join(records[:5]) + (f", and {len(records) - 5} more" if len(records) > 5 else "")
             logger.log(level, "%s: skipped %d: %s (%s)", self.where, len(records), reason, named)
+        if rest := listed[self.MOST_LINES :]:
+            count = sum(len(records) for _, records in rest)
+            logger.log(level, "%s: skipped %d more, for %d other reasons", self.where, count, len(rest))

@@ -13,7 +13,7 @@ image) the file is refused by `DataError`; a person or detection is left out, co
         image_id = fields.whole(record, "image_id")
         box = fields.numbers(record, "bbox", 4)
     except FieldError as error:
-        skipped.add(str(error), name)
+        skipped.add_field(error, name)
 """
 
 import os
@@ -32,7 +32,18 @@ REQUIRED: Any = object()
 
 
 class FieldError(ValueError):
-    """A field cannot be used; the message names it, what was found, and what was expected."""
+    """A field cannot be used; the message names it, what was found, and what was expected.
+
+    Attributes:
+      reason: the message without what was found, by which records can be counted together.
+      found: what was found, as the message says it.
+    """
+
+    def __init__(self, name: str, found: str, expected: str = ""):
+        expected = f"expected {expected}" if expected else ""
+        super().__init__(f"field {name!r} {found}" + (f", {expected}" if expected else ""))
+        self.reason = f"field {name!r}: {expected}" if expected else str(self)
+        self.found = found if expected else ""
 
 
 def number(record: Mapping[str, Any], name: str, missing: Any = REQUIRED, least: float = -LARGEST) -> float:
@@ -166,7 +177,7 @@ def numbers(record: Mapping[str, Any], name: str, count: int | None = None, miss
     if not isinstance(values, list | tuple):
         raise _unusable(name, values, f"a list of {count or ''} numbers".replace("  ", " "))
     if count is not None and len(values) != count:
-        raise FieldError(f"field {name!r} has {len(values)} numbers, expected {count}")
+        raise FieldError(name, f"has {len(values)} numbers", str(count))
     if (plain := _plain_numbers(values)) is not None:
         return plain
     found = []
@@ -191,13 +202,17 @@ def _plain_numbers(values: Any) -> np.ndarray | None:
 
 def shown(value: Any) -> str:
     """A value as a message shows it: in one short line."""
-    return ascii(value) if len(ascii(value)) <= 40 else ascii(value)[:37] + "..."
+    try:
+        text = ascii(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} that is nested too deeply"
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _value(record: Mapping[str, Any], name: str, missing: Any) -> Any:
     value = record.get(name)
     if value is None and missing is REQUIRED:
-        raise FieldError(f"field {name!r} is missing")
+        raise FieldError(name, "is missing")
     return missing if value is None else value
 
 
@@ -216,4 +231,4 @@ def _number(value: Any) -> int | float | None:
 
 
 def _unusable(name: str, value: Any, expected: str, verb: str = "is") -> FieldError:
-    return FieldError(f"field {name!r} {verb} {shown(value)}, expected {expected}")
+    return FieldError(name, f"{verb} {shown(value)}", expected)

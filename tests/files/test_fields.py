@@ -49,6 +49,18 @@ def test_limits_are_named():
     assert fields.number({"area": "0"}, "area", least=0) == 0
 
 
+def test_what_is_wrong_can_be_counted_without_what_was_found():
+    found = []
+    for value in (-1, 1e300):
+        with pytest.raises(FieldError) as error:
+            fields.number({"area": value}, "area", least=0)
+        found.append((error.value.reason, error.value.found))
+    assert found == [("field 'area': expected a finite number from 0", f"is {v}") for v in (-1, 1e300)]
+    with pytest.raises(FieldError) as error:
+        fields.number({}, "area")
+    assert (error.value.reason, error.value.found) == ("field 'area' is missing", "")
+
+
 @pytest.mark.parametrize("value", ["", "a\0b", "\ud800.jpg", "x" * 4097, 5, True, ["a"]])
 def test_no_text(value):
     with pytest.raises(FieldError, match="field 'file_name' is .*, expected text"):
