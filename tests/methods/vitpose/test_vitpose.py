@@ -111,14 +111,14 @@ def test_recomputed_layers_change_nothing(variables, prepared):
 def test_experts_differ_and_are_chosen_by_example():
     """One expert for all examples, or one each: the same numbers."""
     shapes, rng = jax.eval_shape(EXPERTS.init, jax.random.key(0)), np.random.default_rng(0)
-    variables = jax.tree.map(lambda leaf: np.float32(0.2 + rng.normal(size=leaf.shape, scale=0.2)) ** 2, shapes)
+    variables = jax.tree.map(lambda leaf: np.float32(rng.random(leaf.shape)), shapes)
     image = jax.random.normal(jax.random.key(1), (3, 48, 32, 3))
     each = EXPERTS.apply(variables, image, False, jnp.arange(3))["maps"]
     for number in range(3):
         alone = dataclasses.replace(EXPERTS, expert=number).maps(variables, image)
-        assert_allclose(each[number], alone[number], rtol=1e-4)
+        error = np.abs(each[number] - alone[number]).max()
         other = dataclasses.replace(EXPERTS, expert=(number + 1) % 3).maps(variables, image)
-        assert not np.allclose(other[number], alone[number], rtol=1e-2)
+        assert error < 1e-3 * np.abs(other[number] - alone[number]).max()
 
 
 # --- names ---
