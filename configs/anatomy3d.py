@@ -36,10 +36,7 @@ Joints that another program or jaxpose predict found become 3D with jaxpose lift
 
 from ml_collections import ConfigDict
 
-from jaxpose.config import base
-
-H36M_FRAMES = 1_559_808
-"""Of the training subjects, each seen by four cameras, as public training logs count them."""
+from jaxpose.config import LENGTHS, base
 
 VARIANTS = ("direct", "causal", "cmu", "cmu_direct", "h36m", "h36m_gt", "h36m_causal", "h36m_direct")
 
@@ -76,16 +73,17 @@ def recipe(config: ConfigDict, truth: bool) -> None:
     """The paper's training on Human3.6M: 60 epochs over every frame and its mirror image.
 
     Args:
-      config: to change.
-      truth: of the 2D joints, instead of those that CPN found.
+      config: config to change.
+      truth: True for exact 2D joints instead of those that CPN found. Their confidence is the detector's all the same,
+        as in the original.
     """
     epochs, batch_size = 60, 1024
-    epoch = 2 * H36M_FRAMES // batch_size
+    epoch = LENGTHS["h36m"] // batch_size
     config.method.update({"widths": (3, 3, 3, 3, 3), "channels": 1024, "num_drawn": 50, "dropout": 0.25})
     config.method.update({"bn_momentum_steps": epochs * epoch, "bn_momentum_every": epoch})
     config.data.update({"source": "h36m", "workers": 0, "threads": 16})
     if truth:
-        config.data.h36m.update({"detector": "gt", "scores": ""})
+        config.data.h36m.detector = "gt"
     boundaries = tuple(e * epoch for e in range(1, epochs))
     config.optim.schedule.update({"name": "step", "factors": (0.95,), "boundaries": boundaries})
     config.train.update({"steps": epochs * epoch, "batch_size": batch_size, "checkpoint_every": epoch})

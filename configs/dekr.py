@@ -32,10 +32,7 @@ makes up for it; without one, set --config.method.aligned_mirror=True for a netw
 
 from ml_collections import ConfigDict
 
-from jaxpose.config import base, coco_folders, crowdpose_folders
-
-COCO_IMAGES = 64_115  # of train2017 with people
-CROWDPOSE_IMAGES = 12_000  # of train and validation
+from jaxpose.config import LENGTHS, base, coco_folders, crowdpose_folders
 
 RECIPES = {
     "coco": ("hrnet_w32", 512, 48),
@@ -90,9 +87,9 @@ def recipe(config: ConfigDict, backbone: str, side: int, batch_size: int, crowdp
     config.method.update({"input_size": side, "backbone": backbone})
     config.init_from = f"{backbone}_imagenet.npz"
     config.data.source = "coco"
-    epochs, drops, images = 140, (90, 120), COCO_IMAGES
+    epochs, drops, images = 140, (90, 120), "coco_images_with_people"
     if crowdpose:
-        epochs, drops, images = 300, (200, 260), CROWDPOSE_IMAGES
+        epochs, drops, images = 300, (200, 260), "crowdpose_images"
         config.method.update({"skeleton": "crowdpose", "center_sigma": 2.0, "least_area": 0.0, "decrease": 0.8})
         config.data.skeleton = "crowdpose"
         config.data.update(crowdpose_folders())
@@ -101,7 +98,7 @@ def recipe(config: ConfigDict, backbone: str, side: int, batch_size: int, crowdp
         config.data.update(coco_folders())
     config.data.update({"workers": 0, "threads": 16})
     config.optim.update({"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 0.0})
-    epoch = images // batch_size
+    epoch = LENGTHS[images] // batch_size
     boundaries = tuple(e * epoch for e in drops)
     config.optim.schedule.update({"name": "step", "factors": (0.1,), "boundaries": boundaries})
     steps = epochs * epoch

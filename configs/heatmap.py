@@ -33,10 +33,7 @@ boxes: --config.data.validation.boxes=COCO_val2017_detections_AP_H_56_person.jso
 
 from ml_collections import ConfigDict
 
-from jaxpose.config import augmentation, base, coco_folders, mpii_folders
-
-COCO_PEOPLE = 149_813  # training examples of COCO 2017
-MPII_PEOPLE = 22_246  # training examples of Newell's split in the JSON form
+from jaxpose.config import LENGTHS, augmentation, base, coco_folders, mpii_folders
 
 RECIPES = {
     "coco": ("resnet50", (192, 256)),
@@ -129,7 +126,7 @@ def recipe(config: ConfigDict, backbone: str, size: tuple[int, int], coco: bool)
     config.data.update({"workers": 0, "threads": 16})
     config.optim.update({"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 0.0})
     batch_size = 96 if backbone == "hrnet_w48" and large else 128
-    epoch = (COCO_PEOPLE if coco else MPII_PEOPLE) // batch_size
+    epoch = LENGTHS["coco" if coco else "mpii"] // batch_size
     epochs, drops = (210, (170, 200)) if hrnet else (140, (90, 120))
     boundaries = tuple(e * epoch for e in drops)
     config.optim.schedule.update({"name": "step", "factors": (0.1,), "boundaries": boundaries})

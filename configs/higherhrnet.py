@@ -29,10 +29,7 @@ command without --backbone. Several test scales: --config.method.scales="(0.5, 1
 
 from ml_collections import ConfigDict
 
-from jaxpose.config import base, coco_folders, crowdpose_folders
-
-COCO_IMAGES = 64_115  # of train2017 with people
-CROWDPOSE_IMAGES = 12_000  # of train and validation
+from jaxpose.config import LENGTHS, base, coco_folders, crowdpose_folders
 
 RECIPES = {
     "coco": ("hrnet_w32", 512, 48),
@@ -92,7 +89,7 @@ def recipe(config: ConfigDict, backbone: str, side: int, batch_size: int, crowdp
         config.data.update(coco_folders())
     config.data.update({"workers": 0, "threads": 16})
     config.optim.update({"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 0.0})
-    epoch = (CROWDPOSE_IMAGES if crowdpose else COCO_IMAGES) // batch_size
+    epoch = LENGTHS["crowdpose_images" if crowdpose else "coco_images_with_people"] // batch_size
     boundaries = (200 * epoch, 260 * epoch)
     config.optim.schedule.update({"name": "step", "factors": (0.1,), "boundaries": boundaries})
     config.train.update({"steps": 300 * epoch, "batch_size": batch_size, "checkpoint_every": epoch, "log_every": 100})

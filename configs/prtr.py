@@ -51,10 +51,7 @@ import functools
 
 from ml_collections import ConfigDict
 
-from jaxpose.config import augmentation, base, coco_folders
-
-COCO_PEOPLE = 149_813  # training examples of COCO 2017
-COCO_IMAGES = 118_287  # with or without people
+from jaxpose.config import LENGTHS, augmentation, base, coco_folders
 
 RECIPES = {
     "coco": ("resnet50", (288, 384)),
@@ -205,7 +202,7 @@ def recipe(config: ConfigDict, backbone: str, size: tuple[int, int]) -> None:
     config.data.augmentation = augmentation(scale=0.3, rotation=40.0, mirror=0.5)
     groups = () if hrnet else (FROZEN, BACKBONE, TRANSFORMER)
     drops = (70, 95) if hrnet else (120, 140)
-    published(config, 64 if hrnet else 128, COCO_PEOPLE, epochs=200, drops=drops, factor=0.5, groups=groups)
+    published(config, 64 if hrnet else 128, "coco", epochs=200, drops=drops, factor=0.5, groups=groups)
     config.evaluate.update({"every": 5 * config.train.checkpoint_every, "batch_size": 128})
 
 
@@ -214,7 +211,7 @@ def deformable_recipe(config: ConfigDict) -> None:
     recipe(config, "resnet50", (288, 384))
     config.method.deformable = True
     groups = (FROZEN, LOOKS, BACKBONE, TRANSFORMER)
-    published(config, 64, COCO_PEOPLE, epochs=100, drops=(50, 70), factor=0.5, groups=groups)
+    published(config, 64, "coco", epochs=100, drops=(50, 70), factor=0.5, groups=groups)
     config.evaluate.every = 5 * config.train.checkpoint_every
 
 
@@ -223,7 +220,7 @@ def detector_recipe(config: ConfigDict) -> None:
     config.method.update({"backbone": "resnet50", "input_size": (1344, 1344)})
     config.init_from = "resnet50_imagenet.npz"
     groups = (FROZEN, BACKBONE, TRANSFORMER)
-    published(config, 64, COCO_IMAGES, epochs=300, drops=(200,), factor=0.1, groups=groups)
+    published(config, 64, "coco_images", epochs=300, drops=(200,), factor=0.1, groups=groups)
     config.evaluate.update({"every": 10 * config.train.checkpoint_every, "batch_size": 32})
     config.evaluate.update({"metrics": ("boxes",), "best": "box_AP"})
 
@@ -233,7 +230,7 @@ def sequential_recipe(config: ConfigDict) -> None:
     config.method.update({"backbone": "resnet50", "input_size": (1344, 1344), "dropout": 0.0, "max_people": 20})
     config.init_from = "runs/prtr_detector_coco"
     groups = (FROZEN, BACKBONE, LEARNED, TRANSFORMER)
-    published(config, 32, COCO_IMAGES, epochs=100, drops=(60, 80), factor=0.5, groups=groups)
+    published(config, 32, "coco_images", epochs=100, drops=(60, 80), factor=0.5, groups=groups)
     config.evaluate.update({"every": 5 * config.train.checkpoint_every, "batch_size": 32})
     config.evaluate.update({"metrics": ("coco", "boxes"), "suppression": "none"})
 
@@ -241,7 +238,7 @@ def sequential_recipe(config: ConfigDict) -> None:
 def published(
     config: ConfigDict,
     batch_size: int,
-    examples: int,
+    examples: str,
     *,
     epochs: int,
     drops: tuple[int, ...],
@@ -251,15 +248,15 @@ def published(
     """AdamW with decay of everything, clipped gradients, and a rate that falls by `factor` after some epochs.
 
     Args:
-      config: to change.
-      batch_size: of all devices together.
-      examples: in an epoch.
-      epochs: in all.
-      drops: after which epochs the rate falls.
-      factor: by which.
-      groups: of parameters; none for a single one.
+      config: config to change.
+      batch_size: number of examples of a step on all devices together.
+      examples: data set whose examples make an epoch, see `jaxpose.config.LENGTHS`.
+      epochs: number of epochs in all.
+      drops: epochs after which the rate falls.
+      factor: factor by which it falls.
+      groups: parameter groups; none for a single one.
     """
-    epoch = examples // batch_size
+    epoch = LENGTHS[examples] // batch_size
     config.optim.update({"learning_rate": 1e-4, "weight_decay": 1e-4, "clip_norm": 0.1})
     if groups:
         config.optim.groups = groups

@@ -27,8 +27,9 @@ The default takes 8 and a half minutes on two cores of an AMD EPYC, data and com
     plain                             19.8             16.3
 
 The published figures are the authors'; this code has not been trained on the whole of COCO or MPII. The COCO recipes
-are AlphaPose's "2x" with half bodies: 270 epochs, from epoch 210 on with random boxes and the rate set back. They start
-from torchvision's ImageNet backbones:
+are AlphaPose's "2x" with half bodies: 270 epochs, from epoch 210 on with random boxes and the rate set back. That of
+coco_simple is its "1x", by which SimplePose was released: 200 epochs, random boxes from 140 on, narrower views and no
+half bodies. They start from torchvision's ImageNet backbones:
 
     jaxpose convert resnet50-19c8e357.pth --config=configs/rmpe.py:coco --backbone --output=resnet50.npz
     python -m jaxpose.main --config=configs/rmpe.py:coco --config.init_from=resnet50.npz --config.data.dir=/data/coco
@@ -40,9 +41,8 @@ pose network and the frozen parallel branch (of its first four stacks).
 
 from ml_collections import ConfigDict
 
-from jaxpose.config import augmentation, base, coco_folders, mpii_folders
+from jaxpose.config import LENGTHS, augmentation, base, coco_folders, mpii_folders
 
-COCO_PEOPLE = 149_813  # training examples of COCO 2017
 MPII_EPOCH = 8000  # steps that the 2017 code calls an epoch
 
 RECIPES = {
@@ -53,6 +53,11 @@ RECIPES = {
     "coco_simple": ("simplepose", "resnet50"),
     "coco_w32": ("hrnet_w32", ""),
 }
+
+LONG = {"epochs": 270, "drops": (170, 200), "proposals": 210, "later_drops": (230, 250)}
+"""Of AlphaPose's "2x", in epochs: when the rate falls, when random boxes set it back, and when it falls again."""
+SHORT = {"epochs": 200, "drops": (90, 120), "proposals": 140, "later_drops": (160, 190)}
+"""The same of its "1x"."""
 
 BRANCHES = ({"name": "parallel", "match": "^parallel/"}, {"name": "pose", "match": ".*"})
 
@@ -104,25 +109,29 @@ def laptop(config: ConfigDict) -> None:
 
 
 def recipe(config: ConfigDict, network: str, backbone: str) -> None:
-    """AlphaPose's training on COCO: Adam, four times 32 examples a step."""
+    """AlphaPose's training on COCO: Adam, four times 32 examples a step, its "1x" for SimplePose and else its "2x"."""
+    simple = network == "simplepose"
+    plan = SHORT if simple else LONG
     config.method.update({"network": network, "input_size": (192, 256), "color_jitter": 0.0})
     if backbone:
         config.method.backbone = backbone
     config.init_from = f"{backbone or network}_imagenet.npz"
     config.data.update({"source": "coco", "workers": 0, "threads": 16, **coco_folders()})
-    config.data.augmentation = augmentation(scale=0.35, rotation=45.0, mirror=0.5, half_body=0.3)
+    views = {"scale": 0.3, "rotation": 40.0} if simple else {"scale": 0.35, "rotation": 45.0, "half_body": 0.3}
+    config.data.augmentation = augmentation(mirror=0.5, **views)
     batch_size = 128
-    epoch = COCO_PEOPLE // batch_size
-    config.data.proposals.update({"rule": "alphapose", "from_step": 210 * epoch})
+    epoch = LENGTHS["coco"] // batch_size
+    config.data.proposals.update({"rule": "alphapose", "from_step": plan["proposals"] * epoch})
     config.optim.update({"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 0.0})
     config.optim.schedule.update(
         {
             "name": "step",
-            "boundaries": tuple(e * epoch for e in (170, 200, 210, 230, 250)),
+            "boundaries": tuple(e * epoch for e in (*plan["drops"], plan["proposals"], *plan["later_drops"])),
             "factors": (0.1, 0.1, 100.0, 0.1, 0.1),
         }
     )
-    config.train.update({"steps": 270 * epoch, "batch_size": batch_size, "checkpoint_every": epoch, "log_every": 100})
+    steps = plan["epochs"] * epoch
+    config.train.update({"steps": steps, "batch_size": batch_size, "checkpoint_every": epoch, "log_every": 100})
     config.evaluate.update({"every": 5 * epoch, "batch_size": 128})
 
 

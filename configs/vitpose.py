@@ -24,10 +24,7 @@ flash attention.
 
 from ml_collections import ConfigDict
 
-from jaxpose.config import augmentation, base, coco_folders, mpii_folders
-
-COCO_PEOPLE = 149_813  # training examples of COCO 2017
-MPII_PEOPLE = 22_246  # training examples of Newell's split in the JSON form
+from jaxpose.config import LENGTHS, augmentation, base, coco_folders, mpii_folders
 
 SIZES = {
     "small": {"layers": 12, "drop_path": 0.3, "decay": 0.9, "decay_layers": 12},
@@ -103,7 +100,7 @@ def recipe(config: ConfigDict, size: str, head: str, coco: bool) -> None:
     config.optim.update({"learning_rate": 5e-4, "weight_decay": 0.1, "clip_norm": 1.0})
     config.optim.groups = groups(options["layers"], options["decay"], options["decay_layers"])
     batch_size = 512
-    epoch = (COCO_PEOPLE if coco else MPII_PEOPLE) // batch_size
+    epoch = LENGTHS["coco" if coco else "mpii"] // batch_size
     boundaries = (170 * epoch, 200 * epoch)
     config.optim.schedule.update({"name": "step", "warmup": 500, "factors": (0.1,), "boundaries": boundaries})
     config.train.update({"steps": 210 * epoch, "batch_size": batch_size, "checkpoint_every": epoch, "log_every": 50})

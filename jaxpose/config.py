@@ -304,6 +304,17 @@ def coco_folders() -> dict:
     }
 
 
+LENGTHS = {
+    "coco": 149_813,  # people of train2017 who train top-down methods: no crowd, a joint and an area
+    "coco_images": 118_287,  # of train2017, with or without people
+    "coco_images_with_people": 64_115,  # of train2017
+    "crowdpose_images": 12_000,  # of training and validation together
+    "mpii": 22_246,  # people of Newell's split in the JSON form, the files that `mpii_folders` names
+    "h36m": 2 * 1_559_808,  # frames of five subjects, seen by four cameras, each and its mirror image
+}
+"""Examples of an epoch by the data set that a recipe trains on; the log of a run tells how many it has."""
+
+
 def crowdpose_folders() -> dict:
     """`data.train` and `data.validation` for CrowdPose: training on train and validation together, test on test."""
     names = (("train", "trainval"), ("validation", "test"))

@@ -87,10 +87,18 @@ class TestReading:
 
     def test_exact_keypoints_need_no_file(self, tmp_path):
         save(tmp_path / "data_3d_h36m.npz", positions_3d=contents()[0])
-        for shown in open_split(tmp_path, detector="gt").videos:
+        for shown in open_split(tmp_path, detector="gt", scores="").videos:
             exact = cameras.project(shown.joints + shown.root[:, None], shown.camera.intrinsics)
             assert_allclose(shown.keypoints[..., :2], exact, atol=1e-4)
             assert (shown.keypoints[..., 2] == 1).all()
+
+    def test_exact_keypoints_have_the_detector_s_confidence(self, folder):
+        """As in the original program, whatever the keypoints."""
+        shown = open_split(folder, detector="gt")[5]
+        assert_allclose(shown.keypoints[..., 2:], contents()[2]["S1_Walking 1.1"], rtol=1e-6)
+        (folder / "score.pkl").unlink()
+        with pytest.raises(DataError, match=r"score.pkl: cannot be read"):
+            open_split(folder, detector="gt")
 
     def test_without_scores(self, folder):
         (folder / "score.pkl").unlink()

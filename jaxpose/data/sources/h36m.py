@@ -7,9 +7,9 @@ Expected under `data.dir`:
   score.pkl                    {"SUBJECT_ACTION.CAMERA": [T, 17] or [T, 17, 1] confidence in [0, 1]}
 
 with data.h36m.detector = "cpn_ft_h36m_dbb" (the one of published numbers) and data.h36m.scores = "score.pkl". The
-detector "gt" is the exact projection of the 3D joints; it needs no file, and its confidence is 1. Without a file of
-scores (data.h36m.scores = "") the confidence is 1, too. data.<split>.subjects and data.<split>.actions choose; without
-them training has S1, S5, S6, S7, S8 and validation S9, S11, with all actions.
+detector "gt" is the exact projection of the 3D joints, which needs no file of 2D keypoints; as in the original program,
+their confidence is that of the scores. Without a file of scores (data.h36m.scores = "") it is 1. data.<split>.subjects
+and data.<split>.actions choose; without them training has S1, S5, S6, S7, S8 and validation S9, S11, with all actions.
 
 The files are pickles inside; they are read without running them (see `jaxpose.data.formats.pickles`).
 """
@@ -209,16 +209,17 @@ class _Detections:
 
     @classmethod
     def open(cls, root: pathlib.Path, chosen: Options) -> "_Detections":
-        path = root / f"data_2d_h36m_{chosen.detector}.npz"
-        if chosen.detector == "gt":
-            return cls(path, None, None)
-        _check_layout(path, pickles.read_npz_object(path, "metadata"))
-        positions = _mapping(pickles.read_npz_object(path, "positions_2d"), f"{path}: 'positions_2d'")
+        path, positions = root / f"data_2d_h36m_{chosen.detector}.npz", None
+        if chosen.detector != "gt":
+            _check_layout(path, pickles.read_npz_object(path, "metadata"))
+            positions = _mapping(pickles.read_npz_object(path, "positions_2d"), f"{path}: 'positions_2d'")
         return cls(path, positions, _Scores.open(root / chosen.scores) if chosen.scores else None)
 
     def __call__(self, subject: str, action: str, seen: Camera, joints: np.ndarray) -> np.ndarray:
         """[T, 17, 3] (u, v, score) of joints [T, 17, 3] in the camera's frame."""
         score = np.ones((*joints.shape[:2], 1), np.float32)
+        if self.scores is not None:
+            score = self.scores(f"{subject}_{action}.{CAMERAS.index(seen.name)}", len(joints))
         if self.positions is None:
             return np.concatenate([cameras.project(joints, seen.intrinsics), score], -1)
         views = _mapping(self.positions.get(subject), f"{self.path}: 'positions_2d' of {subject}").get(action)
@@ -232,8 +233,6 @@ class _Detections:
                 f"{where}, camera {seen.name} has {len(pixels)} frames, expected at least the {len(joints)} of 3D "
                 "joints; the files do not belong together"
             )
-        if self.scores is not None:
-            score = self.scores(f"{subject}_{action}.{CAMERAS.index(seen.name)}", len(joints))
         return np.concatenate([cameras.normalize_screen(pixels[: len(joints)], seen.size), score], -1)
 
 
