@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 MANY = 20
 """Number of boxes from which on a file is refused if nearly all fit as something else and not half as they are."""
 FEW = 5
-"""The same where all fit as something else, and none as they are."""
+"""The same where all fit as something else, and none as they are; or where all are shares of the image."""
 
 _SLACK = 0.05  # of the image's side, by which boxes reach beyond it in good files
 _LEAST_FIT = 0.95  # of boxes, as what they are taken for
@@ -115,7 +115,7 @@ def _shares(
             text = f"{count} of {len(within)} {what} lie within [0, 1], like shares of the image's width and height"
             remedy = "Multiply them by the size of their image, so that they are in pixels."
             if count == len(within) or (what == "boxes" and count >= max(3, len(within) / 10)):
-                yield Suspicion(text, count == len(within), remedy)
+                yield Suspicion(text, count == len(within) and count >= FEW, remedy)
 
 
 def _other_forms(boxes: np.ndarray, sizes: np.ndarray) -> Iterator[Suspicion]:

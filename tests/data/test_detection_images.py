@@ -131,7 +131,7 @@ def test_boxes_are_what_is_seen_of_a_person(seed, width, height, corners):
 @given(st.integers(0, 2**32 - 1), SIDES, SIDES)
 def test_nothing_leaves_the_canvas(seed, width, height):
     rng = np.random.default_rng(seed)
-    low, high = np.sort(rng.uniform(-20, 140, (2, 6, 2)), axis=0)
+    low, high = np.sort(rng.uniform(-20, np.minimum(140, 2 * np.array([width, height])), (2, 6, 2)), axis=0)
     people = [person([*a, *(b - a)], rng.uniform(0, [width, height])) for a, b in zip(low, high, strict=True)]
     examples = make_examples([noise(width, height)], people, max_people=8)
     example = examples.load(0, rng)

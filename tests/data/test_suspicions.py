@@ -74,6 +74,7 @@ def test_shares_of_the_image_are_told():
     assert [s.certain for s in both] == [True, True]
     mixed = np.where(np.arange(40)[:, None] < 10, shares, boxes)
     assert not suspicions.suspicions(mixed, sizes)[0].certain
+    assert not suspicions.suspicions(shares[:4], sizes[:4])[0].certain
     assert suspicions.suspicions(np.array([[40.0, 40, 1, 1]]), sizes[:1]) == []
     assert suspicions.suspicions(shares[:1], np.full((1, 2), 2)) == []
 

@@ -13,23 +13,33 @@ of some images exchanged, so fetch new ones):
   images/100000.jpg ...
 """
 
-import math
+import collections
+import logging
 import pathlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxpose import skeleton as skeletons
-from jaxpose.data import images
+from jaxpose.data import images, suspicions
 from jaxpose.data.annotations import Annotations, Skipped
-from jaxpose.data.formats.regions import Regions, is_drawable
-from jaxpose.data.sources import Source, require_folder
+from jaxpose.data.formats import coco as records
+from jaxpose.data.formats.coco import AREA_OF_BOX as CROWDPOSE_AREA_OF_BOX
+from jaxpose.data.formats.regions import Regions
+from jaxpose.data.sources import Source, require_folder, require_inside
 from jaxpose.errors import ConfigError, DataError
+from jaxpose.files import fields
+from jaxpose.files.fields import FieldError
 from jaxpose.files.json_files import read_json
 from jaxpose.skeleton import Skeleton
 
-CROWDPOSE_AREA_OF_BOX = 0.53
-"""Files without an "area" get this share of the box, the rule of CrowdPose's evaluation."""
+__all__ = ["CROWDPOSE_AREA_OF_BOX", "open_split", "parse_keypoints", "read_detections", "read_json", "read_keypoints"]
+
+logger = logging.getLogger(__name__)
+
+PERSON = 1
+"""Category of people in COCO."""
 
 
 def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
@@ -40,171 +50,169 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     if split not in data:
         raise ConfigError(f"config.data.{split} is missing: a COCO source needs its 'annotations' and 'images'")
     folder = require_folder(str(root / data[split].images), f"data.{split}.images", "the folder of the split's images")
-    annotations = read_keypoints(root / data[split].annotations)
+    path = root / data[split].annotations
+    annotations = read_keypoints(path, skeletons.get(data.skeleton))
+    require_inside(annotations.file_name.tolist(), path, data)
 
     def read(i: int) -> bytes:
         return images.read(folder / str(annotations.file_name[i]))
 
-    return Source(name=str(root / data[split].annotations), annotations=annotations, read=read)
+    return Source(name=str(path), annotations=annotations, read=read)
 
 
-def read_keypoints(path: str | pathlib.Path) -> Annotations:
+def read_keypoints(path: str | pathlib.Path, skeleton: Skeleton | None = None) -> Annotations:
     """The labels of a COCO-format keypoint file; see `parse_keypoints`.
 
     Raises:
       DataError: no readable JSON, or as `parse_keypoints`.
     """
-    return parse_keypoints(read_json(path), str(path))
+    return parse_keypoints(read_json(path), str(path), skeleton)
 
 
-def parse_keypoints(content: Any, path: str) -> Annotations:
+def parse_keypoints(content: Any, path: str, skeleton: Skeleton | None = None) -> Annotations:
     """The labels of the content of a COCO-format keypoint file, whatever its number of joints.
 
-    Kept are all images, and all people of the keypoint category. A record that cannot be used (a box or keypoint that
-    is not finite, a box without area, an image that the file does not list) is counted, named in the log and skipped;
-    its region, like that of crowds and of people without labelled joints, is among the `unlabelled` ones.
+    Kept are all images, and all people of the categories with the joints of one (`formats.coco.categories`). A record
+    that cannot be used (a field that is missing or no number, a box without area or far outside the image, an image
+    that the file does not list) is counted, named in the log and skipped; its region, like that of crowds and of people
+    without labelled joints, is among the `unlabelled` ones.
 
     Args:
       content: content of the file.
       path: name of the file in messages.
+      skeleton: skeleton that is asked for, where a file has several categories with joints.
 
     Raises:
-      DataError: not a keypoint file, or keypoint lists whose length does not fit the category's joints.
+      DataError: not a keypoint file; an image or category that cannot be used; keypoint lists whose length does not fit
+        the category's joints; or boxes and joints that are no (x, y, w, h) and (x, y) in pixels (`data.suspicions`).
     """
-    for field in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(field), list):
-            raise DataError(f"{path}: field {field!r}: expected a list; is this a COCO keypoint annotation file?")
-    category, skeleton = _keypoint_category(path, content["categories"])
-    rows = {image["id"]: row for row, image in enumerate(content["images"])}
-    skipped = Skipped(str(path))
-    listed = [a for a in content["annotations"] if a.get("category_id") == category]
-    usable = [_usable(path, a, rows, skeleton, skipped) for a in listed]
-    people = [a for a, use in zip(listed, usable, strict=True) if use]
-    without_labels = [a for a, use in zip(listed, usable, strict=True) if not use or not _is_labelled(a)]
-    regions = _regions(without_labels, content["images"], rows, skipped)
-    skipped.log()
-    return _columns(content["images"], people, rows, skeleton, regions)
+    return parse_people(content, path, skeleton)[0]
 
 
-def _is_labelled(person: dict) -> bool:
-    return not person.get("iscrowd") and _num_keypoints(person) > 0
+def parse_people(content: Any, path: str, skeleton: Skeleton | None = None) -> tuple[Annotations, np.ndarray]:
+    """The labels as `parse_keypoints` gives them, and [P] the position of each person in the list of the content."""
+    records.require_lists(content, path)
+    categories = records.categories(content["categories"], path, skeleton)
+    listed = records.images(content["images"], path)
+    people = records.People(content["annotations"], listed, categories, path)
+    annotations = _columns(listed, people, categories.skeleton, path)
+    records.doubts(categories.skeleton, path)
+    _check_forms(annotations, path)
+    return annotations, np.array([person.row for person in people.found], np.int64)
 
 
-def _num_keypoints(person: dict) -> int:
-    """Number of labelled joints, as the file counts them if it does."""
-    return person.get("num_keypoints", sum(v > 0 for v in person["keypoints"][2::3]))
-
-
-def _regions(people: list[dict], images_: list[dict], rows: dict, skipped: Skipped) -> Regions:
-    """The segmentations of people, where the file has them (CrowdPose has none)."""
-    found = [a for a in people if a.get("segmentation") and a.get("image_id") in rows]
-    packed_rows, packed = [], []
-    for person in found:
-        row, region = rows[person["image_id"]], person["segmentation"]
-        if is_drawable(region, images_[row]["width"], images_[row]["height"]):
-            packed_rows.append(row)
-            packed.append(region)
-        else:
-            reason = "field 'segmentation' is neither polygons nor the run lengths of a mask of the image's size"
-            skipped.add(reason, f"annotation {person.get('id')}")
-    return Regions.pack(packed_rows, packed)
-
-
-def _keypoint_category(path: Any, categories: list[dict]) -> tuple[int, Skeleton]:
-    found = [c for c in categories if c.get("keypoints")]
-    if not found:
-        names = [c.get("name") for c in categories]
-        raise DataError(f"{path}: field 'categories': none of {names} lists 'keypoints'; use a person_keypoints_*.json")
-    return found[0]["id"], skeletons.from_coco_category(found[0])
-
-
-def _usable(path: Any, person: dict, rows: dict, skeleton: Skeleton, skipped: Skipped) -> bool:
-    name = f"annotation {person.get('id')}"
-    expected = 3 * skeleton.num_joints
-    keypoints = person.get("keypoints", ())
-    if len(keypoints) != expected:
-        raise DataError(
-            f"{path}: {name}: field 'keypoints' has {len(keypoints)} numbers, expected {expected} "
-            f"(x, y, v for each of the {skeleton.num_joints} joints that its category lists); fix the file"
-        )
-    box = person.get("bbox", ())
-    if person.get("image_id") not in rows:
-        skipped.add("field 'image_id' names an image that the file does not list", name)
-    elif not all(math.isfinite(v) for v in keypoints):
-        skipped.add("field 'keypoints' has a number that is not finite", name)
-    elif len(box) != 4 or not all(math.isfinite(v) for v in box):
-        skipped.add("field 'bbox' is not four finite numbers", name)
-    elif not person.get("iscrowd") and min(box[2:]) <= 0:
-        skipped.add("field 'bbox' has no area", name)
-    else:
-        return True
-    return False
-
-
-def _columns(
-    images_: list[dict], people: list[dict], rows: dict, skeleton: Skeleton, unlabelled: Regions
-) -> Annotations:
-    def column(records: list[dict], get: Any, dtype: Any, *shape: int) -> np.ndarray:
-        return np.array([get(r) for r in records], dtype).reshape(len(records), *shape)
-
-    keypoints = column(people, lambda a: a["keypoints"], np.float32, skeleton.num_joints, 3)
-    box_area = lambda a: CROWDPOSE_AREA_OF_BOX * a["bbox"][2] * a["bbox"][3]  # noqa: E731
+def _columns(listed: list[records.Image], people: records.People, skeleton: Skeleton, path: str) -> Annotations:
+    found = people.found
+    joints = np.array([person.joints for person in found]).reshape(len(found), skeleton.num_joints, 3)
     return Annotations(
         skeleton=skeleton,
-        image_id=column(images_, lambda i: i["id"], np.int64),
-        file_name=column(images_, lambda i: i["file_name"], np.str_),
-        width=column(images_, lambda i: i["width"], np.int32),
-        height=column(images_, lambda i: i["height"], np.int32),
-        person_image=column(people, lambda a: rows[a["image_id"]], np.int32),
-        person_id=column(people, lambda a: a["id"], np.int64),
-        box=column(people, lambda a: a["bbox"], np.float32, 4),
-        keypoints=keypoints[..., :2],
-        visibility=keypoints[..., 2].astype(np.uint8),
-        area=column(people, lambda a: a["area"] if "area" in a else box_area(a), np.float32),
-        crowd=column(people, lambda a: a.get("iscrowd", 0), np.bool_),
-        track_id=column(people, lambda a: a.get("track_id", -1), np.int64),
-        num_keypoints=column(people, _num_keypoints, np.int32),
-        crowd_index=column(images_, lambda i: i.get("crowdIndex", np.nan), np.float64),
-        unlabelled=unlabelled,
+        image_id=np.array([image.id for image in listed], np.int64),
+        file_name=np.array([image.file_name for image in listed], np.str_),
+        width=np.array([image.width for image in listed], np.int32),
+        height=np.array([image.height for image in listed], np.int32),
+        person_image=np.array([person.image for person in found], np.int32),
+        person_id=records.numbered([person.id for person in found], path),
+        box=np.array([person.box for person in found], np.float32).reshape(-1, 4),
+        keypoints=joints[..., :2].astype(np.float32),
+        visibility=records.visibility(joints[..., 2], path),
+        area=np.array([person.area for person in found], np.float32),
+        crowd=np.array([person.crowd for person in found], np.bool_),
+        track_id=np.array([person.track_id for person in found], np.int64),
+        num_keypoints=np.array([person.num_keypoints for person in found], np.int32),
+        crowd_index=np.array([image.crowd_index for image in listed], np.float64),
+        unlabelled=Regions.pack(*zip(*people.regions)) if people.regions else Regions.pack([], []),
     )
 
 
-def read_detections(path: str | pathlib.Path, image_ids: np.ndarray) -> dict[str, np.ndarray]:
+def _check_forms(a: Annotations, path: str) -> None:
+    one = ~a.crowd
+    sizes = np.stack([a.width, a.height], -1)[a.person_image[one]]
+    labelled = a.visibility[one] > 0
+    suspicions.check(path, a.box[one], sizes, keypoints=a.keypoints[one], labelled=labelled, names=a.skeleton.joints)
+
+
+def read_detections(
+    path: str | pathlib.Path, image_ids: np.ndarray, sizes: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Person boxes of a detector, from a COCO detection result file.
 
     Args:
-      path: path of a JSON list of {"image_id", "category_id", "bbox": [x, y, w, h], "score"}; category 1 is kept.
+      path: path of a JSON list of {"image_id", "category_id", "bbox": [x, y, w, h], "score"}; those of category 1 are
+        kept, or of the only category that there is.
       image_ids: [I] ids of the images of the data set; boxes of other images are counted, logged and skipped.
+      sizes: [I, 2] sizes (width, height) of the images in pixels, by which boxes of another form are found out.
 
     Returns:
       {"image": [D] rows of `image_ids`, "box": [D, 4] float32, "score": [D] float32}, in file order.
 
     Raises:
-      DataError: not a detection file.
+      DataError: not a detection file, one whose boxes of these images cannot be used, or boxes that are no (x, y, w, h)
+        in pixels.
     """
     content = read_json(path)
-    if not isinstance(content, list) or not all(isinstance(d, dict) and "bbox" in d and "score" in d for d in content):
+    if not isinstance(content, list) or not any(
+        isinstance(d, Mapping) and {"bbox", "score"} & d.keys() for d in content
+    ):
         raise DataError(f"{path}: expected a list of records with 'image_id', 'category_id', 'bbox' and 'score'")
     rows = {int(image_id): row for row, image_id in enumerate(image_ids)}
     skipped = Skipped(str(path))
-    kept = [d for k, d in enumerate(content) if d.get("category_id", 1) == 1 and _usable_box(d, k, rows, skipped)]
+    found = [_detection(record, f"record {k}", rows, skipped) for k, record in enumerate(content)]
+    kept = _of_people([each for each in found if each is not None], path)
     skipped.log()
-    return {
-        "image": np.array([rows[d["image_id"]] for d in kept], np.int32),
-        "box": np.array([d["bbox"] for d in kept], np.float32).reshape(-1, 4),
-        "score": np.array([d["score"] for d in kept], np.float32),
-    }
+    if not kept:
+        raise DataError(
+            f"{path}: none of its {len(content)} boxes can be used for the {len(rows)} images; the log says why"
+        )
+    image = np.array([each.image for each in kept], np.int32)
+    box = np.array([each.box for each in kept]).reshape(-1, 4)
+    if sizes is not None:
+        suspicions.check(path, box, np.asarray(sizes)[image])
+    return {"image": image, "box": box.astype(np.float32), "score": np.array([each.score for each in kept], np.float32)}
 
 
-def _usable_box(detection: dict, position: int, rows: dict, skipped: Skipped) -> bool:
-    name = f"record {position}"
-    numbers = [*detection["bbox"], detection["score"]]
-    if detection.get("image_id") not in rows:
-        skipped.add("field 'image_id' names an image outside the data set", name)
-    elif len(numbers) != 5 or not all(math.isfinite(v) for v in numbers):
-        skipped.add("fields 'bbox' and 'score' are not five finite numbers", name)
-    elif min(detection["bbox"][2:]) <= 0:
-        skipped.add("field 'bbox' has no area", name)
-    else:
-        return True
-    return False
+_STRANGER = FieldError("image_id", "names an image outside the data set")
+
+
+def _is_detection(record: Any) -> bool:
+    return isinstance(record, Mapping) and {"bbox", "score"} <= record.keys()
+
+
+class _Detection(NamedTuple):
+    image: int
+    category: int
+    box: np.ndarray
+    score: float
+
+
+def _detection(record: Any, name: str, rows: Mapping[int, int], skipped: Skipped) -> _Detection | None:
+    if not isinstance(record, Mapping):
+        skipped.add("records that are no objects", f"{name} is {fields.shown(record)}")
+        return None
+    try:
+        row = rows.get(fields.whole(record, "image_id"))
+        box, score = fields.numbers(record, "bbox", 4), fields.number(record, "score")
+        category = fields.whole(record, "category_id", missing=1)
+        if row is None:
+            raise _STRANGER
+        if min(box[2:]) <= 0:
+            raise FieldError("bbox", "has no area")
+    except FieldError as error:
+        skipped.add_field(error, name)
+        return None
+    return _Detection(row, category, box, score)
+
+
+def _of_people(found: list[_Detection], path: Any) -> list[_Detection]:
+    """Those of the category of people."""
+    counts = collections.Counter(each.category for each in found)
+    shown = ", ".join(f"{category}: {count}" for category, count in sorted(counts.items())[:10])
+    if found and PERSON not in counts and len(counts) > 1:
+        raise DataError(f"{path}: has boxes of the categories {shown}, but none of category {PERSON}, which is people")
+    person = PERSON if PERSON in counts or not counts else next(iter(counts))
+    if person != PERSON:
+        logger.warning("%s: all boxes are of category %d, which is taken for people", path, person)
+    elif len(counts) > 1:
+        zero = "; is it counted from 0, so that 0 is people?" if 0 in counts else ""
+        level = logging.WARNING if zero else logging.INFO
+        logger.log(level, "%s: boxes of category %d are taken, of all (%s)%s", path, PERSON, shown, zero)
+    return [each for each in found if each.category == person]
