@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     annotations = coco.read_keypoints(options.annotations)
-    detections = coco.read_detections(options.boxes, annotations.image_id)
+    detections = coco.read_detections(options.boxes, annotations.image_id, annotations.sizes)
     good = detections["score"] >= options.threshold
     detections = {name: values[good] for name, values in detections.items()}
     proposals = fit(annotations, detections, options.clusters, options.rule, options.seed)

@@ -88,6 +88,11 @@ class Annotations:
     def num_people(self) -> int:
         return len(self.person_image)
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """[I, 2] (width, height) of the images in pixels."""
+        return np.stack([self.width, self.height], -1)
+
     def people_of(self, image: int) -> np.ndarray:
         """Rows of the people of an image, in the order of the data set."""
         order, starts = self._by_image

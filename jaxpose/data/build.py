@@ -288,7 +288,7 @@ def choose_people(data: Any, split: str, source: Source) -> person_boxes.PersonB
     if boxes == "simulated":
         found = simulate_detections(source.annotations, **data.simulated)
     else:
-        found = coco.read_detections(boxes, source.annotations.image_id)
+        found = coco.read_detections(boxes, source.annotations.image_id, source.annotations.sizes)
     found = confident(found, data[split].get("box_threshold", 0.0))
     return person_boxes.detected(source.annotations, found, boxes)
 

@@ -10,6 +10,9 @@ import numpy as np
 from jaxpose.ops.arrays import SameArray, namespace
 from jaxpose.types import Array
 
+LEAST_SIDE = 1e-3
+"""Shortest side of a region around a box in pixels: the map from a region without a side would be infinite."""
+
 
 def clip_boxes(boxes: SameArray, image_size: tuple[Array | float, Array | float]) -> tuple[SameArray, SameArray]:
     """Boxes cut at the image border by the rule of the COCO top-down pipelines.
@@ -22,7 +25,8 @@ def clip_boxes(boxes: SameArray, image_size: tuple[Array | float, Array | float]
       image_size: (width, height) of the image in pixels.
 
     Returns:
-      The clipped boxes [..., 4], and a mask [...] that is False where nothing of the box lies inside the image.
+      The clipped boxes [..., 4], and a mask [...] that is False where nothing of the box lies inside the image. A box
+      of which one column or row of pixels lies inside has no area, and is no region to crop (`LEAST_SIDE`).
     """
     xp = namespace(boxes, *image_size)
     x, y, w, h = (boxes[..., i] for i in range(4))
@@ -49,12 +53,13 @@ def box_to_center_size(boxes: SameArray, aspect: float, padding: float = 1.25) -
       padding: factor by which the region exceeds the box.
 
     Returns:
-      The centre [..., 2] and the size [..., 2] (width, height), both in pixels. The original code calls size / 200
-      "scale".
+      The centre [..., 2] and the size [..., 2] (width, height), both in pixels, of `LEAST_SIDE` or more. The original
+      code calls size / 200 "scale".
     """
     xp = namespace(boxes)
     center = xp.add(boxes[..., :2], boxes[..., 2:] * 0.5)
-    return center, xp.multiply(widen_to_aspect(boxes[..., 2:], aspect), padding)
+    size = xp.maximum(widen_to_aspect(boxes[..., 2:], aspect), LEAST_SIDE)
+    return center, xp.multiply(size, padding)
 
 
 def half_body_box(
@@ -79,16 +84,16 @@ def half_body_box(
       padding: factor by which the region exceeds the extent of the joints.
 
     Returns:
-      (center [2], size [2]) in pixels, or None where fewer than two joints are left.
+      (center [2], size [2]) in pixels, or None where fewer than two joints are left, or all at one place.
     """
     is_upper = np.zeros(len(keypoints), bool)
     is_upper[list(upper_body)] = True
     upper, lower = keypoints[is_upper & (visible > 0)], keypoints[~is_upper & (visible > 0)]
     take_upper = len(upper) > 2 if prefer_upper else len(lower) <= 2
     chosen = upper if take_upper else (lower if len(lower) > 2 else upper)
-    if len(chosen) < 2:
+    if len(chosen) < 2 or not (extent := chosen.max(0) - chosen.min(0)).any():
         return None
-    return chosen.mean(0), widen_to_aspect(chosen.max(0) - chosen.min(0), aspect) * padding
+    return chosen.mean(0), widen_to_aspect(extent, aspect) * padding
 
 
 def crop_affine(

@@ -174,6 +174,27 @@ class TestPeople:
         for reason in ("crowd regions", "no labelled joint", "box outside the image", "no area"):
             assert f"skipped 1: {reason}" in caplog.text
 
+    @pytest.mark.parametrize(
+        "box",
+        [[40, 40, 1, 1], [63, 79, 30, 30], [0.2, 0.2, 0.5, 0.6], [40, 40, 0.5, 30], [40, 40, 30, 1], [-1, -1, 1, 1]],
+    )
+    @pytest.mark.parametrize("detected", [False, True])
+    def test_a_box_of_a_pixel_is_outside_the_image(self, folder, caplog, box, detected):
+        """Its crop would be the map of nothing: not a number. All others are looked at as ever."""
+        tiny.edit_labels(folder, first_person(lambda person: person.update(bbox=box)))
+        config = tiny.config(folder)
+        if detected:
+            content = json.loads((folder / "labels.json").read_text())["annotations"]
+            (folder / "boxes.json").write_text(json.dumps([person | {"score": 0.5} for person in content]))
+            config.data.train.boxes = str(folder / "boxes.json")
+        with caplog.at_level(logging.INFO, "jaxpose"):
+            examples = build.train_examples(config, methods.create(config.method))["source"]
+        assert len(examples) == 11
+        assert "skipped 1: box outside the image" in caplog.text
+        for i in range(len(examples)):
+            example = examples.load(i, np.random.default_rng(i))
+            assert all(np.isfinite(example[name]).all() for name in ("keypoints", "to_image"))
+
     def test_nobody_left(self, folder):
         tiny.edit_labels(folder, lambda c: [a.update(iscrowd=1) for a in c["annotations"]])
         with pytest.raises(DataError, match="none of the 12 annotated people"):

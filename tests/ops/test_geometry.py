@@ -115,3 +115,20 @@ def test_half_body_falls_back_and_gives_up():
     assert_allclose(center, keypoints[:3].mean(0))
     only_one = np.array([1, 0, 0, 0, 0, 0])
     assert geometry.half_body_box(keypoints, only_one, (0, 1, 2), prefer_upper=True, aspect=1.0) is None
+
+
+@pytest.mark.parametrize("side", [0.0, 1e-30, 1e-9])
+def test_no_box_is_so_small_that_its_crop_is_infinite(side):
+    center, size = geometry.box_to_center_size(np.array([3.0, 4.0, side, side]), CROP[0] / CROP[1])
+    affine = geometry.crop_affine(center, size, CROP)
+    assert np.isfinite(affine.astype(np.float32)).all()
+    assert np.isfinite(geometry.invert_affine(affine)).all()
+    assert size.min() >= geometry.LEAST_SIDE
+
+
+def test_half_of_a_body_whose_joints_are_all_at_one_place_is_no_region():
+    keypoints = np.repeat([[5.0, 6.0], [50.0, 60.0]], 3, axis=0)
+    assert geometry.half_body_box(keypoints, np.ones(6), (0, 1, 2), prefer_upper=True, aspect=1.0) is None
+    keypoints[1, 1] += 2
+    center, size = geometry.half_body_box(keypoints, np.ones(6), (0, 1, 2), prefer_upper=True, aspect=1.0)
+    assert_allclose(size, [3, 3])

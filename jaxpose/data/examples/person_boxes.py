@@ -44,15 +44,15 @@ def annotated(annotations: Annotations, name: str) -> PersonBoxes:
     """The people with a true box and at least one labelled joint, as the top-down family chooses them.
 
     Boxes are clipped to the image by the rule of `geometry.clip_boxes`, where the data set wants it. Crowd regions,
-    people without area, boxes outside the image and people without a labelled joint are no examples. The log says how
-    many of each.
+    people without area, boxes outside the image (or of a pixel in it) and people without a labelled joint are no
+    examples. The log says how many of each.
 
     Raises:
       DataError: nobody is left.
     """
     a = annotations
     size = (a.width[a.person_image].astype(np.float32), a.height[a.person_image].astype(np.float32))
-    clipped, inside = geometry.clip_boxes(a.box, size)
+    clipped, inside = _clip(a.box, size)
     box = clipped if a.clip_boxes else a.box
     reasons = {
         "crowd regions": a.crowd,
@@ -78,6 +78,12 @@ def annotated(annotations: Annotations, name: str) -> PersonBoxes:
         true_boxes=True,
         mirror=a.mirror[keep],
     )
+
+
+def _clip(boxes: np.ndarray, size: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes cut at the image border, and a mask [N] of those that have an area then."""
+    clipped, inside = geometry.clip_boxes(boxes, size)
+    return clipped, inside & np.all(clipped[:, 2:] > 0, axis=-1)
 
 
 def whole_images(annotations: Annotations, name: str) -> PersonBoxes:
@@ -107,7 +113,7 @@ def whole_images(annotations: Annotations, name: str) -> PersonBoxes:
 
 
 def detected(annotations: Annotations, boxes: dict[str, np.ndarray], name: str) -> PersonBoxes:
-    """The boxes of a detector.
+    """The boxes of a detector, but for those outside the image (or of a pixel in it), which the log counts.
 
     Args:
       annotations: labels of the images.
@@ -117,6 +123,13 @@ def detected(annotations: Annotations, boxes: dict[str, np.ndarray], name: str) 
     Raises:
       DataError: there is no box.
     """
+    a, image = annotations, boxes["image"]
+    _, inside = _clip(boxes["box"], (a.width[image].astype(np.float32), a.height[image].astype(np.float32)))
+    skipped = Skipped(name)
+    for box in boxes["box"][~inside].tolist():
+        skipped.add("box outside the image", str(box))
+    skipped.log()
+    boxes = {field: values[inside] for field, values in boxes.items()}
     count, joints = len(boxes["image"]), annotations.skeleton.num_joints
     if not count:
         raise DataError(f"{name}: has no person box in any of the data set's {annotations.num_images} images")

@@ -126,7 +126,7 @@ def _columns(listed: list[records.Image], people: records.People, skeleton: Skel
 
 def _check_forms(a: Annotations, path: str) -> None:
     one = ~a.crowd
-    sizes = np.stack([a.width, a.height], -1)[a.person_image[one]]
+    sizes = a.sizes[a.person_image[one]]
     labelled = a.visibility[one] > 0
     suspicions.check(path, a.box[one], sizes, keypoints=a.keypoints[one], labelled=labelled, names=a.skeleton.joints)
 
