@@ -230,7 +230,7 @@ def odd_input(name: str, seed: int, i: int, make: Callable[[], Content] | None =
 
 
 _DEEP, _RAW = "deep:", "raw:"
-_SPECIAL = re.compile(rb'"(deep|raw):([^"]*)"')
+_SPECIAL = re.compile(rb'"(?:deep:(\d{1,7})|raw:([^"\\]*))"')
 
 ODD = (
     None, True, False, 0, -0.0, 1, -1, 2, 3, 0.5, 0.9, -0.9, 1.5, 64.9, 255, 256, 65535, 65536, 99999, 1e-300, 1e9,
@@ -241,7 +241,7 @@ ODD = (
     [], {}, [[]], [None], [0], [1, 2], [1, 2, 3, 4], ["a"], [0] * 100, {"a": 1}, {"id": 1},
     {"size": [2, 2], "counts": "x"},
     _RAW + "1e400", _RAW + "-1e400", _RAW + "1E1", _RAW + "-0", _RAW + "9" * 5000, _RAW + "{}", _RAW + "[,]",
-    _DEEP + "500", _DEEP + "20000", _DEEP + "1000000",
+    _DEEP + "500", _DEEP + "900", _DEEP + "960", _DEEP + "20000", _DEEP + "1000000",
 )  # fmt: skip
 """Values in place of others."""
 
@@ -250,8 +250,8 @@ def as_json(content: Any) -> bytes:
     """JSON in UTF-8; texts "raw:..." become what follows, "deep:N" N lists in each other."""
 
     def special(found: re.Match) -> bytes:
-        kind, text = found.groups()
-        return text if kind == b"raw" else b"[" * int(text) + b"]" * int(text)
+        depth, text = found.groups()
+        return text if depth is None else b"[" * int(depth) + b"]" * int(depth)
 
     return _SPECIAL.sub(special, json.dumps(content).encode())
 
@@ -309,7 +309,9 @@ def _near(value: Any, rng: random.Random) -> Any:
         return rng.choice((value + value, value[: len(value) // 2], value[:-1], value.upper(), f" {value} ", [value]))
     if isinstance(value, list):
         return rng.choice((value[:-1], value[: len(value) // 2], value + value, value[::-1], [value[:1]] * 3))
-    return rng.choice(([value], list(value), list(value.items()), {str(k).upper(): v for k, v in value.items()}))
+    return rng.choice(
+        ([value], list(value), [*map(list, value.items())], {str(k).upper(): v for k, v in value.items()})
+    )
 
 
 def _repeat(container: Any, key: Any, rng: random.Random) -> None:

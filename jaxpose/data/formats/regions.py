@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -77,14 +77,13 @@ def is_drawable(segmentation: Any, width: int, height: int) -> bool:
     if width * height > MOST_PIXELS:
         return False
     if isinstance(segmentation, dict):
-        counts = segmentation.get("counts")
-        size = segmentation.get("size")
+        size, counts = (segmentation.get(field) for field in ("size", "counts"))
         runs = _compressed(counts, width * height) if isinstance(counts, str) else counts
         return _are_whole(size) and size == [height, width] and _are_whole(runs) and sum(runs) == width * height
     return isinstance(segmentation, list) and bool(segmentation) and all(map(_is_polygon, segmentation))
 
 
-def _are_whole(values: Any) -> bool:
+def _are_whole(values: Any) -> TypeGuard[list[int]]:
     """Whether a value is a list of whole numbers from 0."""
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
