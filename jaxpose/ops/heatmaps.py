@@ -121,7 +121,7 @@ def maxima(maps: Array, nowhere: float = 0.0) -> tuple[jax.Array, jax.Array]:
     return jnp.where(scores[..., None] > 0, positions, nowhere), scores
 
 
-def quarter_offset(maps: Array, positions: Array, amount: float = 0.25) -> jax.Array:
+def quarter_offset(maps: Array, positions: Array, amount: float = 0.25, by_axis: bool = False) -> jax.Array:
     """Moves positions towards the larger neighbour, by `amount` along each axis.
 
     A position moves if its nearest pixel (px, py) has 1 < px < W - 1 and 1 < py < H - 1. So index 1 stays, as in all
@@ -131,6 +131,7 @@ def quarter_offset(maps: Array, positions: Array, amount: float = 0.25) -> jax.A
       maps: [..., H, W, K] maps.
       positions: [..., K, 2] positions in pixels of the map, such as those of `maxima`.
       amount: length of a move in pixels of the map.
+      by_axis: True to decide for each axis by itself, as mmpose does: a move along x asks for 1 < px < W - 1 and py > 0.
 
     Returns:
       [..., K, 2] positions in pixels of the map.
@@ -138,13 +139,15 @@ def quarter_offset(maps: Array, positions: Array, amount: float = 0.25) -> jax.A
     height, width = maps.shape[-3:-1]
     flat, positions = _flat(maps), jnp.asarray(positions)
     pixel = jnp.floor(positions + 0.5).astype(jnp.int32)
-    x, y = jnp.clip(pixel[..., 0], 1, width - 2), jnp.clip(pixel[..., 1], 1, height - 2)
+    x, y = jnp.clip(pixel[..., 0], 0, width - 1), jnp.clip(pixel[..., 1], 0, height - 1)
 
     def value(column: jax.Array, row: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(flat, (row * width + column)[..., None, :], axis=-2)[..., 0, :]
+        cell = jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1)
+        return jnp.take_along_axis(flat, cell[..., None, :], axis=-2)[..., 0, :]
 
     slope = jnp.stack([value(x + 1, y) - value(x - 1, y), value(x, y + 1) - value(x, y - 1)], axis=-1)
-    inside = jnp.all((pixel > 1) & (pixel < jnp.array([width - 1, height - 1])), axis=-1, keepdims=True)
+    inside = (pixel > 1) & (pixel < jnp.array([width - 1, height - 1]))
+    inside = inside & (pixel[..., ::-1] > 0) if by_axis else jnp.all(inside, axis=-1, keepdims=True)
     return positions + jnp.where(inside, amount * jnp.sign(slope), 0)
 
 
@@ -558,21 +561,3 @@ def padded_crop_to_image(boxes: Array, size: tuple[int, int], gap: float = 0.0) 
     corner = boxes[..., :2] - jnp.maximum(region - extent - gap, 0) / 2
     scale = region[..., 1, None, None] / size[1] * jnp.eye(2)
     return jnp.concatenate([scale, corner[..., None]], axis=-1)
-
-
-def decode_2017(maps: Array, boxes: Array) -> tuple[jax.Array, jax.Array]:
-    """RMPE's decoding in the code of 2017: whole pixels of the image.
-
-    Columns of the map are counted from 1 and rows from .5. There is no quarter offset, and negative values are 0.
-
-    Args:
-      maps: [..., H, W, K] maps.
-      boxes: [..., 4] boxes (x1, y1, x2, y2) in pixels, grown (see `grow_boxes`) and truncated to whole pixels.
-
-    Returns:
-      The keypoints [..., K, 2] float32, truncated to whole pixels of the image, and the scores [..., K].
-    """
-    height, width = maps.shape[-3:-1]
-    positions, scores = maxima(jnp.maximum(jnp.asarray(maps), 0))
-    to_image = padded_crop_to_image(boxes, (width, height), gap=1)
-    return jnp.trunc(geometry.apply_affine(to_image, positions + jnp.array([1.0, 0.5]))), scores

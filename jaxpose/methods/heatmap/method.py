@@ -16,11 +16,12 @@ from jaxpose.methods.top_down import TopDown
 from jaxpose.nn import backbones, initializers
 from jaxpose.nn.heads import DECONV_PADDING, DeconvHead
 from jaxpose.nn.names import OriginalNames
-from jaxpose.ops import heatmaps, oks
+from jaxpose.ops import dark, heatmaps, oks
 from jaxpose.skeleton import Skeleton
-from jaxpose.types import Batch, Stream, Variables
+from jaxpose.types import Array, Batch, Stream, Variables
 
 LOSSES = ("mse", "ohkm")
+DECODINGS = ("quarter", "mmpose", "dark", "udp")
 JOINT_WEIGHTS = {"elbow": 1.2, "knee": 1.2, "wrist": 1.5, "ankle": 1.5}
 """Weights of joints that are harder to find, by the last part of their names; 1 for others."""
 
@@ -66,6 +67,11 @@ class Heatmap(TopDown):
       ohkm_joints: number of these joints.
       weighted_joints: whether joints count by `JOINT_WEIGHTS`; the weight enters the loss squared.
       score_threshold: score above which joints count in a person's score.
+      decoding: rule by which joints are read from maps. "quarter" moves maxima by a quarter of a pixel, as the papers
+        do; "mmpose" does so for each axis by itself; "dark" (Zhang et al., CVPR 2020) and "udp" (Huang et al., CVPR
+        2020) move them to the top of a Gaussian. "udp" also draws targets between pixels, for crops of
+        `config.data.unbiased`.
+      blur_cells: number of cells that the Gaussian of "dark" and "udp" is cut to, odd: 11, or 17 for crops of 384 x 288.
     """
 
     backbone: str = "hrnet_w32"
@@ -81,9 +87,13 @@ class Heatmap(TopDown):
     ohkm_joints: int = 8
     weighted_joints: bool = False
     score_threshold: float = 0.2
+    decoding: str = "quarter"
+    blur_cells: int = 11
 
     def __post_init__(self):
         super().__post_init__()
+        self.require(self.decoding in DECODINGS, "decoding", " or ".join(map(repr, DECODINGS)))
+        self.require(self.blur_cells > 0 and self.blur_cells % 2 == 1, "blur_cells", "an odd number of cells")
         self.require(backbones.is_known(self.backbone), "backbone", backbones.KNOWN)
         self.require(self.loss in LOSSES, "loss", '"mse" or "ohkm"')
         joints = self.joints.num_joints
@@ -121,6 +131,13 @@ class Heatmap(TopDown):
         """(width, height) of the maps."""
         return self.input_size[0] // self.stride, self.input_size[1] // self.stride
 
+    @property
+    def cell(self) -> Array | int:
+        """Crop pixels a map pixel, for both axes or along x and y; in UDP corners lie on corners."""
+        if self.decoding != "udp":
+            return self.stride
+        return (np.array(self.input_size, np.float32) - 1) / (np.array(self.map_size, np.float32) - 1)
+
     def module(self) -> HeatmapNetwork:
         dtype = jnp.dtype(self.dtype)
         head = DeconvHead(
@@ -146,7 +163,9 @@ class Heatmap(TopDown):
     def labels(self, stream: Stream) -> Stream:
         """ "target" [B, h, w, K] and "weight" [B, K]."""
         visible = stream["visible"] * stream["valid"][:, None]
-        target, weight = heatmaps.gaussian_targets(stream["keypoints"], visible, self.stride, self.map_size, self.sigma)
+        target, weight = heatmaps.gaussian_targets(
+            stream["keypoints"], visible, self.cell, self.map_size, self.sigma, between=self.decoding == "udp"
+        )
         if self.weighted_joints:
             weight = weight * joint_weights(self.joints)
         return {"target": target, "weight": weight}
@@ -181,8 +200,15 @@ class Heatmap(TopDown):
         return self.apply(variables, image)["maps"]
 
     def read(self, maps: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Maxima, moved by a quarter of a map's pixel; scores are their values, about 1 where the network is sure."""
-        return heatmaps.decode(maps, self.stride)
+        """Maxima, moved as `decoding` tells; scores are their values, about 1 where the network is sure."""
+        if self.decoding == "quarter":
+            return heatmaps.decode(maps, self.stride)
+        cells, scores = heatmaps.maxima(maps, nowhere=0 if self.decoding == "udp" else -1)
+        if self.decoding == "mmpose":
+            return heatmaps.quarter_offset(maps, cells, by_axis=True) * self.cell, scores
+        blurred = dark.as_high(dark.blur(maps, self.blur_cells), maps)
+        refine = dark.refine if self.decoding == "dark" else dark.refine_unbiased
+        return refine(blurred, cells) * self.cell, scores
 
     def person_score(self, scores: jax.Array, box_score: jax.Array) -> jax.Array:
         return oks.person_score(scores, box_score, self.score_threshold)
