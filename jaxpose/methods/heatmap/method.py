@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpose.methods.base import LossAux, Phase
+from jaxpose.methods.heatmap.hourglass import BasicHourglass
 from jaxpose.methods.top_down import TopDown
 from jaxpose.nn import backbones, initializers
 from jaxpose.nn.heads import DECONV_PADDING, DeconvHead
@@ -20,6 +21,7 @@ from jaxpose.ops import dark, heatmaps, oks
 from jaxpose.skeleton import Skeleton
 from jaxpose.types import Array, Batch, Stream, Variables
 
+HOURGLASS = "hourglass52"
 LOSSES = ("mse", "ohkm")
 DECODINGS = ("quarter", "mmpose", "dark", "udp")
 JOINT_WEIGHTS = {"elbow": 1.2, "knee": 1.2, "wrist": 1.5, "ankle": 1.5}
@@ -54,10 +56,11 @@ class Heatmap(TopDown):
     Attributes:
       channels: order of colours; the published HRNets see "rgb", the published ResNets "bgr" (with mean and deviation
         not reordered).
-      backbone: "resnet18", 34, 50, 101, 152, or "hrnet_wC" with C channels in the finest branch (32, 48).
+      backbone: "resnet18", 34, 50, 101, 152, "hrnet_wC" with C channels in the finest branch (32, 48), or
+        "hourglass52".
       backbone_width: channels of a ResNet's stem; 0 for the published 64.
       backbone_stages: blocks per stage (ResNet) or modules of stages 2 to 4 (HRNet); empty for the published ones.
-      deconv_layers: number of transposed convolutions after a ResNet; each doubles the resolution. An HRNet has none.
+      deconv_layers: number of transposed convolutions after a ResNet; each doubles the resolution. Others have none.
       deconv_features: number of channels of each transposed convolution.
       deconv_kernel: size of each transposed convolution, 4, 3 or 2.
       deconv_bias: whether transposed convolutions have a bias.
@@ -71,7 +74,8 @@ class Heatmap(TopDown):
         do; "mmpose" does so for each axis by itself; "dark" (Zhang et al., CVPR 2020) and "udp" (Huang et al., CVPR
         2020) move them to the top of a Gaussian. "udp" also draws targets between pixels, for crops of
         `config.data.unbiased`.
-      blur_cells: number of cells that the Gaussian of "dark" and "udp" is cut to, odd: 11, or 17 for crops of 384 x 288.
+      blur_cells: odd number of cells that the Gaussian of "dark" and "udp" is cut to: 11, or 17 for crops of
+        384 x 288.
     """
 
     backbone: str = "hrnet_w32"
@@ -94,7 +98,8 @@ class Heatmap(TopDown):
         super().__post_init__()
         self.require(self.decoding in DECODINGS, "decoding", " or ".join(map(repr, DECODINGS)))
         self.require(self.blur_cells > 0 and self.blur_cells % 2 == 1, "blur_cells", "an odd number of cells")
-        self.require(backbones.is_known(self.backbone), "backbone", backbones.KNOWN)
+        known = backbones.is_known(self.backbone) or self.is_hourglass
+        self.require(known, "backbone", f'{backbones.KNOWN}, or "{HOURGLASS}"')
         self.require(self.loss in LOSSES, "loss", '"mse" or "ohkm"')
         joints = self.joints.num_joints
         self.require(self.loss == "mse" or 0 < self.ohkm_joints <= joints, "ohkm_joints", f"1 to {joints}")
@@ -103,19 +108,30 @@ class Heatmap(TopDown):
         if self.is_hrnet:
             given = len(self.backbone_stages)
             self.require(given in (0, 3), "backbone_stages", "the modules of stages 2, 3 and 4, or nothing, for HRNet")
+        elif self.is_hourglass:
+            self.require(not self.backbone_stages, "backbone_stages", "nothing for an hourglass")
         else:
             self.require(self.deconv_kernel in DECONV_PADDING, "deconv_kernel", "4, 3 or 2")
             most = self._stages + 1
             self.require(0 <= self.deconv_layers <= most, "deconv_layers", f"0 to {most} after {self._stages} stages")
-        multiple = 32 if self.is_hrnet else 2 ** (self._stages + 1)
+        multiple = {"hrnet": 32, "hourglass": 128}.get(self.family, 2 ** (self._stages + 1))
         fits = all(side > 0 and side % multiple == 0 for side in self.input_size)
         self.require(fits, "input_size", f"multiples of {multiple} with this backbone")
 
     # --- network ---
 
     @property
+    def family(self) -> str:
+        """Family of the backbone, "resnet", "hrnet" or "hourglass"."""
+        return "hrnet" if self.is_hrnet else "hourglass" if self.is_hourglass else "resnet"
+
+    @property
     def is_hrnet(self) -> bool:
         return backbones.is_hrnet(self.backbone)
+
+    @property
+    def is_hourglass(self) -> bool:
+        return self.backbone == HOURGLASS
 
     @property
     def _stages(self) -> int:
@@ -124,7 +140,7 @@ class Heatmap(TopDown):
     @property
     def stride(self) -> int:
         """Crop pixels a map pixel: 4 in the papers."""
-        return 4 if self.is_hrnet else 2 ** (self._stages + 1 - self.deconv_layers)
+        return 2 ** (self._stages + 1 - self.deconv_layers) if self.family == "resnet" else 4
 
     @property
     def map_size(self) -> tuple[int, int]:
@@ -142,20 +158,23 @@ class Heatmap(TopDown):
         dtype = jnp.dtype(self.dtype)
         head = DeconvHead(
             self.joints.num_joints,
-            layers=0 if self.is_hrnet else self.deconv_layers,
+            layers=self.deconv_layers if self.family == "resnet" else 0,
             features=self.deconv_features,
             kernel=self.deconv_kernel,
             use_bias=self.deconv_bias,
             final_kernel=self.final_kernel,
             dtype=dtype,
         )
+        if self.is_hourglass:
+            return HeatmapNetwork(BasicHourglass(dtype=dtype), head)
         backbone = backbones.backbone(
             self.backbone, width=self.backbone_width, stages=self.backbone_stages, dtype=dtype
         )
         return HeatmapNetwork(backbone, head)
 
     def init(self, key: jax.Array) -> Variables:
-        image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+        side = 128 if self.is_hourglass else 64
+        image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
         return initializers.initialize(self.module(), key, image)
 
     # --- targets and losses ---
