@@ -27,7 +27,7 @@ def create(config: Mapping) -> Method:
       ConfigError: unknown name, a field that the method does not have, or a value that cannot work.
     """
     fields = dict(config)
-    cls = _find(fields.pop("name", ""))
+    cls = find(fields.pop("name", ""))
     known = [field.name for field in dataclasses.fields(cls)]
     for name in fields:
         if name not in known:
@@ -54,8 +54,12 @@ def _immutable(value: Any) -> Any:
     return tuple(map(_immutable, value)) if isinstance(value, list | tuple) else value
 
 
-def _find(name: str) -> type[Method]:
-    """The class that is called so in configs."""
+def find(name: str) -> type[Method]:
+    """The class that is called so in configs.
+
+    Raises:
+      ConfigError: there is none, or it is no method.
+    """
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{FIELD} is {name!r}; it can be {', '.join(names())}, or a dotted path")
     found = configs.find(name if "." in name else _module_name(name), __name__, FIELD)

@@ -17,6 +17,7 @@ from jaxpose import skeleton as skeletons
 from jaxpose.errors import ConfigError, did_you_mean
 from jaxpose.methods import checks, fields
 from jaxpose.nn.names import OriginalNames, PretrainedNames
+from jaxpose.nn.recognition import Recognized, Shapes
 from jaxpose.types import Batch, Detections, LayerViews, Poses, Spec, Variables
 
 DTYPES = ("float32", "bfloat16")
@@ -181,6 +182,11 @@ class Method(abc.ABC):
 
     def original_names(self) -> OriginalNames | None:
         """Names of the entries in checkpoints of the original implementation; None if there are no rules for them."""
+        return None
+
+    @classmethod
+    def recognize(cls, shapes: Shapes) -> Recognized | None:
+        """The network that a checkpoint is of, by the names and shapes of its entries; None for any other network."""
         return None
 
     def pretrained_names(self) -> PretrainedNames | None:

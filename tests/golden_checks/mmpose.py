@@ -8,12 +8,14 @@ import numpy as np
 from numpy.testing import assert_allclose
 
 from golden_checks.networks import FORWARD, to_channels_first, to_channels_last
+from jaxpose import methods
 from jaxpose import skeleton as skeletons
 from jaxpose.convert.conversion import convert
 from jaxpose.data.views import PersonCrop
 from jaxpose.methods.heatmap import Heatmap
 from jaxpose.ops import heatmaps
 from jaxpose.skeleton import Skeleton
+from jaxpose.zoo.recognition import recognize
 
 PIXELS = 0.01
 """Largest difference of joints in an image."""
@@ -105,4 +107,12 @@ def check_top_down(case) -> None:
     check_joints(case, method, variables, batch)
 
 
-CHECKS = {"mmpose/top_down": check_top_down}
+def check_names(case) -> None:
+    """The entries tell the network; every entry has a place, and every leaf an entry."""
+    shapes = {name: tuple(shape) for name, shape in case.manifest["params"]}
+    name, recognized = recognize(shapes, case.name)
+    skeleton = next(s.name for s in skeletons.SKELETONS.values() if s.num_joints == recognized.joints)
+    convert(case.state_dict, methods.create({"name": name, "skeleton": skeleton, **recognized.fields}))
+
+
+CHECKS = {"mmpose/top_down": check_top_down, "mmpose/names": check_names}

@@ -17,6 +17,7 @@ from jaxpose.methods.top_down import TopDown
 from jaxpose.nn import backbones, initializers
 from jaxpose.nn.heads import DECONV_PADDING, DeconvHead
 from jaxpose.nn.names import OriginalNames
+from jaxpose.nn.recognition import Recognized, Shapes
 from jaxpose.ops import dark, heatmaps, oks
 from jaxpose.skeleton import Skeleton
 from jaxpose.types import Array, Batch, Stream, Variables
@@ -114,7 +115,7 @@ class Heatmap(TopDown):
             self.require(self.deconv_kernel in DECONV_PADDING, "deconv_kernel", "4, 3 or 2")
             most = self._stages + 1
             self.require(0 <= self.deconv_layers <= most, "deconv_layers", f"0 to {most} after {self._stages} stages")
-        multiple = {"hrnet": 32, "hourglass": 128}.get(self.family, 2 ** (self._stages + 1))
+        multiple = {"hrnet": 32, "hourglass": 128, "resnet": 2 ** (self._stages + 1)}[self.family]
         fits = all(side > 0 and side % multiple == 0 for side in self.input_size)
         self.require(fits, "input_size", f"multiples of {multiple} with this backbone")
 
@@ -204,6 +205,12 @@ class Heatmap(TopDown):
         maps, target = outputs["maps"], stream["target"]
         metrics = {"accuracy": heatmaps.accuracy(maps, target)}
         return self.criterion(maps, target, stream["weight"]), LossAux(metrics, mutated["batch_stats"])
+
+    @classmethod
+    def recognize(cls, shapes: Shapes) -> Recognized | None:
+        from jaxpose.methods.heatmap import names
+
+        return names.recognize(shapes) if cls is Heatmap else None  # methods that build on it have their own files
 
     def original_names(self) -> OriginalNames:
         from jaxpose.methods.heatmap import names

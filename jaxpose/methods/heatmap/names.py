@@ -4,12 +4,16 @@ mmpose has the same names behind "backbone." and "head." ("keypoint_head." in it
 """
 
 import dataclasses
+from typing import Any
 
 from jaxpose.methods.heatmap.hourglass import WIDTHS
-from jaxpose.methods.heatmap.method import Heatmap
-from jaxpose.nn.names import BATCH_NORM, CONV, DECONV_HEAD, HRNET, RESNET, Rule, nest
+from jaxpose.methods.heatmap.method import HOURGLASS, Heatmap
+from jaxpose.nn import recognition
+from jaxpose.nn.names import BATCH_NORM, CONV, DECONV_HEAD, HRNET, RESNET, Kind, Rule, nest
+from jaxpose.nn.recognition import Recognized, Shapes
+from jaxpose.skeleton import SKELETONS
 
-UNUSED = dict.fromkeys(("weight", "bias", "running_mean", "running_var", "num_batches_tracked"), ())
+UNUSED: Kind = dict.fromkeys(("weight", "bias", "running_mean", "running_var", "num_batches_tracked"), ())
 """Entries between hourglasses, which a file of one hourglass has all the same."""
 
 _BLOCK = {"conv": CONV, "bn": BATCH_NORM}
@@ -49,3 +53,46 @@ def rules(method: Heatmap) -> tuple[Rule, ...]:
     backbone = nest(BACKBONES[method.family], r"(?:backbone\.)?", "backbone")
     last = Rule(r"head\.multi_final_layers\.0", "head/final_layer", CONV)
     return (*backbone, *nest(DECONV_HEAD, r"(?:(?:keypoint_)?head\.)?", "head"), last)
+
+
+def recognize(shapes: Shapes) -> Recognized | None:
+    """A ResNet with transposed convolutions, an HRNet or an hourglass, and a last convolution for maps."""
+    mmpose = any(name.startswith("backbone.") for name in shapes)
+    trunk = recognition.under(shapes, "backbone.") if mmpose else shapes
+    head = recognition.under(shapes, "keypoint_head.") or recognition.under(shapes, "head.") if mmpose else shapes
+    last = head.get("final_layer.weight") or head.get("multi_final_layers.0.weight")
+    if last is None or len(last) != 4 or _has_tags(last[0]):
+        return None
+    fields = _backbone(trunk, head)
+    if fields is None:
+        return None
+    if last[2] != 1:
+        fields["final_kernel"] = last[2]
+    if mmpose:
+        fields["decoding"] = "mmpose"
+    elif fields["backbone"].startswith("resnet"):
+        fields["channels"] = "bgr"
+    assumed = ["crops of 256 x 192 pixels" if fields["backbone"] != HOURGLASS else "crops of 256 x 256 pixels"]
+    if mmpose:
+        assumed.append("joints read as mmpose's default does, not by DARK or UDP")
+    return Recognized(fields, last[0], tuple(assumed))
+
+
+def _has_tags(maps: int) -> bool:
+    """Whether maps are those of two kinds, as bottom-up networks make for joints and tags."""
+    known = {skeleton.num_joints for skeleton in SKELETONS.values()}
+    return maps not in known and maps / 2 in known
+
+
+def _backbone(trunk: Shapes, head: Shapes) -> dict[str, Any] | None:
+    if (fields := recognition.hrnet(trunk)) is not None:
+        others = ("transition_heatmap", "offset_", "deconv_layers", "diff_temporal_fuse")
+        return None if any(name.startswith(others) for name in (*trunk, *head)) else fields
+    if "hourglass_modules.0.up1.0.conv1.weight" in trunk:
+        return {"backbone": HOURGLASS, "input_size": (256, 256)}
+    first = head.get("deconv_layers.0.weight")
+    if first is None or (fields := recognition.resnet(trunk)) is None:
+        return None
+    layers = sum(f"deconv_layers.{3 * i}.weight" in head for i in range(6))
+    fields |= {"deconv_layers": layers, "deconv_features": first[1], "deconv_kernel": first[2]}
+    return fields | {"deconv_bias": "deconv_layers.0.bias" in head}

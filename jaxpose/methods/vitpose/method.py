@@ -20,6 +20,7 @@ from jaxpose.methods.vitpose.transformer import VisionTransformer
 from jaxpose.nn import initializers
 from jaxpose.nn.heads import DeconvHead
 from jaxpose.nn.names import OriginalNames, PretrainedNames
+from jaxpose.nn.recognition import Recognized, Shapes
 from jaxpose.ops import dark, heatmaps
 from jaxpose.types import Batch, Stream, Variables
 
@@ -176,6 +177,12 @@ class ViTPose(TopDown):
 
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("pose", self.heatmap_loss),)
+
+    @classmethod
+    def recognize(cls, shapes: Shapes) -> Recognized | None:
+        from jaxpose.methods.vitpose import names
+
+        return names.recognize(shapes)
 
     def original_names(self) -> OriginalNames:
         from jaxpose.methods.vitpose import names

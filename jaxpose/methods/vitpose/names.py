@@ -1,7 +1,12 @@
 """Names in released checkpoints of ViTPose: those of transformers, and those of the authors (mmpose 0.x)."""
 
+import re
+from typing import Any
+
 import numpy as np
 
+from jaxpose.methods.vitpose.method import SIZES
+from jaxpose.nn import recognition
 from jaxpose.nn.names import (
     ATTENTION_OUT,
     BATCH_NORM,
@@ -19,6 +24,7 @@ from jaxpose.nn.names import (
     keep,
     nest,
 )
+from jaxpose.nn.recognition import Recognized, Shapes
 
 
 def _split_kernel(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -79,6 +85,33 @@ HEADS = (
 NAMES = OriginalNames(
     (*POSITIONS, *nest(TRANSFORMERS, r"backbone\.", "backbone"), *nest(AUTHORS, r"backbone\.", "backbone"), *HEADS)
 )
+
+
+LAST = ("head.conv.weight", "keypoint_head.final_layer.weight", "head.final_layer.weight")
+"""Names of the last convolution."""
+HEADS_OF = {width: heads for width, _, heads in SIZES.values()}
+"""Number of attention heads by width: entries don't tell it."""
+
+
+def recognize(shapes: Shapes) -> Recognized | None:
+    """A vision transformer in either vocabulary, with one of the two heads."""
+    port = "backbone.embeddings.position_embeddings" in shapes
+    table = shapes.get("backbone.embeddings.position_embeddings" if port else "backbone.pos_embed", ())
+    last = next((shapes[name] for name in LAST if name in shapes), None)
+    if len(table) != 3 or last is None or table[2] not in HEADS_OF:
+        return None
+    block = r"backbone\.encoder\.layer\." if port else r"backbone\.blocks\."
+    layers = recognition.count(shapes, rf"{block}(\d+)\.")
+    shape = table[2], layers, HEADS_OF[table[2]]
+    size = next((name for name, published in SIZES.items() if published == shape), "")
+    fields: dict[str, Any] = {"size": size} if size else dict(zip(("width", "layers", "heads"), shape, strict=True))
+    fields |= {"size": size, "head": "simple" if last[2] == 3 else "classic"}
+    first = re.compile(rf"{block}0\.mlp\.experts\.(?:experts\.)?(\d+)\.weight")
+    if own := [shape for name, shape in shapes.items() if first.fullmatch(name)]:
+        fields |= {"experts": len(own), "expert_features": own[0][0]}
+    fields |= {"epsilon": 1e-12} if port else {"blur": 0.0}
+    assumed = ["the expert of COCO"] if own else []
+    return Recognized(fields, last[0], tuple(assumed))
 
 
 # --- to start from ---

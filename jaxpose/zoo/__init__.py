@@ -1,0 +1,1 @@
+"""Released weights: what there is, which network a file is of, and opening it."""
