@@ -1,11 +1,11 @@
 """JSON files of poses, as evaluations write them: lists of records, checked before they are used."""
 
-import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from jaxpose.errors import DataError
+from jaxpose.files.fields import FieldError, number, numbers, shown, whole
 from jaxpose.files.json_files import read_json
 from jaxpose.skeleton import Skeleton
 
@@ -37,20 +37,17 @@ def read_poses(
     records = []
     for position, record in enumerate(content):
         where = f"{path}: record {position}"
-        if not isinstance(record, dict) or not isinstance(record.get("image_id"), int):
-            raise DataError(f"{where}: expected an object with a whole number 'image_id'; {hint}")
-        record = {(aliases or {}).get(name, name): value for name, value in record.items()}
-        for name, length in expected.items():
-            if not _are_numbers(value := record.get(name), length):
-                what = f"{length} finite numbers" if length else "a finite number"
-                raise DataError(f"{where}: field {name!r} is {str(value)[:60]}, expected {what}; {hint}")
-        records.append(record)
+        if not isinstance(record, dict):
+            raise DataError(f"{where} is {shown(record)}, expected an object; {hint}")
+        record: dict[str, Any] = {(aliases or {}).get(name, name): value for name, value in record.items()}
+        try:
+            found = {name: _read(record, name, length) for name, length in expected.items()}
+            records.append(record | found | {"image_id": whole(record, "image_id")})
+        except FieldError as error:
+            raise DataError(f"{where}: {error}; {hint}") from error
     return records
 
 
-def _are_numbers(value: Any, length: int | None) -> bool:
-    """Whether `value` is a list of so many finite numbers, or one finite number if `length` is None."""
-    numbers = value if length else [value]
-    if not isinstance(numbers, list) or len(numbers) != (length or 1):
-        return False
-    return all(isinstance(v, int | float) and math.isfinite(v) for v in numbers)
+def _read(record: Mapping[str, Any], name: str, length: int | None) -> float | list[float]:
+    """A field of so many numbers, or of one if `length` is None."""
+    return number(record, name) if length is None else numbers(record, name, length).tolist()

@@ -9,7 +9,7 @@ import functools
 import json
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from jaxpose.errors import ConfigError, DataError
 from jaxpose.evaluation import pose_files, rescoring
 from jaxpose.evaluation.best_oks import AREA_RANGES, best_oks
 from jaxpose.evaluation.metrics import coco
-from jaxpose.evaluation.metrics.crowdpose import AREA_OF_BOX
+from jaxpose.evaluation.metrics.crowdpose import with_box_areas
 from jaxpose.evaluation.rescoring import PoseFeatures, Rescoring, RescoringNet, expected_oks
 from jaxpose.skeleton import CROWDPOSE, Skeleton
 from jaxpose.types import Array
@@ -152,14 +152,6 @@ def read_poses(path: str | pathlib.Path, skeleton: Skeleton) -> list[dict]:
     return pose_files.read_poses(path, skeleton, {"score": None}, "take results.json of an evaluation")
 
 
-def with_box_areas(truth: Mapping[str, Any]) -> dict[str, Any]:
-    """`truth` with the areas of CrowdPose's evaluation, .53 of the box, for everybody who has one."""
-    people = [
-        a | {"area": AREA_OF_BOX * a["bbox"][2] * a["bbox"][3]} if "bbox" in a else a for a in truth["annotations"]
-    ]
-    return dict(truth) | {"annotations": people}
-
-
 def run(annotations: Any, poses: Any, output: pathlib.Path, recipe: Recipe, area: str = "") -> dict:
     """Reads poses and labels, trains a rescorer and writes it; gives the report.
 
@@ -168,7 +160,7 @@ def run(annotations: Any, poses: Any, output: pathlib.Path, recipe: Recipe, area
       poses: JSON file of results without rescoring, in the format of the COCO server.
       output: .npz file to write; the report is written beside it, with the suffix .json.
       recipe: hyperparameters of the training.
-      area: area in OKS, "annotation" or "box" (see `with_box_areas`); "box" for CrowdPose's joints if empty.
+      area: area in OKS, "annotation" or "box" (see `metrics.crowdpose`); "box" for CrowdPose's joints if empty.
 
     Returns:
       AP and rank correlation of the scores with the best OKS, each before and after; the number of poses, samples and

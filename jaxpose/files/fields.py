@@ -211,6 +211,8 @@ def shown(value: Any) -> str:
 
 def _value(record: Mapping[str, Any], name: str, missing: Any) -> Any:
     value = record.get(name)
+    if isinstance(value, np.ndarray | np.bool_):
+        value = value.tolist()
     if value is None and missing is REQUIRED:
         raise FieldError(name, "is missing")
     return missing if value is None else value
@@ -218,6 +220,8 @@ def _value(record: Mapping[str, Any], name: str, missing: Any) -> Any:
 
 def _number(value: Any) -> int | float | None:
     """The number that a value is or spells; None for anything else."""
+    if isinstance(value, np.number):
+        value = value.item()
     if type(value) in (int, float):
         return value
     if not isinstance(value, str) or not value.isascii() or "_" in value or len(value) > 40:

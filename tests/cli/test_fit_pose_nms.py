@@ -74,9 +74,9 @@ def test_the_command_raises_the_ap(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"box_score": None}, "record 3: field 'box_score' is None, expected a finite number"),
-        ({"person_box": [1, 2, 3]}, "record 3: field 'person_box' is .* expected 4 finite numbers"),
-        ({"keypoints": [float("nan")] * 51}, "record 3: field 'keypoints' .* expected 51 finite numbers"),
+        ({"box_score": None}, "record 3: field 'box_score' is missing; an evaluation with"),
+        ({"person_box": [1, 2, 3]}, "record 3: field 'person_box' has 3 numbers, expected 4; "),
+        ({"keypoints": [float("nan")] * 51}, "record 3: field 'keypoints' holds nan, expected finite numbers"),
     ],
 )
 def test_unusable_poses(tmp_path, change, message):

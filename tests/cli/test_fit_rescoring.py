@@ -123,8 +123,8 @@ def test_nothing_to_learn_from():
     ("change", "message"),
     [
         ({"score": float("nan")}, "record 3: field 'score' is nan, expected a finite number"),
-        ({"keypoints": [1.0, 2.0]}, "record 3: field 'keypoints' .* expected 51 finite numbers; take results.json"),
-        ({"image_id": "3"}, "record 3: expected an object with a whole number 'image_id'"),
+        ({"keypoints": [1.0, 2.0]}, "record 3: field 'keypoints' has 2 numbers, expected 51; take results.json"),
+        ({"image_id": "a3"}, "record 3: field 'image_id' is 'a3', expected a whole number"),
     ],
 )
 def test_unusable_poses(tmp_path, change, message):

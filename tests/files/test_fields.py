@@ -79,6 +79,18 @@ def test_null_is_missing(read):
     assert fields.whole({"x": None}, "x", missing=-1) == -1
 
 
+def test_numbers_of_numpy_are_numbers():
+    assert fields.number({"x": np.float32(0.5)}, "x") == 0.5
+    assert fields.whole({"x": np.int64(7)}, "x") == 7
+    assert fields.flag({"x": np.True_}, "x") is True
+    assert fields.numbers({"x": np.arange(3)}, "x", 3).tolist() == [0, 1, 2]
+    assert fields.numbers({"x": [np.float64(1), 2]}, "x", 2).tolist() == [1, 2]
+    with pytest.raises(FieldError):
+        fields.number({"x": np.float32("nan")}, "x")
+    with pytest.raises(FieldError):
+        fields.number({"x": np.True_}, "x")
+
+
 @given(JSON)
 def test_any_value_is_used_as_it_is_or_refused(value):
     """Whatever JSON holds: a value that stands for the same number, or `FieldError`."""

@@ -285,7 +285,7 @@ class People:
         return Person(
             row=position,
             image=row,
-            id=_id(record),
+            id=number_of(record),
             box=box,
             joints=joints,
             area=max(0.0, AREA_OF_BOX * box[2] * box[3]) if area is None else area,
@@ -373,7 +373,8 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _id(record: Mapping[str, Any]) -> int | None:
+def number_of(record: Mapping[str, Any]) -> int | None:
+    """Number of a person; None where the file gives none from 1, which evaluations ask for."""
     try:
         return fields.whole(record, "id", missing=None, least=1)
     except FieldError:

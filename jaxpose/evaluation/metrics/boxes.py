@@ -10,6 +10,7 @@ Rows are put in order of image id and index, so that the numbers do not depend o
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -22,8 +23,6 @@ NUMBERS = tuple(f"box_{name}" for name in _NUMBERS)
 """So called that they can stand beside those of keypoints."""
 
 logger = logging.getLogger(__name__)
-
-_OF_TRUTH = ("id", "image_id", "category_id", "bbox", "area")
 
 
 @dataclasses.dataclass
@@ -93,23 +92,18 @@ def load_truth(ground_truth: GroundTruth) -> dict:
     Raises:
       DataError: a file, list or field is missing, or there is no one category of people; the message says which.
     """
-    content = coco.read_truth(ground_truth)
-    named = [c for c in content["categories"] if c.get("name") == "person"]
-    chosen = named or content["categories"]
+    content, name = coco.read_truth(ground_truth), coco.name_of(ground_truth)
+    listed = [dict(category) for category in content["categories"] if isinstance(category, Mapping)]
+    chosen = [category for category in listed if category.get("name") == "person"] or listed
     if len(chosen) != 1:
         raise DataError(
-            f"ground truth: field 'categories': expected a category 'person', or a single one; found "
-            f"{[c.get('name') for c in content['categories']]}"
+            f"{name}: field 'categories': expected a category 'person', or a single one; found "
+            f"{[category.get('name') for category in listed]}"
         )
-    people = [a for a in content["annotations"] if a.get("category_id") == chosen[0]["id"]]
-    for person in people:
-        if missing := [field for field in _OF_TRUTH if field not in person]:
-            raise DataError(
-                f"ground truth: annotation {person.get('id')}: lacks the fields {missing}, which COCO's evaluation of "
-                "boxes needs"
-            )
+    category = coco.with_id(chosen[0], f"{name}: field 'categories'")
+    people = coco.truth_people(content, category["id"], name, ("image_id", "bbox", "area"), coco.box_of_truth)
     return {
-        "images": content["images"],
-        "categories": chosen,
-        "annotations": [{f: p[f] for f in _OF_TRUTH} | {"iscrowd": p.get("iscrowd", 0)} for p in people],
+        "images": coco.truth_images(content, name),
+        "categories": [category],
+        "annotations": [person | {"category_id": category["id"]} for person in people],
     }

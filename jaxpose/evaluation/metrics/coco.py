@@ -8,19 +8,26 @@
 Rows are put in order of image id and index, so that the numbers do not depend on batches or processes.
 """
 
+import collections
 import dataclasses
+import functools
 import json
 import logging
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from jaxpose.data.formats import coco as records
 from jaxpose.errors import DataError
 from jaxpose.evaluation.metrics import GroundTruth, Metric
 from jaxpose.evaluation.rows import IMAGE_ID, INDEX, Collected, Column
 from jaxpose.evaluation.suppression import Suppression, suppress
+from jaxpose.files import fields
+from jaxpose.files.fields import FieldError
+from jaxpose.files.json_files import read_json
+from jaxpose.files.whole import write_text
 from jaxpose.skeleton import Skeleton
 
 NUMBERS = ("AP", "AP50", "AP75", "AP_M", "AP_L", "AR", "AR50", "AR75", "AR_M", "AR_L")
@@ -154,8 +161,12 @@ def evaluated_images(
 
 
 def write_results(results: list[dict], path: str | pathlib.Path) -> None:
-    """Writes results as the JSON file that the COCO server takes; equal results give equal bytes."""
-    pathlib.Path(path).write_text(json.dumps(results, separators=(",", ":"), allow_nan=False) + "\n")
+    """Writes results as the JSON file that the COCO server takes; equal results give equal bytes.
+
+    Raises:
+      StorageError: the file cannot be written.
+    """
+    write_text(path, json.dumps(results, separators=(",", ":"), allow_nan=False) + "\n")
 
 
 def match(
@@ -222,20 +233,25 @@ def mean_of_known(values: np.ndarray) -> float:
 
 
 def load_truth(ground_truth: GroundTruth, skeleton: Skeleton) -> dict:
-    """The part of a COCO keypoint file that an evaluation needs: images, and people of the one keypoint category.
+    """The part of a COCO keypoint file that an evaluation needs: images, and people of the keypoint category.
+
+    Fields are read as `data.sources.coco` reads them, but an unusable one is an error here: whom to leave out of an
+    evaluation is nobody's guess. People of images that the file does not list are counted in the log.
 
     Raises:
       DataError: a file, list or field is missing or does not fit `skeleton`; the message says which.
     """
-    content = read_truth(ground_truth)
-    name = _name(ground_truth)
+    content, name = read_truth(ground_truth), name_of(ground_truth)
     category = _keypoint_category(content["categories"], skeleton, name)
-    people = [a for a in content["annotations"] if a.get("category_id") == category["id"]]
-    return {
-        "images": content["images"],
-        "categories": [category],
-        "annotations": [_person(a, skeleton, name) for a in people],
-    }
+    needed = ("image_id", "keypoints", "bbox", "area")
+    people = truth_people(content, category["id"], name, needed, functools.partial(_person, skeleton=skeleton))
+    thirds = np.array([person["keypoints"][2::3] for person in people]).reshape(-1, skeleton.num_joints)
+    for person, values in zip(people, records.visibility(thirds, name).tolist(), strict=True):
+        person["keypoints"][2::3] = values
+        person["category_id"] = category["id"]
+        if person["num_keypoints"] is None:
+            person["num_keypoints"] = sum(value > 0 for value in values)
+    return {"images": truth_images(content, name), "categories": [category], "annotations": people}
 
 
 def read_truth(ground_truth: GroundTruth) -> Mapping[str, Any]:
@@ -244,45 +260,123 @@ def read_truth(ground_truth: GroundTruth) -> Mapping[str, Any]:
     Raises:
       DataError: no readable JSON, or a list is missing.
     """
-    name, content = _name(ground_truth), ground_truth
-    if not isinstance(ground_truth, Mapping):
-        try:
-            content = json.loads(pathlib.Path(ground_truth).read_bytes())
-        except (OSError, ValueError) as error:
-            raise DataError(f"{name}: not a readable JSON file ({error})") from error
-    for field in ("images", "annotations", "categories"):
-        if not isinstance(content, Mapping) or not isinstance(content.get(field), list):
-            raise DataError(f"{name}: field {field!r}: expected a list; is this a COCO keypoint annotation file?")
+    content = ground_truth if isinstance(ground_truth, Mapping) else read_json(ground_truth)
+    records.require_lists(content, name_of(ground_truth))
     return content
 
 
-def _name(ground_truth: GroundTruth) -> str:
+def name_of(ground_truth: GroundTruth) -> str:
+    """Name of labels in messages."""
     return "ground truth" if isinstance(ground_truth, Mapping) else str(ground_truth)
 
 
-def _keypoint_category(categories: list[dict], skeleton: Skeleton, name: str) -> dict:
-    fitting = [c for c in categories if len(c.get("keypoints") or ()) == skeleton.num_joints]
-    chosen = fitting if len(categories) > 1 else categories
+def truth_images(content: Mapping[str, Any], name: str) -> list[dict]:
+    """The images of labels, each with its number.
+
+    Raises:
+      DataError: an image without a number, or two with one.
+    """
+    numbered = enumerate(content["images"])
+    images = [with_id(image, f"{name}: image {i} of 'images' (counted from 0)") for i, image in numbered]
+    counts = collections.Counter(image["id"] for image in images)
+    if repeated := [number for number, count in counts.items() if count > 1]:
+        raise DataError(f"{name}: several images have the same id {repeated[0]}; number the images through")
+    return images
+
+
+def truth_people(
+    content: Mapping[str, Any],
+    category: int,
+    name: str,
+    needed: Sequence[str],
+    read: Callable[[Mapping[str, Any]], dict],
+) -> list[dict]:
+    """The people of a category of labels, each with a number of its own.
+
+    Args:
+      content: labels.
+      category: id of the category.
+      name: name of the labels, for messages.
+      needed: fields that must be there.
+      read: function from an annotation to the fields of a person; it raises `FieldError`.
+
+    Raises:
+      DataError: a field of a person cannot be used.
+    """
+    images = {image["id"] for image in truth_images(content, name)}
+    people, numbers, strangers = [], [], []
+    for position, annotation in enumerate(content["annotations"]):
+        where = records.named(annotation, position)
+        if not isinstance(annotation, Mapping):
+            raise DataError(f"{name}: {where} of 'annotations' is {fields.shown(annotation)}, expected an object")
+        try:
+            if fields.whole(annotation, "category_id") != category:
+                continue
+            if missing := [field for field in needed if annotation.get(field) is None]:
+                raise DataError(f"{name}: {where}: lacks the fields {missing}, which COCO's evaluation needs")
+            person = read(annotation)
+        except FieldError as error:
+            raise DataError(f"{name}: {where}: {error}") from error
+        if person["image_id"] not in images:
+            strangers.append(where)
+            continue
+        people.append(person)
+        numbers.append(records.number_of(annotation))
+    if strangers:
+        text = "%s: %d people are of images that are not listed, and not evaluated (%s first)"
+        logger.warning(text, name, len(strangers), strangers[0])
+    return [person | {"id": number} for person, number in zip(people, records.numbered(numbers, name).tolist())]
+
+
+def _keypoint_category(categories: list[Any], skeleton: Skeleton, name: str) -> dict:
+    listed = [dict(category) for category in categories if isinstance(category, Mapping)]
+    joints = [category.get("keypoints") or [] for category in listed]
+    lengths = [len(names) if isinstance(names, list | tuple) else 0 for names in joints]
+    fitting = [category for category, length in zip(listed, lengths, strict=True) if length == skeleton.num_joints]
+    chosen = fitting if len(listed) > 1 else listed
     if len(chosen) != 1:
-        listed = {c.get("name"): len(c.get("keypoints") or ()) for c in categories}
+        found = {fields.shown(c.get("name")): length for c, length in zip(listed, lengths, strict=True)}
         raise DataError(
-            f"{name}: field 'categories': expected one with {skeleton.num_joints} keypoints, found {listed}; "
+            f"{name}: field 'categories': expected one with {skeleton.num_joints} keypoints, found {found}; "
             f"the poses have the joints of {skeleton.name!r}"
         )
-    return chosen[0]
+    return with_id(chosen[0], f"{name}: field 'categories'")
 
 
-def _person(annotation: Mapping[str, Any], skeleton: Skeleton, name: str) -> dict:
-    where = f"{name}: annotation {annotation.get('id')}"
-    if missing := [f for f in ("id", "image_id", "keypoints", "bbox", "area") if f not in annotation]:
-        raise DataError(f"{where}: lacks the fields {missing}, which COCO's evaluation needs")
-    keypoints = annotation["keypoints"]
-    if len(keypoints) != 3 * skeleton.num_joints:
-        raise DataError(
-            f"{where}: field 'keypoints' has {len(keypoints)} numbers, expected {3 * skeleton.num_joints} "
-            f"(x, y, v for each joint of {skeleton.name!r})"
-        )
-    labelled = sum(v > 0 for v in keypoints[2::3])
-    kept = {f: annotation[f] for f in ("id", "image_id", "category_id", "keypoints", "bbox", "area")}
-    flags = {"iscrowd": annotation.get("iscrowd", 0), "num_keypoints": annotation.get("num_keypoints", labelled)}
-    return kept | flags
+def with_id(record: Mapping[str, Any], where: str) -> dict:
+    """An image or category of labels with its id as a number.
+
+    Raises:
+      DataError: it has none.
+    """
+    if not isinstance(record, Mapping):
+        raise DataError(f"{where} is {fields.shown(record)}, expected an object")
+    try:
+        return dict(record) | {"id": fields.whole(record, "id")}
+    except FieldError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _person(annotation: Mapping[str, Any], skeleton: Skeleton) -> dict:
+    joints, listed = 3 * skeleton.num_joints, annotation["keypoints"]
+    if isinstance(listed, list | tuple) and len(listed) != joints:
+        expected = f"{joints} (x, y, v for each joint of {skeleton.name!r})"
+        raise FieldError("keypoints", f"has {len(listed)} numbers", expected)
+    return box_of_truth(annotation) | {
+        "keypoints": fields.numbers(annotation, "keypoints").tolist(),
+        "num_keypoints": fields.whole(annotation, "num_keypoints", missing=None, least=0),
+    }
+
+
+def box_of_truth(annotation: Mapping[str, Any]) -> dict:
+    """The fields of a person that any evaluation needs.
+
+    Raises:
+      FieldError: one of them cannot be used.
+    """
+    return {
+        "image_id": fields.whole(annotation, "image_id"),
+        "bbox": fields.numbers(annotation, "bbox", 4).tolist(),
+        "area": fields.number(annotation, "area", least=0),
+        "iscrowd": int(fields.flag(annotation, "iscrowd", missing=False)),
+    }

@@ -8,6 +8,8 @@ import numpy as np
 
 from jaxpose.errors import DataError
 from jaxpose.evaluation.metrics import coco
+from jaxpose.files import fields
+from jaxpose.files.fields import FieldError
 from jaxpose.skeleton import Skeleton
 
 AREA_OF_BOX = 0.53
@@ -38,8 +40,7 @@ class CrowdPoseKeypoints(coco.CocoKeypoints):
         return super().compute()
 
     def _labels(self) -> dict:
-        content = coco.read_truth(self.context.truth)
-        return dict(content) | {"annotations": [_with_area(a) for a in content["annotations"]]}
+        return with_box_areas(coco.read_truth(self.context.truth))
 
     def _numbers(self, truth: dict, results: list[dict], ids: list[int]) -> dict[str, float]:
         numbers = super()._numbers(truth, results, ids)
@@ -59,17 +60,27 @@ def _mean_precision(truth: dict, results: list[dict], skeleton: Skeleton, ids: l
     return round(float(np.mean(precision[:, :, 0, 0, 0])), 4)
 
 
-def _with_area(annotation: Mapping[str, Any]) -> dict:
-    if "bbox" not in annotation:
-        raise DataError(f"ground truth: annotation {annotation.get('id')}: lacks the field 'bbox'")
-    return dict(annotation) | {"area": AREA_OF_BOX * annotation["bbox"][2] * annotation["bbox"][3]}
+def with_box_areas(truth: Mapping[str, Any]) -> dict[str, Any]:
+    """Labels with the areas of CrowdPose's evaluation, .53 of the box, for everybody who has a box."""
+    return dict(truth) | {"annotations": [_with_area(annotation) for annotation in truth["annotations"]]}
+
+
+def _with_area(annotation: Any) -> Any:
+    try:
+        box = fields.numbers(annotation, "bbox", 4)
+    except (AttributeError, FieldError):  # which whoever reads the people tells
+        return annotation
+    return dict(annotation) | {"area": AREA_OF_BOX * float(box[2]) * float(box[3])}
 
 
 def _crowd_index(truth: dict, ids: list[int]) -> dict[int, float]:
     images = {image["id"]: image for image in truth["images"]}
-    if missing := [i for i in ids if "crowdIndex" not in images[i]]:
+    if missing := [i for i in ids if images[i].get("crowdIndex") is None]:
         raise DataError(
             f"ground truth: {len(missing)} images lack the field 'crowdIndex' (image {missing[0]} first); "
             "take the annotation file that CrowdPose publishes, or evaluate with the metric 'coco'"
         )
-    return {i: float(images[i]["crowdIndex"]) for i in ids}
+    try:
+        return {i: fields.number(images[i], "crowdIndex") for i in ids}
+    except FieldError as error:
+        raise DataError(f"ground truth: an image's {error}") from error

@@ -1,6 +1,7 @@
 """COCO AP: against pycocotools on random data, and what happens at the edges."""
 
 import contextlib
+import copy
 import dataclasses
 import io
 import json
@@ -360,7 +361,7 @@ def test_broken_truth_is_named(sample, tmp_path):
     metric = make_metric(truth)
     metric.update(rows)
     (tmp_path / "cut.json").write_text(json.dumps(truth)[:100])
-    with pytest.raises(DataError, match=r"cut\.json: not a readable JSON file"):
+    with pytest.raises(DataError, match=r"cut\.json: not valid JSON"):
         changed(metric, labels=tmp_path / "cut.json").compute()
     with pytest.raises(DataError, match="field 'annotations': expected a list"):
         changed(metric, labels={"images": [], "categories": []}).compute()
@@ -387,3 +388,66 @@ def test_other_categories_are_left_out(sample):
 def test_unknown_suppression_is_refused():
     with pytest.raises(ConfigError, match="suppression is 'greedy'"):
         Suppression("greedy")
+
+
+ODD = {
+    "image without id": (lambda t: t["images"][0].pop("id"), "image 0 of 'images'.*field 'id' is missing"),
+    "image id as text": (lambda t: t["images"][0].update(id="a"), "field 'id' is 'a', expected a whole number"),
+    "image twice": (lambda t: t["images"].append(t["images"][0]), "several images have the same id 10"),
+    "image null": (lambda t: t["images"].append(None), "image 4 of 'images'.* is None, expected an object"),
+    "no object": (lambda t: t["annotations"].append(7), "of 'annotations' is 7, expected an object"),
+    "area null": (lambda t: t["annotations"][0].update(area=None), r"lacks the fields \['area'\]"),
+    "area negative": (lambda t: t["annotations"][0].update(area=-3), "field 'area' is -3, expected a finite number from 0"),
+    "box NaN": (lambda t: t["annotations"][0]["bbox"].__setitem__(0, float("nan")), "field 'bbox' holds nan"),
+    "box short": (lambda t: t["annotations"][0]["bbox"].pop(), "field 'bbox' has 3 numbers, expected 4"),
+    "joint null": (lambda t: t["annotations"][0]["keypoints"].__setitem__(4, None), "field 'keypoints' holds None"),
+    "joints as text": (lambda t: t["annotations"][0].update(keypoints="x"), "field 'keypoints' is 'x'"),
+    "crowd 2": (lambda t: t["annotations"][0].update(iscrowd=2), "field 'iscrowd' is 2, expected 0 or 1"),
+    "count NaN": (lambda t: t["annotations"][0].update(num_keypoints=float("nan")), "field 'num_keypoints' is nan"),
+    "category null": (lambda t: t["annotations"][0].update(category_id=None), "field 'category_id' is missing"),
+    "category without id": (lambda t: t["categories"][0].pop("id"), "field 'categories': field 'id' is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_fields_of_the_truth_are_named(sample, case):
+    truth, _ = sample
+    change, message = ODD[case]
+    odd = copy.deepcopy(truth)
+    for image in odd["annotations"]:
+        image["keypoints"], image["bbox"] = list(image["keypoints"]), list(image["bbox"])
+    change(odd)
+    with pytest.raises(DataError, match=message):
+        coco.load_truth(odd, COCO)
+
+
+def test_numbers_in_quotes_and_people_without_a_number_of_their_own(sample, caplog):
+    """The same labels, less carefully written, give the same numbers."""
+    truth, rows = sample
+    metric = make_metric(truth)
+    metric.update(rows)
+    odd = copy.deepcopy(truth)
+    for person in odd["annotations"]:
+        person |= {
+            "area": str(person["area"]),
+            "image_id": float(person["image_id"]),
+            "iscrowd": bool(person["iscrowd"]),
+        }
+        person |= {
+            "id": 1,
+            "keypoints": [value if k % 3 < 2 else value / 2 for k, value in enumerate(person["keypoints"])],
+        }
+    assert changed(metric, labels=odd).compute() == metric.compute()
+    assert "ids occur repeatedly; people are numbered anew, from 1" in caplog.text
+    assert "third numbers that are not 0, 1 or 2, such as 0.5: above 0 counts as labelled" in caplog.text
+
+
+def test_people_of_images_that_are_not_listed_are_counted(sample, caplog):
+    truth, rows = sample
+    metric = make_metric(truth)
+    metric.update(rows)
+    stranger = dict(truth["annotations"][0]) | {"id": 999, "image_id": 999}
+    assert (
+        changed(metric, labels=truth | {"annotations": [*truth["annotations"], stranger]}).compute() == metric.compute()
+    )
+    assert "1 people are of images that are not listed, and not evaluated (annotation 999 first)" in caplog.text
