@@ -88,7 +88,7 @@ class Inputs:
         with logging_redirect_tqdm():
             for file in tqdm(self.files, unit="image", disable=None):
                 try:
-                    image = images.decode(images.read(file.path), str(file.path), upright=True)
+                    image = images.decode(images.read(file.path), str(file.path))
                 except ImageError as error:
                     self.failed[str(file.path)] = error.why
                     continue

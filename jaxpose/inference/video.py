@@ -182,7 +182,7 @@ class FrameFolder(Footage):
         size, found = None, 0
         for number, file in self.files:
             try:
-                image = images.decode(images.read(file), str(file), upright=True)
+                image = images.decode(images.read(file), str(file))
             except ImageError as error:
                 logger.warning("%s: the frame is left out: %s", file, error.why)
                 continue

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import logging
+import math
 import threading
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -66,6 +67,7 @@ class ImageBackedExamples(Examples):
     def __post_init__(self):
         self._lock = threading.Lock()
         self.bad: dict[str, str] = {}
+        self.noted: dict[str, set[str]] = {}
 
     @abc.abstractmethod
     def image_rows(self, index: Any) -> Any:
@@ -81,14 +83,30 @@ class ImageBackedExamples(Examples):
 
     def load(self, i: int, rng: np.random.Generator | None, step: int = 0) -> Example:
         while True:
-            row = int(self.image_rows(i))
             try:
-                name = str(self.source.annotations.file_name[row])
-                image = images.decode(self.source.read(row), name)
-                return self.example(i, image, rng, step)
+                return self.example(i, self.picture(int(self.image_rows(i))), rng, step)
             except ImageError as error:
                 self._note_bad(error)
                 i = (i + 1) % len(self)
+
+    def picture(self, row: int) -> np.ndarray:
+        """[H, W, 3] uint8 RGB of the image in a row, of the size that its labels say; see `images.decode_labelled`."""
+        a = self.source.annotations
+        name, size = str(a.file_name[row]), (int(a.width[row]), int(a.height[row]))
+        image, notes = images.decode_labelled(self.source.read(row), name, size)
+        for note in notes:
+            self._note(note, name)
+        return image
+
+    def _note(self, note: str, name: str) -> None:
+        """Says in the log what is odd about pictures: of the first, the tenth, the hundredth, and so on."""
+        with self._lock:
+            names = self.noted.setdefault(note, set())
+            known = name in names
+            names.add(name)
+            count = len(names)
+        if not known and math.log10(count).is_integer():
+            logger.warning("%s: %d pictures so far %s (%s)", self.source.name, count, note, name)
 
     def __getstate__(self):
         return {k: v for k, v in vars(self).items() if k != "_lock"}

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxpose.data import images
 from jaxpose.data.annotations import Annotations
 from jaxpose.data.examples.base import Example
 from jaxpose.data.examples.people import PersonExamples
@@ -164,7 +163,7 @@ class ClipExamples(PersonExamples):
         shown = {row: example["image"]}
         for other in (previous, following):
             if other not in shown:
-                shown[other] = self.crop.cut(self._read(other), view)[0]
+                shown[other] = self.crop.cut(self.picture(other), view)[0]
         return example | {
             "image": np.stack([shown[frame] for frame in (row, previous, following)]),
             "margin": margin,
@@ -172,10 +171,6 @@ class ClipExamples(PersonExamples):
             "index": np.int32(i),
             "valid": np.bool_(True),
         }
-
-    def _read(self, row: int) -> np.ndarray:
-        name = str(self.source.annotations.file_name[row])
-        return images.decode(self.source.read(row), name)
 
 
 def confident(boxes: dict[str, np.ndarray], least: float) -> dict[str, np.ndarray]:

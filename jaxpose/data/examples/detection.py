@@ -56,7 +56,6 @@ class DetectionImages(ImageExamples):
         return index
 
     def example(self, i: int, image: np.ndarray, rng: np.random.Generator | None, step: int) -> Example:
-        self._check_size(image, i)
         size = image.shape[1], image.shape[0]
         window = self.canvas.plain(*size) if rng is None else self.canvas.draw(*size, self.augmentation, rng)
         people, boxes = self._see(i, window)

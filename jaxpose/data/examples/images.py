@@ -14,7 +14,7 @@ import numpy as np
 from jaxpose.data.annotations import Skipped
 from jaxpose.data.examples.base import Example, ImageBackedExamples
 from jaxpose.data.views import CanvasAugmentation, SquareCanvas, warp
-from jaxpose.errors import DataError, ImageError
+from jaxpose.errors import DataError
 from jaxpose.ops import boxes as box_ops
 from jaxpose.ops import geometry
 from jaxpose.types import Layout, PaddedLayout, image_field
@@ -27,8 +27,7 @@ class ImageExamples(ImageBackedExamples):
     """Images of a source as examples, with the labels of up to `max_people` people.
 
     Labelled are the people that are no crowd, in the order of the data set, even if none of their joints is. Where
-    there are too many, those with labelled joints go first, and the largest of them. An image of another size than its
-    annotations say cannot be used.
+    there are too many, those with labelled joints go first, and the largest of them.
 
     Attributes:
       max_people: number of rows N for people.
@@ -71,16 +70,6 @@ class ImageExamples(ImageBackedExamples):
             fields[name][:count] = values
         return fields
 
-    def _check_size(self, image: np.ndarray, row: int) -> None:
-        a = self.source.annotations
-        found, expected = (image.shape[1], image.shape[0]), (int(a.width[row]), int(a.height[row]))
-        if found != expected:
-            raise ImageError(
-                str(a.file_name[row]),
-                f"has {found[0]} x {found[1]} pixels, but {expected[0]} x {expected[1]} in the annotations; "
-                "do both belong to the same release of the data set?",
-            )
-
 
 @dataclasses.dataclass
 class TrainingImages(ImageExamples):
@@ -121,7 +110,6 @@ class TrainingImages(ImageExamples):
 
     def example(self, i: int, image: np.ndarray, rng: np.random.Generator | None, step: int) -> Example:
         row = int(self.images[i])
-        self._check_size(image, row)
         height, width = image.shape[:2]
         view = self.augmentation.plain(width, height) if rng is None else self.augmentation(width, height, rng)
         canvas = SquareCanvas(self.size)
@@ -183,7 +171,6 @@ class EvaluationImages(ImageExamples):
         return self.layout(int(a.width[i]), int(a.height[i])).sizes
 
     def example(self, i: int, image: np.ndarray, rng: np.random.Generator | None, step: int) -> Example:
-        self._check_size(image, i)
         layout = self.layout(image.shape[1], image.shape[0])
         people, _ = self.choose_people(i)
         to_canvas = layout.to_canvas[layout.base]

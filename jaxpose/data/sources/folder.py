@@ -6,24 +6,29 @@ say: "image" for pictures of one person each, or a file of detections whose imag
 """
 
 import concurrent.futures
+import dataclasses
 import functools
+import logging
+import os
 import pathlib
-import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from jaxpose import skeleton as skeletons
 from jaxpose.data import images
 from jaxpose.data.annotations import Annotations
+from jaxpose.data.formats import pictures
+from jaxpose.data.formats.pictures import Header
 from jaxpose.data.sources import Source, require_folder
 from jaxpose.errors import ConfigError, DataError, ImageError
 from jaxpose.skeleton import Skeleton
 
+logger = logging.getLogger(__name__)
+
 _HEAD, _LONG_HEAD = 1 << 11, 1 << 16  # bytes in which a header is found mostly, and as a rule
 _THREADS = 16
-_PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
 
 def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
@@ -42,7 +47,7 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
             f"config.data.{split}.boxes is empty, but pictures of a folder have no labels that tell where people are. "
             "Set it to 'image' if each picture shows one person, or to a file of detections."
         )
-    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix.lower() in images.SUFFIXES)
+    names = sorted(str(path.relative_to(folder)) for path in images.find(folder))
     if not names:
         raise DataError(f"{folder}: has no pictures; expected files that end in {', '.join(images.SUFFIXES)}")
     sizes = picture_sizes(folder, names, "Repair them, or take them out of the folder.")
@@ -74,7 +79,10 @@ def _nobody(skeleton: Skeleton, names: list[str], sizes: np.ndarray) -> Annotati
 
 
 def picture_sizes(folder: pathlib.Path, names: Sequence[str], remedy: str) -> np.ndarray:
-    """[I, 2] int32 (width, height) of the pictures `names` in `folder`.
+    """[I, 2] int32 (width, height) of the pictures `names` in `folder`, upright.
+
+    Labels without sizes don't tell whether they are of the upright picture or of the stored one: where pictures have an
+    EXIF orientation, the log says so.
 
     Args:
       folder: folder of the pictures.
@@ -85,52 +93,44 @@ def picture_sizes(folder: pathlib.Path, names: Sequence[str], remedy: str) -> np
       DataError: pictures are missing or are none; the message counts them and names the first.
     """
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(functools.partial(_size, folder), names))
+        found = list(pool.map(functools.partial(_header, folder), names))
     bad = [(name, why) for name, why in zip(names, found, strict=True) if isinstance(why, ImageError)]
     if bad:
         listed = "; ".join(f"{name}: {error.why}" for name, error in bad[:3])
         more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise DataError(f"{folder}: {len(bad)} of {len(names)} pictures cannot be read ({listed}{more}). {remedy}")
-    return np.array(found, np.int32).reshape(-1, 2)
+    headers = [header for header in found if not isinstance(header, ImageError)]
+    if turned := [name for name, header in zip(names, headers, strict=True) if header.orientation > 1]:
+        text = "%s: %d of %d pictures have an EXIF orientation (%s first): they are seen upright, as labels have to be"
+        logger.warning(text, folder, len(turned), len(names), turned[0])
+    return np.array([header.upright_size for header in headers], np.int32).reshape(-1, 2)
 
 
-def _size(folder: pathlib.Path, name: str) -> tuple[int, int] | ImageError:
+def _header(folder: pathlib.Path, name: str) -> Header | ImageError:
+    """The header of a picture, with its size."""
     try:
         with open(folder / name, "rb") as file:
-            head = file.read(_HEAD)
-            found = jpeg_size(head) or png_size(head) or jpeg_size(head + file.read(_LONG_HEAD))
-        return found or _decoded_size(folder / name, name)
-    except OSError as error:
-        return ImageError(name, error.strerror or str(error))
+            found = pictures.header(head := file.read(_HEAD))
+            if found is None or found.size is None:
+                found = pictures.header(head + file.read(_LONG_HEAD))
+            if found is not None and found.format == "PNG" and found.orientation == 1:
+                found = dataclasses.replace(found, orientation=pictures.late_orientation(_tail(file)))
+        known = found is not None and found.format in ("JPEG", "PNG") and found.size is not None and all(found.size)
+        return found if found is not None and known else _decoded_header(folder / name, name)
+    except (OSError, ValueError) as error:
+        return ImageError(name, getattr(error, "strerror", None) or str(error))
     except ImageError as error:
         return error
 
 
-def _decoded_size(path: pathlib.Path, name: str) -> tuple[int, int]:
-    height, width = images.decode(images.read(path), name).shape[:2]
-    return width, height
+def _tail(file: BinaryIO) -> bytes:
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _HEAD))
+    return file.read()
 
 
-def jpeg_size(head: bytes) -> tuple[int, int] | None:
-    """(width, height) from the first bytes of a JPEG file; None if it is none or its frame header comes later."""
-    if not head.startswith(b"\xff\xd8"):
-        return None
-    at = 2
-    while at + 9 <= len(head) and head[at] == 0xFF:
-        marker, length = head[at + 1], struct.unpack(">H", head[at + 2 : at + 4])[0]
-        if marker == 0xFF:  # a byte of padding
-            at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame, of any coding
-            height, width = struct.unpack(">HH", head[at + 5 : at + 9])
-            return (width, height) if width and height else None
-        else:
-            at += 2 + length
-    return None
-
-
-def png_size(head: bytes) -> tuple[int, int] | None:
-    """(width, height) from the first bytes of a PNG file; None if it is none."""
-    if not head.startswith(_PNG) or len(head) < len(_PNG) + 8:
-        return None
-    width, height = struct.unpack(">II", head[len(_PNG) : len(_PNG) + 8])
-    return (width, height) if width and height else None
+def _decoded_header(path: pathlib.Path, name: str) -> Header:
+    """That of the upright picture."""
+    data = images.read(path)
+    height, width = images.decode(data, name).shape[:2]
+    found = pictures.header(data) or Header("", None)
+    return dataclasses.replace(found, size=(height, width) if found.orientation > 4 else (width, height))
