@@ -16,14 +16,14 @@ class Recognized:
     """A network that a checkpoint is of.
 
     Attributes:
-      fields: fields of the method that differ from its defaults, besides the skeleton.
+      fields: fields of the method that entries tell.
       joints: number of joints; None where entries don't tell.
-      assumed: what entries don't tell and what is taken for it, in words.
+      usual: fields that entries don't tell, and their usual values in such files.
     """
 
     fields: Mapping[str, Any]
     joints: int | None = None
-    assumed: tuple[str, ...] = ()
+    usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def under(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:

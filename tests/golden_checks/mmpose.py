@@ -112,7 +112,9 @@ def check_names(case) -> None:
     shapes = {name: tuple(shape) for name, shape in case.manifest["params"]}
     name, recognized = recognize(shapes, case.name)
     skeleton = next(s.name for s in skeletons.SKELETONS.values() if s.num_joints == recognized.joints)
-    convert(case.state_dict, methods.create({"name": name, "skeleton": skeleton, **recognized.fields}))
+    convert(
+        case.state_dict, methods.create({"name": name, "skeleton": skeleton, **recognized.fields, **recognized.usual})
+    )
 
 
 CHECKS = {"mmpose/top_down": check_top_down, "mmpose/names": check_names}

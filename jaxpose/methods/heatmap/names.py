@@ -68,14 +68,12 @@ def recognize(shapes: Shapes) -> Recognized | None:
         return None
     if last[2] != 1:
         fields["final_kernel"] = last[2]
-    if mmpose:
-        fields["decoding"] = "mmpose"
-    elif fields["backbone"].startswith("resnet"):
-        fields["channels"] = "bgr"
-    assumed = ["crops of 256 x 192 pixels" if fields["backbone"] != HOURGLASS else "crops of 256 x 256 pixels"]
-    if mmpose:
-        assumed.append("joints read as mmpose's default does, not by DARK or UDP")
-    return Recognized(fields, last[0], tuple(assumed))
+    usual: dict[str, Any] = {"decoding": "mmpose" if mmpose else "quarter", "input_size": (192, 256)}
+    if fields["backbone"] == HOURGLASS:
+        usual["input_size"] = (256, 256)
+    if not mmpose and fields["backbone"].startswith("resnet"):
+        usual["channels"] = "bgr"
+    return Recognized(fields, last[0], usual)
 
 
 def _has_tags(maps: int) -> bool:
@@ -89,7 +87,7 @@ def _backbone(trunk: Shapes, head: Shapes) -> dict[str, Any] | None:
         others = ("transition_heatmap", "offset_", "deconv_layers", "diff_temporal_fuse")
         return None if any(name.startswith(others) for name in (*trunk, *head)) else fields
     if "hourglass_modules.0.up1.0.conv1.weight" in trunk:
-        return {"backbone": HOURGLASS, "input_size": (256, 256)}
+        return {"backbone": HOURGLASS}
     first = head.get("deconv_layers.0.weight")
     if first is None or (fields := recognition.resnet(trunk)) is None:
         return None

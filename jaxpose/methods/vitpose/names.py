@@ -1,11 +1,12 @@
 """Names in released checkpoints of ViTPose: those of transformers, and those of the authors (mmpose 0.x)."""
 
+import math
 import re
 from typing import Any
 
 import numpy as np
 
-from jaxpose.methods.vitpose.method import SIZES
+from jaxpose.methods.vitpose.method import PATCH, SIZES
 from jaxpose.nn import recognition
 from jaxpose.nn.names import (
     ATTENTION_OUT,
@@ -109,9 +110,11 @@ def recognize(shapes: Shapes) -> Recognized | None:
     first = re.compile(rf"{block}0\.mlp\.experts\.(?:experts\.)?(\d+)\.weight")
     if own := [shape for name, shape in shapes.items() if first.fullmatch(name)]:
         fields |= {"experts": len(own), "expert_features": own[0][0]}
-    fields |= {"epsilon": 1e-12} if port else {"blur": 0.0}
-    assumed = ["the expert of COCO"] if own else []
-    return Recognized(fields, last[0], tuple(assumed))
+    tokens = table[1] - 1
+    side, third = math.isqrt(tokens), math.isqrt(tokens // 12)
+    columns, rows = (side, side) if side * side == tokens else (3 * third, 4 * third)
+    usual = {"input_size": (columns * PATCH, rows * PATCH)} | ({"epsilon": 1e-12} if port else {"blur": 0.0})
+    return Recognized(fields, last[0], usual | ({"expert": 0} if own else {}))
 
 
 # --- to start from ---
