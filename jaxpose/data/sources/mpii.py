@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxpose.data import images
 from jaxpose.data.annotations import HEAD_SIZE_OF_BOX, Annotations, Skipped, tight_boxes
-from jaxpose.data.sources import Source, require_folder
+from jaxpose.data.sources import Source, require_folder, require_inside
 from jaxpose.data.sources.coco import CROWDPOSE_AREA_OF_BOX
 from jaxpose.data.sources.folder import picture_sizes
 from jaxpose.errors import ConfigError, DataError
@@ -86,6 +86,7 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     skipped.log()
     if not people:
         raise DataError(f"{path}: none of the {skipped.total} people that it lists can be used; the log says why")
+    require_inside(dict.fromkeys(person.image for person in people), path, data)
     annotations = _columns(people, folder)
 
     def read(i: int) -> bytes:

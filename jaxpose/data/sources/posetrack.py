@@ -22,8 +22,8 @@ from jaxpose.data import images
 from jaxpose.data.annotations import UNLESS_GIVEN, Annotations, Skipped
 from jaxpose.data.formats import posetrack as forms
 from jaxpose.data.formats.regions import Regions, is_drawable
-from jaxpose.data.sources import Source, require_folder
-from jaxpose.data.sources.coco import parse_keypoints
+from jaxpose.data.sources import Source, require_folder, require_inside
+from jaxpose.data.sources.coco import parse_people
 from jaxpose.data.sources.folder import picture_sizes
 from jaxpose.errors import ConfigError
 
@@ -86,6 +86,7 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     folder = require_folder(str(root / data[split].images), f"data.{split}.images", "the folder of the split's images")
     path = root / data[split].annotations
     content = forms.read(path)
+    require_inside([str(image.get("file_name")) for image in content["images"]], path, data)
     listed = [*content["images"], *_unlisted_frames(content["images"], folder)]
     annotations = parse(content | {"images": _with_sizes(listed, folder)}, str(path))
 
@@ -110,8 +111,8 @@ def parse(content: forms.Content, name: str) -> VideoAnnotations:
       DataError: as `parse_keypoints`.
     """
     boxed = [forms.with_box(person) for person in content["annotations"]]
-    a = parse_keypoints(content | {"annotations": boxed}, name)
-    heads = {person["id"]: forms.head_size(person) for person in boxed}
+    a, listed = parse_people(content | {"annotations": boxed}, name)
+    heads = [forms.head_size(boxed[row]) for row in listed]
     ignored = _ignored(content["images"], name)
     everywhere = [_frame_of(i) for i in content["images"] if not i.get("is_labeled", True)]
     rows = [row for row, i in enumerate(content["images"]) if not i.get("is_labeled", True)]
@@ -121,7 +122,7 @@ def parse(content: forms.Content, name: str) -> VideoAnnotations:
         (np.array(rows, int), everywhere),
     ]
     columns: dict[str, Any] = {field.name: getattr(a, field.name) for field in dataclasses.fields(Annotations)}
-    columns["head_size"] = np.array([heads[i] for i in a.person_id.tolist()], np.float32)
+    columns["head_size"] = np.array(heads, np.float32)
     columns["unlabelled"] = Regions.pack(np.concatenate([r for r, _ in parts]), sum((list(s) for _, s in parts), []))
     return VideoAnnotations(**columns, **_video_columns(content["images"]), ignored=ignored)
 
