@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxpose.errors import DataError
+
 Array = jax.Array | np.ndarray
 Stream = dict[str, Any]
 """One stream of a batch: {field: array with leading axis B}."""
@@ -105,6 +107,10 @@ class LayerViews:
         return LayerViews(**own, grid=self.grid)
 
 
+MOST_CANVAS_SIDE = 1 << 14
+"""Most pixels of a side of a canvas in inference: long strips, enlarged to a usual height, would fill the memory."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """Layout of an image of some size on canvases for inference, one for each test scale.
@@ -113,11 +119,22 @@ class Layout:
       sizes: (width, height) of each canvas in pixels.
       to_canvas: [2, 3] affine maps from image to canvas pixels, one for each canvas.
       base: index of the canvas in whose pixels poses are decoded.
+
+    Raises:
+      DataError: a canvas has a side of more than `MOST_CANVAS_SIDE`.
     """
 
     sizes: tuple[tuple[int, int], ...]
     to_canvas: tuple[np.ndarray, ...]
     base: int = 0
+
+    def __post_init__(self):
+        width, height = max(self.sizes, key=max)
+        if max(width, height) > MOST_CANVAS_SIDE:
+            raise DataError(
+                f"the canvas of an image of this shape has {width:,} x {height:,} pixels; the limit is "
+                f"{MOST_CANVAS_SIDE:,} a side. Cut the image into parts, or leave it out"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

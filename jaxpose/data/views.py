@@ -5,7 +5,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from jaxpose.errors import ConfigError
+from jaxpose.errors import ConfigError, DataError
+from jaxpose.files.fields import LARGEST
 from jaxpose.ops import boxes as box_ops
 from jaxpose.ops import geometry
 from jaxpose.skeleton import Skeleton
@@ -67,7 +68,7 @@ class Augmentation:
         `random_part`. Empty for all of the region.
 
     Raises:
-      ConfigError: `area` is no such pair.
+      ConfigError: `area` is no such pair, or `scale` leaves no region or one without end.
     """
 
     scale: float = 0.0
@@ -85,6 +86,10 @@ class Augmentation:
                 f"config.data.augmentation.area is {self.area!r}; expected () or (least, greatest), where the least is "
                 "above 0 and not above 1"
             )
+        most = _MOST_OCTAVES if self.octaves else 1.0
+        if not 0 <= self.scale <= most or (self.scale == 1 and not self.octaves):
+            bound = f"to {most:g}" if self.octaves else "to less than 1"
+            raise ConfigError(f"config.data.augmentation.scale is {self.scale!r}; expected a number from 0 {bound}")
 
     def __call__(self, view: View, keypoints: np.ndarray, visible: np.ndarray, joints: Skeleton, rng: Rng) -> View:
         """A random variation of a view for a person with these keypoints [K, 2] and their labels [K]."""
@@ -111,6 +116,7 @@ class Augmentation:
         return np.clip(normal * self.scale + 1, 1 - self.scale, 1 + self.scale)
 
 
+_MOST_OCTAVES = 4.0
 NO_AUGMENTATION = Augmentation()
 
 _ATTEMPTS = 10
@@ -143,6 +149,9 @@ def random_part(size: np.ndarray, area: tuple[float, ...], rng: Rng, aspect: flo
     return (0, 0, width, height)
 
 
+_MOST_FACTOR = 2**_MOST_OCTAVES
+
+
 @dataclasses.dataclass(frozen=True)
 class CanvasAugmentation:
     """Random views of whole images for training, square, in the order of draws of HigherHRNet and DEKR.
@@ -154,6 +163,9 @@ class CanvasAugmentation:
         way it is a whole number of pixels of the image, uniform from -k to k - 1, as both original programs have it.
       mirror: probability of a mirrored view.
       side: side of the image, "short" or "long", that the region's side is compared with.
+
+    Raises:
+      ConfigError: `scale` is no pair of positive numbers.
     """
 
     scale: tuple[float, float] = (0.75, 1.5)
@@ -161,6 +173,13 @@ class CanvasAugmentation:
     shift: float = 40.0
     mirror: float = 0.5
     side: Literal["short", "long"] = "short"
+
+    def __post_init__(self):
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= _MOST_FACTOR:
+            raise ConfigError(
+                f"config.data.canvas.scale is {self.scale!r}; expected (least, greatest) factor, above 0 and not "
+                f"above {_MOST_FACTOR:g}"
+            )
 
     def __call__(self, width: int, height: int, rng: Rng) -> View:
         """A random view of an image of this size in pixels."""
@@ -334,11 +353,16 @@ class PersonCrop:
     unbiased: bool = False
 
     def view(self, box: np.ndarray) -> View:
-        """The plain view of a box [4] (x, y, w, h); of many boxes [..., 4], views side by side."""
-        center, size = geometry.box_to_center_size(
-            np.asarray(box, np.float64), self.size[0] / self.size[1], self.padding
-        )
-        return View(center, size)
+        """The plain view of a box [4] (x, y, w, h); of many boxes [..., 4], views side by side.
+
+        Raises:
+          DataError: a box is not of finite numbers, of which any crop would be.
+        """
+        box = np.asarray(box, np.float64)
+        if not (np.abs(box) <= LARGEST).all():
+            bad = box[~(np.abs(box) <= LARGEST).all(-1)].reshape(-1, 4)[0].tolist()
+            raise DataError(f"the box {bad} cannot be cut out; expected (x, y, w, h) in pixels, up to {LARGEST:g}")
+        return View(*geometry.box_to_center_size(box, self.size[0] / self.size[1], self.padding))
 
     def affine(self, view: View) -> np.ndarray:
         """The map [2, 3] from image to crop pixels."""

@@ -182,6 +182,6 @@ class ImagePreprocessor(Preprocessor):
     def __call__(self, request: Request) -> Iterator[ModelInput]:
         """One input for the picture."""
         image = request.picture.image
-        layout = self._method.layout(image.shape[1], image.shape[0])
+        layout = images.named_layout(self._method.layout, image.shape[1::-1], request.picture.name)
         fields = images.lay_out(image, layout, self._method.scales)
         yield ModelInput(request, 0, fields | {"valid": np.True_})

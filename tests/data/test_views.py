@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxpose.data.views import NO_AUGMENTATION, Augmentation, PersonCrop, View, random_part
-from jaxpose.errors import ConfigError
+from jaxpose.data.views import NO_AUGMENTATION, Augmentation, CanvasAugmentation, PersonCrop, View, random_part
+from jaxpose.errors import ConfigError, DataError
 from jaxpose.ops import geometry
 from jaxpose.skeleton import COCO
 
@@ -92,6 +92,55 @@ def test_joints_are_where_the_crop_shows_them(half_pixel, antialias, mirror):
     assert_allclose(example["keypoints"][shown], center, atol=0.15)
     linear, offset = example["to_image"][:, :2], example["to_image"][:, 2]
     assert_allclose(linear @ example["keypoints"][shown] + offset, [x, y], atol=1e-3)
+
+
+SIDES = st.one_of(st.floats(0, 1e9), st.sampled_from([0.0, 1.0, 1e-3, 1e-30, 5e-324, 1e9]))
+PLACES = st.one_of(st.floats(-1e9, 1e9), st.sampled_from([0.0, -1e9, 1e9]))
+
+
+@given(PLACES, PLACES, SIDES, SIDES, st.sampled_from(CONVENTIONS), st.booleans(), st.integers(0, 2**32 - 1))
+def test_crops_around_any_box_are_finite(x, y, w, h, convention, unbiased, seed):
+    """Boxes without a side and far away too, plain and in random views; joints of the crop are joints of the image."""
+    half_pixel, antialias = convention
+    unbiased = unbiased and not half_pixel
+    crop = PersonCrop(SIZE, half_pixel=half_pixel, antialias=antialias, unbiased=unbiased)
+    plain = crop.view(np.array([x, y, w, h]))
+    visible = np.full(17, 2)
+    points = plain.center + np.random.default_rng(seed).uniform(-0.5, 0.5, (17, 2)) * plain.size
+    drawn = Augmentation(scale=0.9, rotation=40.0, mirror=0.5, half_body=0.5)
+    for view in (plain, drawn(plain, points, visible, COCO, np.random.default_rng(seed))):
+        example = crop.example(PICTURE, view, points.astype(np.float32), visible, COCO)
+        assert np.isfinite(example["to_image"]).all()
+        assert np.isfinite(example["keypoints"]).all()
+        assert np.isfinite(np.linalg.inv(np.vstack([crop.affine(view), [0, 0, 1]]))).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e300, 2e9])
+@pytest.mark.parametrize("field", range(4))
+def test_boxes_of_other_numbers_are_refused(field, bad):
+    boxes = np.tile([10.0, 20, 30, 40], (3, 1))
+    boxes[1, field] = bad
+    for box in (boxes[1], boxes):
+        with pytest.raises(DataError, match=r"the box \[.*\] cannot be cut out; expected \(x, y, w, h\) in pixels"):
+            PersonCrop(SIZE).view(box)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Augmentation(scale=1.0),
+        lambda: Augmentation(scale=-0.1),
+        lambda: Augmentation(scale=float("nan")),
+        lambda: Augmentation(scale=1000.0, octaves=True),
+        lambda: CanvasAugmentation(scale=(0.0, 1.0)),
+        lambda: CanvasAugmentation(scale=(2.0, 1.0)),
+        lambda: CanvasAugmentation(scale=(1.0, float("inf"))),
+        lambda: CanvasAugmentation(scale=(1.0,)),  # type: ignore
+    ],
+)
+def test_scales_that_leave_no_region_are_refused(make):
+    with pytest.raises(ConfigError, match=r"scale is .*; expected"):
+        make()
 
 
 # --- random views ---

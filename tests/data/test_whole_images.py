@@ -12,16 +12,18 @@ import pytest
 from hypothesis import given, settings
 from numpy.testing import assert_allclose, assert_array_equal
 
+from jaxpose import methods
 from jaxpose.data.examples.images import EvaluationImages, TrainingImages, lay_out
 from jaxpose.data.loader import TrainStream, evaluation_batches
 from jaxpose.data.sources import Source, coco
 from jaxpose.data.views import CanvasAugmentation
 from jaxpose.errors import DataError, ImageError
 from jaxpose.evaluation.people import rows_of
+from jaxpose.inference.requests import ImagePreprocessor, Picture, Request
 from jaxpose.methods import bottom_up
 from jaxpose.ops import geometry
 from jaxpose.skeleton import COCO, CROWDPOSE
-from jaxpose.types import Detections, Layout, PaddedLayout, Poses
+from jaxpose.types import MOST_CANVAS_SIDE, Detections, Layout, PaddedLayout, Poses
 
 SIZE = 64
 WRIST = COCO.index("left_wrist")
@@ -364,3 +366,26 @@ def test_real_crowdpose(real_data):
     index = np.concatenate([batch["index"][batch["valid"]] for batch in batches])
     assert sorted(index) == [0, 1]
     assert sum(batch["people"].sum() for batch in batches) == a.num_people
+
+
+STRIPS = [(4000, 10), (10, 4000), (65535, 1)]
+
+
+@pytest.mark.parametrize("size", STRIPS)
+@pytest.mark.parametrize("name", ["higherhrnet", "dekr"])
+def test_strips_on_endless_canvases_are_refused(size, name):
+    """4000 x 10 pixels would be 76,800 x 192 on a canvas whose short side is 192."""
+    method = methods.create({"name": name, "skeleton": "coco", "input_size": 192})
+    with pytest.raises(DataError, match=r"the canvas .* has [\d,]+ x [\d,]+ pixels; the limit is 16,384 a side"):
+        method.layout(*size)
+    with pytest.raises(ImageError, match=rf"image 1.png: has {size[0]} x {size[1]} pixels: the canvas"):
+        EvaluationImages(make_source([(50, 60), size]), layout=method.layout)
+    assert max(method.layout(800, 10).sizes[0]) <= MOST_CANVAS_SIDE
+
+
+def test_strips_in_prediction():
+    method = methods.create({"name": "higherhrnet", "skeleton": "coco", "input_size": 192})
+    picture = Picture("strip.png", np.zeros((10, 4000, 3), np.uint8))
+    request = Request.open(picture, np.zeros((1, 4)) + [0, 0, 4000, 10], np.ones(1))
+    with pytest.raises(ImageError, match=r"image strip.png: has 4000 x 10 pixels: the canvas .* 76,800 x 192"):
+        list(ImagePreprocessor(method)(request))

@@ -14,7 +14,7 @@ import numpy as np
 from jaxpose.data.annotations import Skipped
 from jaxpose.data.examples.base import Example, ImageBackedExamples
 from jaxpose.data.views import CanvasAugmentation, SquareCanvas, warp
-from jaxpose.errors import DataError
+from jaxpose.errors import DataError, ImageError
 from jaxpose.ops import boxes as box_ops
 from jaxpose.ops import geometry
 from jaxpose.types import Layout, PaddedLayout, image_field
@@ -157,7 +157,8 @@ class EvaluationImages(ImageExamples):
     def __post_init__(self):
         super().__post_init__()
         a = self.source.annotations
-        buckets = {self.layout(int(w), int(h)).sizes for w, h in set(zip(a.width.tolist(), a.height.tolist()))}
+        names = dict(zip(zip(a.width.tolist(), a.height.tolist()), a.file_name.tolist()))
+        buckets = {named_layout(self.layout, size, name).sizes for size, name in names.items()}
         logger.info("%s: %d images on canvases of %d sizes", self.source.name, len(self), len(buckets))
 
     def __len__(self) -> int:
@@ -183,6 +184,18 @@ class EvaluationImages(ImageExamples):
             "index": np.int32(i),
             "valid": np.bool_(True),
         }
+
+
+def named_layout(layout: Callable[[int, int], Layout], size: tuple[int, int], name: str) -> Layout:
+    """The layout of an image of a size (width, height) in pixels.
+
+    Raises:
+      ImageError: its canvas would be too large (`types.MOST_CANVAS_SIDE`).
+    """
+    try:
+        return layout(*size)
+    except DataError as error:
+        raise ImageError(name, f"has {size[0]} x {size[1]} pixels: {error}") from error
 
 
 def move_boxes(matrix: np.ndarray, boxes: np.ndarray) -> np.ndarray:
