@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
+from golden_checks.skeletons import skeleton_of
 from jaxpose import skeleton
 from jaxpose.data.sources import mpii
 from jaxpose.data.views import NO_AUGMENTATION, Augmentation, PersonCrop, View
@@ -16,7 +17,6 @@ from jaxpose.methods.dsnt.method import DSNT
 from jaxpose.methods.prtr.method import PRTR
 from jaxpose.ops import geometry
 
-COCO = skeleton.COCO
 TIE = 0.02
 """How far from the middle between two grey levels an interpolated value may be rounded either way."""
 
@@ -55,7 +55,9 @@ def check_sample(case) -> None:
     attrs, inputs = case.attrs, case.inputs
     augmentation = Augmentation(scale=attrs["scale_factor"], rotation=attrs["rot_factor"], mirror=0.5)
     width, height = attrs["image_size_wh"]
-    method = PRTR(input_size=(width, height), channels="rgb" if attrs["color_rgb"] else "bgr")
+    joints = skeleton_of(len(inputs["joints"]), attrs["flip_pairs"])
+    channels = "rgb" if attrs["color_rgb"] else "bgr"
+    method = PRTR(input_size=(width, height), channels=channels, skeleton=joints.name)
     image = np.ascontiguousarray(inputs["image"][..., ::-1])
     for name, draws in attrs["draws"].items():
         rng = Draws(
@@ -65,9 +67,9 @@ def check_sample(case) -> None:
         if draws["uniform_for_rotation"] > 0.6:
             rng = Draws([draws["normal_for_scale"]], [draws["uniform_for_rotation"], draws["uniform_for_flip"]])
         start = View(inputs["center"].astype(np.float64), 200 * inputs["scale"].astype(np.float64))
-        view = augmentation(start, inputs["joints"], inputs["visibility"], COCO, rng)
+        view = augmentation(start, inputs["joints"], inputs["visibility"], joints, rng)
         _check_view(view, case.outputs, f"{name}.", image.shape[1])
-        example = PersonCrop((width, height)).example(image, view, inputs["joints"], inputs["visibility"], COCO)
+        example = PersonCrop((width, height)).example(image, view, inputs["joints"], inputs["visibility"], joints)
         batch = {"source": {k: v[None] for k, v in example.items()}}
         ours = jax.device_get(method.targets(batch, jax.random.key(0), train=True))["source"]
         one_level = 1 / 255 / 0.224 + 1e-4
@@ -80,7 +82,7 @@ def check_sample(case) -> None:
 def check_augment(case) -> None:
     """Half body, scale, rotation, mirror, and the joints that result."""
     attrs, inputs = case.attrs, case.inputs
-    draws = attrs["draws"]
+    draws, joints = attrs["draws"], skeleton_of(len(inputs["joints"]), attrs["flip_pairs"], attrs.get("upper_body_ids"))
     augmentation = NO_AUGMENTATION
     if attrs["is_train"]:
         augmentation = Augmentation(
@@ -95,10 +97,10 @@ def check_augment(case) -> None:
     if attrs["is_train"]:
         half_body = draws["rand"] if (visible > 0).sum() > 8 else []
         rng = Draws(draws["randn"], half_body + draws["random"])
-        view = augmentation(view, inputs["joints"][:, :2], visible, COCO, rng)
+        view = augmentation(view, inputs["joints"][:, :2], visible, joints, rng)
     _check_view(view, case.outputs, "", image.shape[1])
     crop, image = PersonCrop(tuple(attrs["image_size_wh"])), np.ascontiguousarray(image)
-    example = crop.example(image, view, inputs["joints"][:, :2], visible, COCO)
+    example = crop.example(image, view, inputs["joints"][:, :2], visible, joints)
     _check_image(crop, image, view, example["image"], case.outputs["image"])
     assert_allclose(example["visible"], case.outputs["joints_vis"][:, 0])
     assert_allclose(example["keypoints"], case.outputs["joints"][:, :2], atol=1e-3)

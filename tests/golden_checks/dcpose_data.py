@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from golden_checks import networks
 from golden_checks.data import Draws, _check_image, _check_view
 from golden_checks.prtr import check_relative
+from golden_checks.skeletons import skeleton_of
 from jaxpose.data.annotations import Annotations
 from jaxpose.data.examples import person_boxes
 from jaxpose.data.examples.clips import ClipExamples, Videos, candidates, confident, neighbours
@@ -27,6 +28,8 @@ from jaxpose.ops import geometry, heatmaps
 from jaxpose.skeleton import Skeleton
 
 JOINTS = posetrack_forms.KEYPOINTS
+CROP, MAP = (288, 384), (72, 96)
+"""Sizes (width, height) of the published networks' crops and maps, which cases mean that name none."""
 POSETRACK = Skeleton("posetrack", JOINTS, (), (0.1,) * 17, upper_body=JOINTS[:11])
 
 
@@ -35,7 +38,6 @@ POSETRACK = Skeleton("posetrack", JOINTS, (), (0.1,) * 17, upper_body=JOINTS[:11
 
 def check_joint_mse_loss(case) -> None:
     method = DCPose()
-    of_fifteen = dataclasses.replace(method, effective_joints=15)
     for number in sorted({key.partition("/")[0] for key in case.inputs}):
         maps, target = (networks.to_channels_last(case.inputs[f"{number}/{name}"]) for name in ("output", "target"))
         weight = case.inputs[f"{number}/target_weight"].reshape(len(maps), -1)
@@ -44,8 +46,10 @@ def check_joint_mse_loss(case) -> None:
             "weighted": value,
             "weighted_grad": networks.to_channels_first(gradient),
             "unweighted": method.criterion(maps, target, np.ones_like(weight)),
-            "weighted_effective_15": of_fifteen.criterion(maps, target, weight),
         }
+        for name in (key.partition("/")[2] for key in case.outputs if key.startswith(f"{number}/weighted_effective_")):
+            few = dataclasses.replace(method, effective_joints=int(name.rpartition("_")[2]))
+            found[name] = few.criterion(maps, target, weight)
         for name, ours in found.items():
             assert_allclose(ours, case.outputs[f"{number}/{name}"], rtol=1e-5, atol=1e-8, err_msg=name)
 
@@ -60,8 +64,10 @@ def check_heatmap_target(case) -> None:
     for suffix, weights in (("", visible), ("_in_crop", seen)):
         maps, weight = heatmaps.gaussian_targets(keypoints, weights, stride, size, attrs["sigma"])
         if attrs["use_different_joints_weight"]:
-            assert_array_equal(joint_weights(POSETRACK), np.float32(attrs["joints_weight"]))
-            weight = weight * joint_weights(POSETRACK)
+            factors = np.float32(attrs["joints_weight"])
+            if len(factors) == POSETRACK.num_joints:
+                assert_array_equal(joint_weights(POSETRACK), factors)
+            weight = weight * factors
         assert_allclose(networks.to_channels_first(maps), expected[f"target{suffix}"], rtol=0, atol=1e-6)
         found = np.asarray(weight).reshape(expected[f"target_weight{suffix}"].shape)
         assert_allclose(found, expected[f"target_weight{suffix}"], rtol=1e-6)
@@ -78,7 +84,8 @@ def check_decode(case) -> None:
     found, _ = heatmaps.decode(maps, 1.0)
     image = geometry.apply_affine(geometry.invert_affine(to_map), found)
     assert_allclose(image, expected["preds"], rtol=0, atol=1e-3)
-    flipped = heatmaps.flip_back(maps, POSETRACK.flip_index, shift=False)
+    joints = POSETRACK if maps.shape[-1] == POSETRACK.num_joints else skeleton_of(maps.shape[-1])
+    flipped = heatmaps.flip_back(maps, joints.flip_index, shift=False)
     assert_array_equal(networks.to_channels_first(flipped), expected["flip_back"])
 
 
@@ -134,8 +141,8 @@ def check_boxes_affine(case) -> None:
     assert_allclose(size / unit, expected["scale"], rtol=1e-6)
     assert_allclose(np.concatenate([center - size / 2, center + size / 2], -1), expected["enlarged_xyxy"], atol=1e-3)
     center, size = center.astype(np.float64), size.astype(np.float64)
-    to_input = geometry.crop_affine(center, size, (288, 384), rotation)
-    to_map = geometry.crop_affine(center, size, (72, 96), rotation)
+    to_input = geometry.crop_affine(center, size, tuple(case.attrs.get("image_size_wh", CROP)), rotation)
+    to_map = geometry.crop_affine(center, size, tuple(case.attrs.get("heatmap_size_wh", MAP)), rotation)
     check_relative(to_input, expected["image_to_input"], 1e-5)
     check_relative(geometry.invert_affine(to_map), expected["heatmap_to_image"], 1e-5)
     points = geometry.apply_affine(to_input, case.inputs["points"])
@@ -181,7 +188,7 @@ def check_annotations(case) -> None:
     }
     annotations = coco.parse_keypoints(content, case.name)
     found = person_boxes.annotated(annotations, case.name)
-    crop = PersonCrop((288, 384), attrs["bbox_enlarge_factor"])
+    crop = PersonCrop(tuple(attrs.get("image_size_wh", CROP)), attrs["bbox_enlarge_factor"])
     kept = expected["kept"]
     assert_allclose(found.box, expected["clean_box"], atol=1e-4)
     assert_array_equal(found.keypoints, inputs["ann_keypoints"][kept][..., :2])
@@ -244,7 +251,7 @@ def _check_scenario(case, draws: dict, inputs: dict, expected: dict) -> None:
     _check_view(view, expected, "", pictures[1].shape[1])
     examples = _examples(pictures, np.float32(attrs["box_xywh"]), joints, visible, crop, augmentation)
     example = examples.load(0, _draws(draws, visible) if draws else None)
-    assert_array_equal(example["margin"], [1, 1])
+    assert_array_equal(example["margin"], inputs.get("margin", np.ones(2)).reshape(-1))
     for frame, name in enumerate(("cur", "prev", "next")):
         if f"input_{name}" in expected:
             theirs = _grey_levels(expected[f"input_{name}"])

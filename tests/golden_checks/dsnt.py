@@ -10,6 +10,7 @@ from flax import linen as nn
 from numpy.testing import assert_allclose, assert_array_equal
 
 from golden_checks import networks
+from golden_checks.skeletons import skeleton_of
 from jaxpose import config as configs
 from jaxpose import convert
 from jaxpose.evaluation import pck
@@ -226,8 +227,8 @@ def method_of(case) -> DSNT:
     """The method that a network case describes."""
     attrs = case.attrs
     height, width = case.inputs["image"].shape[2:]
-    assert attrs["n_chans"] == 16
     fields = {"input_size": (width, height), "strategy": attrs.get("output_strat", "dsnt")}
+    fields["skeleton"] = skeleton_of(attrs["n_chans"]).name
     fields["rectifier"] = attrs.get("preact", "softmax")
     if fields["strategy"] == "gauss":
         fields["regularizer"] = "none"
@@ -299,9 +300,11 @@ def check_train_step(case) -> None:
     attrs, expected = case.attrs, case.outputs
     height, width = case.inputs["image"].shape[2:]
     method = DSNT(
+        skeleton=skeleton_of(attrs["n_chans"]).name,
         input_size=(width, height),
         backbone=attrs["arch"],
-        dilate=attrs["dilate"],
+        dilate=attrs.get("dilate", 0),
+        truncate=attrs.get("truncate", 0),
         regularizer={"var": "variance"}.get(attrs["reg"], attrs["reg"]),
         sigma=attrs["hm_sigma"],
         reg_weight=attrs["reg_coeff"],

@@ -19,9 +19,10 @@ UNIT = 2.0**-40
 
 def _settings(attrs: dict, **changes) -> Grouping:
     """Settings of a case, with room for everybody."""
-    skeleton = {s.num_joints: s for s in (COCO, CROWDPOSE)}[attrs["num_joints"]]
-    order = grouping.joint_order(skeleton)
-    assert list(order) == attrs.get("joint_order_zero_based", list(order))
+    joints, told = attrs["num_joints"], attrs.get("joint_order_zero_based")
+    known = {s.num_joints: grouping.joint_order(s) for s in (COCO, CROWDPOSE)}
+    order = tuple(told) if told else known.get(joints) or _with_center(known[joints - 1])
+    assert order == known.get(joints, order)
     assert attrs["nms_padding"] == attrs["nms_kernel"] // 2
     return Grouping(
         joint_order=order,
@@ -34,6 +35,11 @@ def _settings(attrs: dict, **changes) -> Grouping:
         ignore_too_much=attrs["ignore_too_much"],
         **changes,
     )
+
+
+def _with_center(order: tuple[int, ...]) -> tuple[int, ...]:
+    """The order of joints where grouping begins with a further one, the person's centre."""
+    return (len(order), *order)
 
 
 def _last(maps: np.ndarray) -> np.ndarray:

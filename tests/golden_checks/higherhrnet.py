@@ -8,7 +8,7 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
 from golden_checks import networks
-from jaxpose import skeleton
+from golden_checks.skeletons import skeleton_of
 from jaxpose.convert.conversion import apply_rules
 from jaxpose.methods.higherhrnet import associative
 from jaxpose.methods.higherhrnet.method import HigherHRNet
@@ -38,7 +38,7 @@ def _network(case, dtype: str = "float32", **fields):
     deconv, tags = attrs["deconv"], attrs["with_ae_loss"]
     layers = deconv["NUM_DECONVS"]
     method = HigherHRNet(
-        skeleton=next(n for n in SKELETONS.values() if skeleton.get(n).num_joints == attrs["num_joints"]),
+        skeleton=skeleton_of(attrs["num_joints"]).name,
         dtype=dtype,
         backbone=f"hrnet_w{stages[0]['NUM_CHANNELS'][0]}",
         backbone_stages=tuple(stage["NUM_MODULES"] for stage in stages),
@@ -255,6 +255,8 @@ def _inference_method(attrs: dict) -> HigherHRNet:
         flip_test=attrs["flip_test"],
         project_to_image=attrs["project2image"],
         with_center=attrs.get("with_center", False),
+        ignore_center=attrs.get("ignore_center", True),
+        tag_per_joint=attrs.get("tag_per_joint", True),
     )
 
 

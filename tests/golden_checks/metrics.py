@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
+from golden_checks.skeletons import skeleton_of
 from jaxpose import skeleton as skeletons
 from jaxpose.evaluation import pck
 from jaxpose.evaluation.metrics import MetricContext, coco, crowdpose
@@ -17,7 +18,7 @@ NUMBER_TOLERANCE = 1e-6  # AP and AR: means of exact fractions; hrnet's are stor
 
 def _skeleton(case) -> skeletons.Skeleton:
     sigmas = tuple(case.manifest["attrs"]["sigmas"])
-    return skeletons.COCO if len(sigmas) == 17 else skeletons.CROWDPOSE
+    return skeleton_of(len(sigmas), sigmas=sigmas)
 
 
 def _files(case) -> tuple[dict, list[dict]]:
@@ -67,7 +68,9 @@ def check_lsp_pck(case) -> None:
         "torso_other": pck.torso_size(target, left_shoulder=8, right_hip=3),
         "box": pck.box_size(target),
     }
-    thresholds = (0.05, 0.1, 0.2)
+    told = {key.partition("/")[0].rpartition("_")[2] for key in case.outputs if key.endswith("/accuracy")}
+    thresholds = tuple(sorted(map(float, told)))
+    assert thresholds
     for name, size in sizes.items():
         counts = pck.coordinate_pck(prediction, target, mask, size, thresholds)
         for t, threshold in enumerate(thresholds):
@@ -108,8 +111,10 @@ def check_evaluate_mpii(case) -> None:
 
 def check_pck_heatmap(case) -> None:
     output, target = (case.inputs[name].transpose(0, 2, 3, 1) for name in ("output", "target"))
-    counts = pck.heatmap_pck(output, target, (0.5, 0.2))
-    for t, threshold in enumerate((0.5, 0.2)):
+    names = [key.removeprefix("accuracy_") for key in case.outputs if key.startswith("accuracy_")]
+    thresholds = sorted(map(float, names), reverse=True)
+    counts = pck.heatmap_pck(output, target, tuple(thresholds))
+    for t, threshold in enumerate(thresholds):
         accuracy = np.nan_to_num(counts.accuracy()[t], nan=-1)
         assert_allclose(accuracy, case.outputs[f"accuracy_{threshold}"], atol=1e-9)
         assert_allclose(counts.mean()[t], case.outputs[f"mean_{threshold}"], atol=1e-9)
@@ -118,7 +123,7 @@ def check_pck_heatmap(case) -> None:
     alphapose = pck.heatmap_pck(output, target, swapped=False).mean()[0]
     assert_allclose(alphapose, case.outputs["alphapose_accuracy"], atol=1e-9)
     if "group_names" in case.outputs:
-        accuracy = np.nan_to_num(counts.accuracy()[0], nan=-1)
+        accuracy = np.nan_to_num(counts.accuracy()[thresholds.index(0.5)], nan=-1)
         groups = case.manifest["attrs"]["groups"]
         means = [np.mean(accuracy[groups[str(name)]]) for name in case.outputs["group_names"]]
         assert_allclose(means, case.outputs["group_accuracy"], atol=1e-9)
@@ -136,7 +141,7 @@ def check_oks_nms(case) -> None:
     points = inputs["keypoints"]
     area, scores = (inputs[n if n in inputs else f"{n}s"] for n in ("area", "score"))
     named = attrs.get("sigmas", attrs.get("default_sigmas"))
-    sigmas = np.array(skeletons.COCO.sigmas if named == "COCO" else named, np.float32)
+    sigmas = np.array(skeletons.get(named.lower()).sigmas if isinstance(named, str) else named, np.float32)
     counted = points[..., 2] > attrs["in_vis_thre"] if "in_vis_thre" in attrs else None
     similarity = oks.pairwise_oks(points[..., :2], area, sigmas, counted)
     assert_allclose(similarity, case.outputs["oks"], atol=2e-6)
@@ -168,7 +173,8 @@ def check_box_nms(case) -> None:
 def _collect(case, keypoints, image_id, box_score, area, truth=None) -> coco.CocoKeypoints:
     attrs = case.manifest["attrs"]
     suppression = Suppression("soft" if attrs["soft_nms"] else "hard", attrs["oks_thre"])
-    metric = coco.CocoKeypoints(MetricContext(skeletons.COCO, truth, suppression=suppression))
+    joints = skeleton_of(keypoints.shape[1])
+    metric = coco.CocoKeypoints(MetricContext(joints, truth, suppression=suppression))
     score = oks.person_score(keypoints[..., 2], box_score, case.manifest["attrs"]["in_vis_thre"])
     metric.update(
         {
@@ -190,7 +196,7 @@ def check_prtr_oks_nms(case) -> None:
     by_image = np.argsort(image_id[kept], kind="stable")  # ours lists images by id, the case by first appearance
     assert_array_equal([r["image_id"] for r in results], image_id[kept][by_image])
     assert_allclose([r["score"] for r in results], case.outputs["score"][by_image], rtol=1e-6)
-    found = np.array([r["keypoints"] for r in results]).reshape(-1, 17, 3)
+    found = np.array([r["keypoints"] for r in results]).reshape(-1, *preds.shape[1:])
     assert_array_equal(found, preds[kept][by_image])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
 from golden_checks import networks
+from golden_checks.skeletons import skeleton_of
 from jaxpose import convert
 from jaxpose.methods.prtr.assignment import assign, take_assigned
 from jaxpose.methods.prtr.deformable import cell_centers, logit
@@ -16,15 +17,13 @@ from jaxpose.methods.prtr.names import rules
 from jaxpose.methods.prtr.positional import LearnedEncoding, shrink_mask, sine_encoding
 from jaxpose.ops import geometry
 
-SKELETONS = {16: "mpii", 17: "coco"}
-
 
 def method_of(case, **fields) -> PRTR:
     """The method that a network case describes."""
     attrs = case.attrs
     backbone = "hrnet_w32" if attrs["backbone"] == "hrnet" else f"resnet{attrs['backbone']}"
     return PRTR(
-        skeleton=SKELETONS[attrs["num_joints"]],
+        skeleton=skeleton_of(attrs["num_joints"]).name,
         backbone=backbone,
         deformable="deform" in attrs["model"],
         feature_levels=attrs.get("num_feature_levels", 4),
@@ -68,13 +67,14 @@ def _check_inside(case, captured: dict) -> None:
     for row, stats in zip(case.attrs["stats_rows"], expected["stats"], strict=True):
         ours = networks.statistics(_part(captured, row))
         assert_allclose(ours, stats, rtol=networks.FORWARD, atol=atol, err_msg=row)
-    features = captured["backbone"]["__call__"][0][-1]
-    corner = networks.to_channels_first(features)[:, :16, :2, :2]
-    assert_allclose(corner, expected["backbone_corner"], rtol=0, atol=atol)
-    memory = _part(captured, f"encoder{case.attrs['enc_layers'] - 1}")  # before a final normalization
-    assert_allclose(memory[:, :6, :16], expected["memory_corner"], rtol=0, atol=atol)
-    decoded = captured["decoder"]["__call__"][0]
-    assert_allclose(decoded[:, :, :4, :16], expected["hs_corner"], rtol=0, atol=atol)
+    corners = {
+        "backbone_corner": networks.to_channels_first(captured["backbone"]["__call__"][0][-1]),
+        "memory_corner": _part(captured, f"encoder{case.attrs['enc_layers'] - 1}"),  # before a final normalization
+        "hs_corner": captured["decoder"]["__call__"][0],
+    }
+    for name, ours in corners.items():
+        corner = expected[name]
+        assert_allclose(ours[tuple(map(slice, corner.shape))], corner, rtol=0, atol=atol, err_msg=name)
     if "reference_points" in expected:
         reference = jax.nn.sigmoid(captured["reference_points"]["__call__"][0])
         assert_allclose(reference, expected["reference_points"], rtol=0, atol=atol)
@@ -157,7 +157,9 @@ def _check_running_statistics(case, method: PRTR, batch_stats: dict) -> None:
 
 def check_criterion(case) -> None:
     attrs = case.attrs
-    method = PRTR(eos_coef=attrs["eos_coef"], cost_class=attrs["cost_class"], cost_coord=attrs["cost_coord"])
+    joints = skeleton_of(attrs["num_joints"]).name
+    costs = {name: attrs[name] for name in ("eos_coef", "cost_class", "cost_coord")}
+    method = PRTR(skeleton=joints, num_queries=case.inputs["logits"].shape[-2], **costs)
     arrays = {name: jnp.asarray(value) for name, value in case.inputs.items()}
     targets, visible = arrays["target"], arrays["target_weight"][..., 0]
 
@@ -192,21 +194,34 @@ def check_lsap(case) -> None:
             assert_array_equal(columns[rows], case.outputs[f"{name}.cols"], err_msg=name)
 
 
+LEVELS = ((4, 3), (2, 2))
+"""(rows, columns) of the maps of cases that name none."""
+
+
 def check_positional(case) -> None:
     """Encodings, and the reference points of the deformable network."""
     channels = 2 * case.attrs["num_pos_feats"]
     for height, width in case.attrs["sizes"]:
         ours = sine_encoding(np.ones((height, width), bool), channels)
         assert_allclose(ours.transpose(2, 0, 1), case.outputs[f"sine_{height}x{width}"], rtol=0, atol=1e-5)
-    ours = sine_encoding(np.ones((4, 3), bool), channels, normalize=False)
-    assert_allclose(ours.transpose(2, 0, 1), case.outputs["sine_unnormalized"], rtol=0, atol=1e-5)
+    plain = case.outputs["sine_unnormalized"]
+    ours = sine_encoding(np.ones(plain.shape[1:], bool), channels, normalize=False)
+    assert_allclose(ours.transpose(2, 0, 1), plain, rtol=0, atol=1e-5)
     tables = {"row": case.state_dict["row_embed.weight"], "column": case.state_dict["col_embed.weight"]}
-    learned = LearnedEncoding(channels).apply({"params": tables}, 4, 3)
-    assert_allclose(learned.transpose(2, 0, 1), case.outputs["learned"], rtol=0, atol=1e-6)
-    references = cell_centers(((4, 3), (2, 2)), case.inputs["valid_ratios"])
+    expected = case.outputs["learned"]
+    learned = LearnedEncoding(channels).apply({"params": tables}, *expected.shape[1:])
+    assert_allclose(learned.transpose(2, 0, 1), expected, rtol=0, atol=1e-6)
+    shapes = _told_shapes(case.manifest.get("notes", "")) or LEVELS
+    references = cell_centers(shapes, case.inputs["valid_ratios"])
     assert_allclose(references, case.outputs["encoder_reference"], rtol=0, atol=1e-6)
     ours = logit(jnp.asarray(case.inputs["inverse_sigmoid_x"]))
     assert_allclose(ours, case.outputs["inverse_sigmoid"], rtol=1e-4, atol=1e-5)
+
+
+def _told_shapes(notes: str) -> tuple[tuple[int, int], ...]:
+    """(rows, columns) of the maps in "... for shapes (4,3),(2,2) ..."."""
+    told = re.search(r"shapes ((?:\(\d+, ?\d+\)[, ]*)+)", notes)
+    return tuple((int(h), int(w)) for h, w in re.findall(r"\((\d+), ?(\d+)\)", told[1])) if told else ()
 
 
 def check_masked_positional(case) -> None:
@@ -223,15 +238,18 @@ def check_post_process(case) -> None:
     arrays, expected = case.inputs, case.outputs
     size = 200 * arrays["scale"].astype(np.float64)
     to_image = geometry.invert_affine(geometry.crop_affine(arrays["center"].astype(np.float64), size, (width, height)))
-    stream = {"to_image": to_image, "person_score": np.ones(3, np.float32), "valid": np.ones(3, bool)}
+    people = len(to_image)
+    stream = {"to_image": to_image, "person_score": np.ones(people, np.float32), "valid": np.ones(people, bool)}
     outputs = {
         "logits": arrays["logits"],
         "keypoints": arrays["coords"],
         "flipped_logits": arrays["flip_logits"],
         "flipped_keypoints": arrays["flip_coords"],
     }
+    joints = skeleton_of(case.attrs["num_joints"], case.attrs["flip_pairs"]).name
+    fields = {"skeleton": joints, "num_queries": arrays["logits"].shape[1]}
     for prefix, background in (("", False), ("bg_", True)):
-        method = PRTR(background_logit=background, input_size=(width, height))
+        method = PRTR(background_logit=background, input_size=(width, height), **fields)
         crop, scores = method.select(outputs["logits"], outputs["keypoints"])
         assert_allclose(crop * np.array([width, height]), expected[f"{prefix}crop_coords"], rtol=0, atol=1e-3)
         assert_allclose(scores, expected[f"{prefix}scores"][..., 0], rtol=1e-5)
@@ -254,9 +272,10 @@ def check_geometry(case) -> None:
     check_relative(affine, expected["affine"], 1e-6)
     check_relative(geometry.invert_affine(affine), expected["affine_inverse"], 1e-6)
     check_relative(geometry.apply_affine(affine, arrays["points"]), expected["mapped"], 1e-6)
+    upper = case.attrs.get("upper_body_ids") or skeleton_of(len(arrays["half_joints"])).upper_body_indices
     for name, draw in case.attrs["half_body_draws"].items():
         found = geometry.half_body_box(
-            arrays["half_joints"], arrays[f"half_vis_{name}"], tuple(range(11)), draw < 0.5, aspect
+            arrays["half_joints"], arrays[f"half_vis_{name}"], tuple(upper), draw < 0.5, aspect
         )
         ours = np.full((2, 2), -1.0) if found is None else np.stack([found[0], found[1] / 200])
         assert_allclose(ours, expected[f"half_{name}"], rtol=1e-6)

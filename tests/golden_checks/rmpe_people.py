@@ -1,6 +1,5 @@
 """RMPE around the network: crops, proposals, pose NMS, scores, results."""
 
-import dataclasses
 import pathlib
 
 import jax
@@ -8,7 +7,7 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
 from golden_checks.data import Draws as RecordedDraws
-from jaxpose import skeleton
+from golden_checks.skeletons import skeleton_of
 from jaxpose.cli import inputs
 from jaxpose.data.proposals import PoseGuidedProposals, inside
 from jaxpose.data.views import Augmentation, PersonCrop, View
@@ -121,10 +120,10 @@ def check_add_dpg(case) -> None:
 
 
 def _pixels(box: np.ndarray, joints: np.ndarray, resolution: int) -> np.ndarray:
-    """Map pixels of joints in the square crop of a box, which is cut at whole pixels."""
+    """Map pixels of joints in the square crop of a box, which is cut at whole pixels; both are cut towards zero."""
     crop = PersonCrop((resolution, resolution), padding=1.0)
-    view = crop.view(to_xywh(np.floor(to_xyxy(box))))
-    return np.floor(geometry.apply_affine(geometry.crop_affine(view.center, view.size, crop.size), joints))
+    view = crop.view(to_xywh(np.trunc(to_xyxy(box))))
+    return np.trunc(geometry.apply_affine(geometry.crop_affine(view.center, view.size, crop.size), joints))
 
 
 def check_pgpg_2017(case) -> None:
@@ -173,8 +172,7 @@ def check_train_transform(case) -> None:
     attrs, inputs, expected = case.attrs, case.inputs, case.outputs
     height, width = attrs["input_size"]
     image_size = (attrs["image_width"], attrs["image_height"])
-    joints = dataclasses.replace(skeleton.COCO, upper_body=tuple(skeleton.COCO.joints[i] for i in attrs["upper_body"]))
-    assert [list(pair) for pair in joints.flip_pairs] == attrs["joint_pairs"]
+    joints = skeleton_of(inputs["joints"].shape[1], attrs["joint_pairs"], attrs["upper_body"])
     proposals, crop = PoseGuidedProposals.single(), PersonCrop((width, height))
     augmentation = Augmentation(
         scale=attrs["scale_factor"], rotation=attrs["rot_factor"], mirror=0.5, half_body=attrs["prob_half_body"]
@@ -214,9 +212,9 @@ def check_pipeline_heatmaps(case) -> None:
     """Heatmaps of every detection -> joints -> pose NMS -> person scores."""
     attrs, inputs = case.attrs, case.inputs
     (height, width), map_size = attrs["input_size"], attrs["heatmap_size"]
-    assert [list(pair) for pair in skeleton.COCO.flip_pairs] == attrs["joint_pairs"]
     maps = inputs["heatmap"].transpose(0, 2, 3, 1)
-    mirrored = heatmaps.flip_back(inputs["heatmap_mirrored"].transpose(0, 2, 3, 1), skeleton.COCO.flip_index)
+    joints = skeleton_of(maps.shape[-1], attrs["joint_pairs"])
+    mirrored = heatmaps.flip_back(inputs["heatmap_mirrored"].transpose(0, 2, 3, 1), joints.flip_index)
     mirrored = _shifted_in_place(np.asarray(mirrored))
     region = to_xywh(inputs["crop_box"].astype(np.float64))
     center, size = region[:, :2] + region[:, 2:] / 2, region[:, 2:]
@@ -241,7 +239,8 @@ def check_result_json(case) -> None:
     """People as COCO results. The 18-point formats of other programs are not written."""
     paths = [pathlib.Path(name) for name in case.attrs["images"]]
     ids = inputs.image_ids(paths, None)
-    metric, boxes = CocoKeypoints(MetricContext(skeleton.COCO, suppression=Suppression("none"))), []
+    joints = skeleton_of(next(len(a) for key, a in case.inputs.items() if key.endswith("/keypoints")))
+    metric, boxes = CocoKeypoints(MetricContext(joints, suppression=Suppression("none"))), []
     people = sorted(({key.split("/")[0] for key in case.inputs}), key=lambda p: [int(n) for n in p.split("_")])
     for index, person in enumerate(people):
         image = paths[int(person.split("_")[0])]
