@@ -18,6 +18,8 @@ from jaxpose.data.sources import Source, require_folder
 from jaxpose.data.sources.coco import CROWDPOSE_AREA_OF_BOX
 from jaxpose.data.sources.folder import picture_sizes
 from jaxpose.errors import ConfigError, DataError
+from jaxpose.files import fields
+from jaxpose.files.fields import FieldError, shown
 from jaxpose.files.json_files import read_json
 from jaxpose.skeleton import Skeleton
 
@@ -83,23 +85,40 @@ def drawn_rows(count: int) -> np.ndarray:
     return np.array(random.Random(SEED).choices(range(count), k=MOST_TESTED), np.int64)
 
 
-def read_list(path: str | pathlib.Path, fields: Sequence[str]) -> list[dict]:
+def read_list(path: str | pathlib.Path, names: Sequence[str]) -> list[dict]:
     """The records of a JSON list.
 
     Raises:
-      DataError: the file is missing, or no list of records that have the fields.
+      DataError: the file is missing, or no list of records that have the fields `names`.
     """
     content = read_json(path)
     if not isinstance(content, list) or not content or not all(isinstance(r, dict) for r in content):
-        raise DataError(f"{path}: expected a list of records with {list(fields)}; is it the right file?")
+        raise DataError(f"{path}: expected a list of records with {list(names)}; is it the right file?")
     for i, record in enumerate(content):
-        if missing := [field for field in fields if field not in record]:
-            raise DataError(f"{path}: record {i} has the fields {sorted(record)}, but not {missing}; fetch it again")
+        if missing := [field for field in names if field not in record]:
+            raise DataError(
+                f"{path}: record {i} has the fields {shown(sorted(record))}, but not {missing}; fetch it again"
+            )
     return content
 
 
+def texts(records: Sequence[Mapping[str, Any]], field: str, where: Any) -> list[str]:
+    """A field of all records as text.
+
+    Raises:
+      DataError: it is something else somewhere; `where` names the file.
+    """
+    found = []
+    for i, record in enumerate(records):
+        try:
+            found.append(fields.text(record, field))
+        except FieldError as error:
+            raise DataError(f"{where}: record {i}: {error}; fetch the file again") from error
+    return found
+
+
 def stack(rows: Sequence[Any], shape: tuple[int, ...], where: str) -> np.ndarray:
-    """[N, *shape] float64 from nested lists of numbers.
+    """[N, *shape] float64 from nested lists of numbers, in which those that are too large to be pixels are NaN.
 
     Raises:
       DataError: one of them is something else; `where` names what they are.
@@ -108,12 +127,12 @@ def stack(rows: Sequence[Any], shape: tuple[int, ...], where: str) -> np.ndarray
     for i, row in enumerate(rows):
         try:
             array = np.asarray(row, np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             array = np.array("no numbers")
         if array.shape != shape:
             found = array.shape or array
             raise DataError(f"{where}: record {i} has {found}, expected numbers of shape {shape}; fetch the file again")
-        arrays.append(array)
+        arrays.append(np.where(np.abs(array) <= fields.LARGEST, array, np.nan))
     return np.array(arrays, np.float64).reshape(len(arrays), *shape)
 
 
@@ -179,17 +198,28 @@ class SinglePeople:
         return Source(name=str(where), annotations=annotations, read=read)
 
     def _annotations(self, where: str, skeleton: Skeleton, sizes: np.ndarray, boxes: np.ndarray | None) -> Annotations:
-        finite = self.finite
-        log_not_finite(where, [name for name, use in zip(self.names, finite) if not use])
-        if not finite.any():
-            raise DataError(f"{where}: none of the {len(finite)} people that it lists can be used; the log says why")
+        visibility = np.full(self.keypoints.shape[:2], 2) if self.visibility is None else self.visibility
+        usable = self._usable(where, visibility, sizes)
+        if not usable.any():
+            raise DataError(f"{where}: none of the {len(usable)} people that it lists can be used; the log says why")
         if boxes is None:
             boxes = np.concatenate([np.zeros_like(sizes), sizes], -1)
-        visibility = np.full(self.keypoints.shape[:2], 2) if self.visibility is None else self.visibility
-        mirror = np.zeros(len(finite), bool) if self.mirror is None else self.mirror
-        names = [name for name, use in zip(self.names, finite) if use]
+        mirror = np.zeros(len(usable), bool) if self.mirror is None else self.mirror
+        names = [name for name, use in zip(self.names, usable) if use]
         rows = (self.keypoints, visibility, mirror, boxes, sizes)
-        return _columns(skeleton, names, *(column[finite] for column in rows))
+        return _columns(skeleton, names, *(column[usable] for column in rows))
+
+    def _usable(self, where: str, visibility: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """[N] bool; False, and named in the log, for joints that are no positions, or far outside the image."""
+        finite, limits = self.finite, sizes[:, None]
+        beyond = (self.keypoints < -limits) | (self.keypoints > 2 * limits)
+        far = finite & np.any(beyond & (visibility > 0)[..., None], axis=(1, 2))
+        skipped = Skipped(where)
+        for reason, rows in (("a joint is not finite", ~finite), ("a joint lies far outside the image", far)):
+            for row in np.flatnonzero(rows).tolist():
+                skipped.add(reason, self.names[row])
+        skipped.log()
+        return finite & ~far
 
 
 def _columns(

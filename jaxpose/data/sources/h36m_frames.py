@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from jaxpose.data import square_boxes
-from jaxpose.data.single_people import SinglePeople, drawn_rows, locate, part_of, read_list, stack
-from jaxpose.data.sources import Source
+from jaxpose.data.single_people import SinglePeople, drawn_rows, locate, part_of, read_list, stack, texts
+from jaxpose.data.sources import Source, require_inside
 from jaxpose.errors import DataError
 from jaxpose.files.json_files import read_json
 from jaxpose.skeleton import MPII
@@ -50,6 +50,7 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     subjects = tuple(data[split].get("subjects", ())) or SUBJECTS[split]
     listed = [(read_cut_out if cut_out else read_frames)(where, subject) for subject in subjects]
     names = [name for part, _ in listed for name in part]
+    require_inside(names, where, data)
     keypoints = np.concatenate([points for _, points in listed])
     rows = drawn_rows(len(names)) if part_of(data, split) == "test" else np.arange(len(names))
     people = SinglePeople(folder, [names[row] for row in rows], keypoints[rows])
@@ -72,7 +73,7 @@ def read_cut_out(folder: pathlib.Path, subject: int) -> tuple[list[str], np.ndar
     path = folder / f"keypoints2d_{subject}.json"
     records = read_list(path, ("name", "keypoint2d"))
     keypoints = stack([r["keypoint2d"] for r in records], (MPII.num_joints, 2), f"{path}: field 'keypoint2d'")
-    return [record["name"] for record in records], keypoints
+    return texts(records, "name", path), keypoints
 
 
 def read_frames(folder: pathlib.Path, subject: int) -> tuple[list[str], np.ndarray]:
@@ -87,17 +88,17 @@ def read_frames(folder: pathlib.Path, subject: int) -> tuple[list[str], np.ndarr
         raise DataError(f"{_path(folder, subject, 'data')}: field 'images': expected a list of frames")
     frames = frames[::EVERY]
     try:
-        names = [frame["file_name"] for frame in frames]
+        names = [str(frame["file_name"]) for frame in frames]
         used = [str(frame["cam_idx"]) for frame in frames]
         joints = [
             joints_3d[str(frame["action_idx"])][str(frame["subaction_idx"])][str(frame["frame_idx"])]
             for frame in frames
         ]
         lenses = {name: _camera(cameras[name], _path(folder, subject, "camera"), name) for name in sorted(set(used))}
-    except KeyError as error:
+    except (KeyError, TypeError) as error:
         raise DataError(
-            f"{folder}: the files Human36M_subject{subject}_*.json don't fit each other: {error} is missing in one; "
-            "fetch them again"
+            f"{folder}: the files Human36M_subject{subject}_*.json don't fit each other: {error} is missing in one, or "
+            "it is no object; fetch them again"
         ) from error
     world = stack(joints, (JOINTS, 3), f"{_path(folder, subject, 'joint_3d')}: a frame's joints")
     keypoints = np.zeros((len(names), MPII.num_joints, 2))

@@ -11,10 +11,14 @@ among them: "without_object" (the default, as in the paper), "with_object" or "a
 "test" or "all" of what remains, shuffled. The pictures of one hand are in both parts.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-from jaxpose.data.single_people import SinglePeople, choice, locate, part_of, part_rows, read_list, stack
-from jaxpose.data.sources import Source
+from jaxpose.data.single_people import SinglePeople, choice, locate, part_of, part_rows, read_list, stack, texts
+from jaxpose.data.sources import Source, require_inside
+from jaxpose.errors import DataError
+from jaxpose.files import fields
+from jaxpose.files.fields import FieldError
 from jaxpose.skeleton import HAND
 
 HANDS = {"without_object": (1,), "with_object": (0,), "all": (0, 1)}
@@ -33,8 +37,17 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     path, folder = locate(data, split, what, "H3D_crop/annotation.json", "H3D_crop")
     records = read_list(path, ("name", "keypoint2d", "without_object"))
     wanted = HANDS[choice(data, split, "hands", tuple(HANDS), "without_object")]
-    records = [record for record in records if int(record["without_object"]) in wanted]
+    records = [record for i, record in enumerate(records) if _without_object(record, f"{path}: record {i}") in wanted]
     records = [records[row] for row in part_rows(len(records), part_of(data, split))]
     keypoints = stack([r["keypoint2d"] for r in records], (HAND.num_joints, 2), f"{path}: field 'keypoint2d'")
-    people = SinglePeople(folder, [record["name"] for record in records], keypoints)
+    names = texts(records, "name", path)
+    require_inside(names, path, data)
+    people = SinglePeople(folder, names, keypoints)
     return people.source(path, HAND, people.image_sizes("Unpack H3D_crop.tar again."))
+
+
+def _without_object(record: Mapping[str, Any], where: str) -> int:
+    try:
+        return fields.whole(record, "without_object")
+    except FieldError as error:
+        raise DataError(f"{where}: {error}; fetch the file again") from error

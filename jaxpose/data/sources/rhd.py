@@ -23,6 +23,8 @@ from jaxpose.data.formats import pickles
 from jaxpose.data.single_people import SinglePeople, locate, log_not_finite, stack
 from jaxpose.data.sources import Source
 from jaxpose.errors import DataError
+from jaxpose.files import fields
+from jaxpose.files.fields import FieldError
 from jaxpose.skeleton import HAND
 
 ORDER = np.array([0, 4, 3, 2, 1, 8, 7, 6, 5, 12, 11, 10, 9, 16, 15, 14, 13, 20, 19, 18, 17])
@@ -69,10 +71,18 @@ def read_joints(path: str | pathlib.Path) -> tuple[list[str], np.ndarray]:
       DataError: the file is missing, damaged, or not what it should be.
     """
     content = pickles.read_pickle(path)
-    if not isinstance(content, dict) or not content or not all("uv_vis" in entry for entry in content.values()):
+    entries = list(content.values()) if isinstance(content, dict) else []
+    if not entries or not all(isinstance(entry, dict) and "uv_vis" in entry for entry in entries):
         raise DataError(f"{path}: expected {{number: {{'uv_vis', ...}}}}; is it RHD's anno_training.pickle?")
-    joints = stack([entry["uv_vis"] for entry in content.values()], (2 * len(ORDER), 3), f"{path}: field 'uv_vis'")
-    return [f"{int(number):05d}.png" for number in content], joints[:, np.stack([ORDER, ORDER + len(ORDER)])]
+    joints = stack([entry["uv_vis"] for entry in entries], (2 * len(ORDER), 3), f"{path}: field 'uv_vis'")
+    return [_file_name(number, path) for number in content], joints[:, np.stack([ORDER, ORDER + len(ORDER)])]
+
+
+def _file_name(number: Any, path: Any) -> str:
+    try:
+        return f"{fields.whole({'number': number}, 'number', least=0):05d}.png"
+    except FieldError as error:
+        raise DataError(f"{path}: the {error}, by which pictures are called; fetch RHD_v1-1.zip again") from error
 
 
 def choose_hands(joints: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxpose.data.single_people import SinglePeople, locate, part_of, part_rows, read_list, stack
-from jaxpose.data.sources import Source
+from jaxpose.data.single_people import SinglePeople, locate, part_of, part_rows, read_list, stack, texts
+from jaxpose.data.sources import Source, require_inside
 from jaxpose.skeleton import MPII
 
 RUNS = ("run0", "run1", "run2")
@@ -39,6 +39,7 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     what = "the folder with train/ and test/ of SURREAL as RegDA's authors publish it"
     lists, folder = locate(data, split, what, "train", "train")
     names, keypoints = read_runs(lists)
+    require_inside(names, lists, data)
     rows = part_rows(len(names), part_of(data, split))
     people = SinglePeople(folder, [names[row] for row in rows], keypoints[rows])
     return people.source(lists, MPII, people.image_sizes("Unpack the archives of RegDA's authors again."))
@@ -54,6 +55,6 @@ def read_runs(folder: pathlib.Path) -> tuple[list[str], np.ndarray]:
     for run in RUNS:
         path = folder / f"{run}.json"
         records = read_list(path, ("name", "keypoint2d"))
-        names += [f"{run}/{record['name']}" for record in records]
+        names += [f"{run}/{name}" for name in texts(records, "name", path)]
         keypoints.append(stack([r["keypoint2d"] for r in records], (SMPL_JOINTS, 2), f"{path}: field 'keypoint2d'"))
     return names, np.concatenate(keypoints)[:, list(OF_SMPL)]
