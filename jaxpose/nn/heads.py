@@ -9,6 +9,7 @@ from flax.typing import Dtype
 from jaxpose.nn import initializers
 from jaxpose.nn.initializers import Initializer
 from jaxpose.nn.normalization import BatchNorm
+from jaxpose.ops.arrays import EXACT
 
 SMALL_NORMAL = initializers.normal(0.001)
 """Initial kernels of both kinds of convolution here."""
@@ -86,7 +87,8 @@ def _interleaved(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def heatmap_conv(num_joints: int, size: int = 1, name: str | None = None) -> nn.Conv:
     """The last convolution of a heatmap network, with weights N(0, .001^2) and a bias of 0 at the start.
 
-    It has no compute precision of its own and works in that of its input and weights, so give it float32.
+    It has no compute type of its own and works in that of its input and weights, so give it float32, which it keeps on
+    every device.
     """
     return nn.Conv(
         num_joints,
@@ -94,6 +96,7 @@ def heatmap_conv(num_joints: int, size: int = 1, name: str | None = None) -> nn.
         padding=size // 2,
         kernel_init=SMALL_NORMAL,
         bias_init=initializers.zeros,
+        precision=EXACT,
         name=name,
     )
 

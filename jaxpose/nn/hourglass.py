@@ -13,6 +13,7 @@ from jaxpose.nn import initializers
 from jaxpose.nn.hrnet import upsample_nearest
 from jaxpose.nn.normalization import BatchNorm
 from jaxpose.nn.pooling import max_pool
+from jaxpose.ops.arrays import EXACT
 
 STEM_NEWELL = (64, 128, 128)
 """Channels before the trunk in Newell's network, which RMPE uses."""
@@ -21,7 +22,14 @@ STEM_BEARPAW = (64, 128, 256)
 
 
 def conv(
-    x: jax.Array, features: int, size: int = 1, stride: int = 1, dtype: Dtype = jnp.float32, *, name: str
+    x: jax.Array,
+    features: int,
+    size: int = 1,
+    stride: int = 1,
+    dtype: Dtype = jnp.float32,
+    *,
+    name: str,
+    precision: jax.lax.Precision | None = None,
 ) -> jax.Array:
     """A square convolution of `x` with bias, symmetric padding and PyTorch's default initial values."""
     layer = nn.Conv(
@@ -32,6 +40,7 @@ def conv(
         dtype=dtype,
         kernel_init=initializers.torch_kernel,
         bias_init=initializers.torch_bias(size * size * x.shape[-1]),
+        precision=precision,
         name=name,
     )
     return layer(x)
@@ -143,7 +152,7 @@ class Hourglass(nn.Module):
             y = self._residuals(y, stack, train)
             y = conv(y, self.features, dtype=self.dtype, name=f"linear{stack}_conv")
             y = nn.relu(BatchNorm(dtype=self.dtype, name=f"linear{stack}_bn")(y, train))
-            maps.append(conv(y.astype(jnp.float32), self.num_joints, name=f"score{stack}"))
+            maps.append(conv(y.astype(jnp.float32), self.num_joints, name=f"score{stack}", precision=EXACT))
             if stack + 1 < self.stacks:
                 x = x + conv(y, self.features, dtype=self.dtype, name=f"remix{stack}_features")
                 x = x + conv(maps[-1], self.features, dtype=self.dtype, name=f"remix{stack}_score")

@@ -26,6 +26,7 @@ def conv(
     dtype: Dtype = jnp.float32,
     kernel_init: Initializer = kaiming_normal,
     name: str | None = None,
+    precision: jax.lax.Precision | None = None,
 ) -> nn.Conv:
     """A square convolution with symmetric padding that keeps the resolution at stride 1."""
     padding = dilation * (size // 2)
@@ -39,6 +40,7 @@ def conv(
         dtype=dtype,
         kernel_init=kernel_init,
         bias_init=zeros,
+        precision=precision,
         name=name,
     )
 

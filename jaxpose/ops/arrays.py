@@ -8,6 +8,10 @@ import numpy as np
 
 from jaxpose.types import Array
 
+EXACT = jax.lax.Precision.HIGHEST
+"""Precision of products that make positions: float32 as it is written. A TPU rounds factors to bfloat16 and a GPU to
+TF32 unless it is asked for, so whatever takes float32 on purpose, in heads or geometry, asks for it by this name."""
+
 SameArray = TypeVar("SameArray", bound=Array)
 """The kind of array, NumPy's or JAX's, that a function takes and gives back."""
 

@@ -12,11 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpose.ops.arrays import SameArray, namespace
+from jaxpose.ops.arrays import EXACT, SameArray, namespace
 from jaxpose.skeleton import MARIONETTE, Skeleton
-
-EXACT = jax.lax.Precision.HIGHEST
-"""Sums over the tree keep float32 on accelerators."""
 
 
 @dataclasses.dataclass(frozen=True)

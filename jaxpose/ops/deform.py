@@ -21,6 +21,7 @@ def deform_conv(
     stride: int = 1,
     padding: int = 0,
     dilation: int = 1,
+    precision: jax.lax.Precision | None = None,
 ) -> jax.Array:
     """A convolution whose taps are moved, at every place of the output, by offsets that the network computes.
 
@@ -41,6 +42,7 @@ def deform_conv(
       stride: stride of the regular grid of taps.
       padding: rows and columns of zeros on each side of the input.
       dilation: distance between neighbouring taps of the regular grid.
+      precision: precision of products with the kernel; None for the device's own.
 
     Returns:
       [B, h, w, O] features in the type of `x`. h and w are those of an ordinary convolution.
@@ -50,7 +52,7 @@ def deform_conv(
     """
     placed = _place(x, offsets, kernel, mask, stride, padding, dilation)
     groups = x.shape[3] // kernel.shape[2]
-    out = _convolve(x, *jax.tree.map(lambda array: array[None], placed), groups=groups)[0]
+    out = _convolve(x, *jax.tree.map(lambda array: array[None], placed), groups=groups, precision=precision)[0]
     return out if bias is None else out + bias.astype(out.dtype)
 
 
@@ -61,6 +63,7 @@ def dilated_deform_convs(
     masks: Sequence[Array],
     biases: Sequence[Array],
     dilations: Sequence[int],
+    precision: jax.lax.Precision | None = None,
 ) -> jax.Array:
     """Several modulated deformable convolutions of one input, which differ in dilation and keep its size.
 
@@ -73,6 +76,7 @@ def dilated_deform_convs(
       masks: factors [B, H, W, G * T] of the taps for each convolution.
       biases: bias [O] for each convolution.
       dilations: dilation of each convolution.
+      precision: precision of products with the kernels; None for the device's own.
 
     Returns:
       [B, H, W, D, O] features of the D convolutions in the type of `x`.
@@ -83,7 +87,8 @@ def dilated_deform_convs(
     each = zip(offsets, kernels, masks, dilations, strict=True)
     placed = [_place(x, offset, kernel, mask, 1, dilation, dilation) for offset, kernel, mask, dilation in each]
     groups = x.shape[3] // kernels[0].shape[2]
-    out = _convolve(x, *jax.tree.map(lambda *arrays: jnp.stack(arrays), *placed), groups=groups)
+    stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *placed)
+    out = _convolve(x, *stacked, groups=groups, precision=precision)
     out = rearrange(out, "d b h w o -> b h w d o")
     return out + jnp.stack(biases).astype(out.dtype)
 
@@ -111,7 +116,14 @@ def _place(
     return points, factors, rearrange(kernel, "i j c (n o) -> (i j) n c o", n=groups).astype(x.dtype)
 
 
-def _convolve(x: Array, points: Array, factors: Array | None, kernels: Array, groups: int) -> jax.Array:
+def _convolve(
+    x: Array,
+    points: Array,
+    factors: Array | None,
+    kernels: Array,
+    groups: int,
+    precision: jax.lax.Precision | None,
+) -> jax.Array:
     """D convolutions [D, B, h, w, O] of one input, from what `_place` gives of each, stacked along a first axis."""
     count, outputs = len(points), kernels.shape[-1]
     offset_groups = points.shape[2] // len(x)
@@ -125,7 +137,7 @@ def _convolve(x: Array, points: Array, factors: Array | None, kernels: Array, gr
             values = values * factors.astype(values.dtype)
         values = rearrange(values, "(b g) d h w c -> d b h w (g c)", g=offset_groups)
         values = rearrange(values, "d b h w (n c) -> d b h w n c", n=groups)
-        return jnp.einsum("dbhwnc,dnco->dbhwno", values, kernel, preferred_element_type=precise)
+        return jnp.einsum("dbhwnc,dnco->dbhwno", values, kernel, precision=precision, preferred_element_type=precise)
 
     def add(total, of_tap):
         return total + tap(images, *of_tap), None

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpose.errors import ConfigError
+from jaxpose.ops.arrays import EXACT
 from jaxpose.ops.oks import proposal_score
 from jaxpose.types import Array
 
@@ -286,7 +287,7 @@ def _merge(
     radius = jnp.take_along_axis(_capped(reference, rules.merge_radius), own, axis=-1)[..., None]
     weight = jnp.where(jnp.sum(jnp.square(offset), -1) <= jnp.square(radius), scores, 0)
     parts = jnp.concatenate([weight, weight * offset[..., 0], weight * offset[..., 1], weight * scores], -1)
-    sums = jnp.einsum("...ij,...jf->...if", member.astype(jnp.float32), parts, precision=jax.lax.Precision.HIGHEST)
+    sums = jnp.einsum("...ij,...jf->...if", member.astype(jnp.float32), parts, precision=EXACT)
     total, dx, dy, squares = jnp.split(sums, 4, axis=-1)
     weighted = total > 0
     share = 1 / jnp.where(weighted, total, 1)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpose.ops.arrays import EXACT
 from jaxpose.types import Array
 
 PADDINGS = ("zeros", "border")
@@ -102,7 +103,7 @@ def _sample_products(images: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array
     batch, height, width, channels = images.shape
     places = x.shape[1:]
     rows, columns = (_hats(at.reshape(batch, -1), size) for at, size in ((y, height), (x, width)))
-    exact = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    exact = functools.partial(jnp.einsum, precision=EXACT)
     lines = exact("bpr,brxc->bcpx", rows, images.astype(jnp.float32))
     total = jnp.sum(lines * columns[:, None], axis=-1)
     return jnp.moveaxis(total, 1, -1).reshape(batch, *places, channels)

@@ -13,6 +13,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import products
 import pytest
 import tiny
 from numpy.testing import assert_allclose
@@ -31,6 +32,8 @@ from jaxpose.types import Batch, Detections, Poses, Variables
 
 BATCH = 4
 STEPS = 12
+WIDE = (jnp.dtype("float32"), jnp.dtype("float32"))
+"""Types of both factors of a product in float32."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -221,6 +224,32 @@ class TestHalfPrecision:
         half = subject.half
         batch = jax.eval_shape(lambda batch: half.targets(batch, jax.random.key(0), train=False), subject.padded_batch)
         assert dtypes(jax.eval_shape(half.forward, subject.variables, batch)) == {jnp.dtype("float32")}
+
+
+class TestPrecision:
+    """Whatever a network in bfloat16 computes in float32 tells places or scores, and does so alike on every device."""
+
+    def test_predictions_ask_for_it(self, subject):
+        found = products.products(subject.half.predict, subject.variables, subject.padded_batch)
+        wide = [product for product in found if product.types == WIDE]
+        assert wide
+        assert [product for product in wide if not product.exact] == []
+
+    def test_losses_ask_for_it(self, subject):
+        half, key = subject.half, jax.random.key(0)
+        batch = half.targets(subject.training_batch, key, train=True)
+        for phase in half.phases():
+            found = products.products(phase.loss, subject.variables, batch, 0, key)
+            wide = [product for product in found if product.types == WIDE]
+            assert [product for product in wide if not product.exact] == []
+
+    def test_predictions_are_those_of_a_device_that_rounds(self, subject, monkeypatch):
+        """Within a hundredth of a pixel where products round float32 to bfloat16 unless they ask for precision."""
+        rows = subject.padded_batch["source"]["valid"]
+        products.round_factors(monkeypatch, unless_exact=True)
+        again = jax.jit(lambda *inputs: subject.half.predict(*inputs))(subject.variables, subject.padded_batch)
+        for name, value in results(again).items():
+            assert_allclose(value[rows], results(subject.found)[name][rows], rtol=0, atol=1e-2, err_msg=name)
 
 
 class TestPrediction:

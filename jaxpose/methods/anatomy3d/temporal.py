@@ -16,6 +16,7 @@ from flax.typing import Dtype
 
 from jaxpose.nn import initializers
 from jaxpose.nn.normalization import BatchNorm
+from jaxpose.ops.arrays import EXACT
 
 
 def strided_taps(x: jax.Array, width: int) -> jax.Array:
@@ -56,7 +57,7 @@ def dense(
 
 def head(features: int, fan_in: int, name: str | None = None) -> nn.Dense:
     """A linear layer whose results are positions: in float32, and exactly so on every accelerator."""
-    return dense(features, fan_in, jnp.float32, name=name, precision=jax.lax.Precision.HIGHEST)
+    return dense(features, fan_in, jnp.float32, name=name, precision=EXACT)
 
 
 class TemporalModule(nn.Module):

@@ -30,6 +30,7 @@ from jaxpose.nn import initializers
 from jaxpose.nn.names import OriginalNames
 from jaxpose.nn.resnet import conv
 from jaxpose.ops import heatmaps
+from jaxpose.ops.arrays import EXACT
 from jaxpose.ops.deform import dilated_deform_convs
 from jaxpose.types import Array, Batch, Spec, Stream, Variables
 
@@ -139,7 +140,8 @@ class DilatedWarp(nn.Module):
     def __call__(self, features: jax.Array) -> Warp:
         """Features [B, h, w, C] -> the convolution to apply."""
         joints = self.num_joints
-        layer = functools.partial(conv, size=3, dilation=self.dilation, dtype=self.dtype, kernel_init=SMALL_NORMAL)
+        fields = {"size": 3, "dilation": self.dilation, "dtype": self.dtype, "precision": EXACT}
+        layer = functools.partial(conv, kernel_init=SMALL_NORMAL, **fields)
         return Warp(
             offsets=layer(18 * joints, name="offsets")(features),
             mask=layer(9 * joints, name="masks")(features),
@@ -166,7 +168,7 @@ class PoseCorrection(nn.Module):
         joints = maps.shape[-1]
         warps = [DilatedWarp(joints, d, self.dtype, name=f"dilation{d}")(features) for d in self.dilations]
         offsets, masks, kernels, biases = zip(*warps, strict=True)
-        warped = dilated_deform_convs(maps, offsets, kernels, masks, biases, self.dilations)
+        warped = dilated_deform_convs(maps, offsets, kernels, masks, biases, self.dilations, precision=EXACT)
         self.sow("intermediates", "warped", warped)
         return jnp.mean(warped, axis=-2)
 

@@ -16,6 +16,7 @@ from flax.typing import Dtype
 from jaxpose.nn import initializers
 from jaxpose.nn.initializers import Initializer
 from jaxpose.nn.normalization import BatchNorm
+from jaxpose.ops.arrays import EXACT
 from jaxpose.ops.deform import affine_offsets, deform_conv
 
 _IN_AXES: Any = (3, None)  # Flax declares an int, but takes one for each argument
@@ -30,12 +31,12 @@ BranchNorm = nn.vmap(
 
 
 class BranchConv(nn.Module):
-    """A convolution of stride 1 in every branch, with padding that keeps the resolution.
+    """A convolution of stride 1 in every branch, with padding that keeps the resolution, of what tells places.
 
     Attributes:
       features: output channels of a branch.
       size: side of the kernel, odd.
-      dtype: compute precision.
+      dtype: compute type; float32 stays so on every device.
       kernel_init: first values of the kernel; it sees the shape of all branches together.
     """
 
@@ -69,14 +70,15 @@ def branch_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """
     branches = x.shape[3]
     if kernel.shape[1:3] == (1, 1):
-        return jnp.einsum("bhwkf,kfo->bhwko", x, kernel[:, 0, 0])
-    diagonal = jnp.einsum("kijfo,kl->ijkflo", kernel, jnp.eye(branches, dtype=kernel.dtype))
+        return jnp.einsum("bhwkf,kfo->bhwko", x, kernel[:, 0, 0], precision=EXACT)
+    diagonal = jnp.einsum("kijfo,kl->ijkflo", kernel, jnp.eye(branches, dtype=kernel.dtype), precision=EXACT)
     out = jax.lax.conv_general_dilated(
         rearrange(x, "b h w k f -> b h w (k f)"),
         rearrange(diagonal, "i j k f l o -> i j (k f) (l o)"),
         window_strides=(1, 1),
         padding="SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=EXACT,
     )
     return rearrange(out, "b h w (k o) -> b h w k o", k=branches)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpose.ops.arrays import EXACT
 from jaxpose.types import Array
 
 _DAMPING = 1e-3
@@ -71,9 +72,8 @@ def _step(search: _Search, values: jax.Array, points: jax.Array, weight: jax.Arr
     parameters, cost, damping, growth, curvature = search
     model, jacobian = _model(parameters, points)
     weighted = jacobian * weight[..., None, :]
-    exact = jax.lax.Precision.HIGHEST
-    normal = jnp.einsum("...im,...jm->...ij", weighted, jacobian, precision=exact)
-    descent = jnp.einsum("...im,...m->...i", weighted, values - model, precision=exact)
+    normal = jnp.einsum("...im,...jm->...ij", weighted, jacobian, precision=EXACT)
+    descent = jnp.einsum("...im,...m->...i", weighted, values - model, precision=EXACT)
     curvature = jnp.maximum(curvature, jnp.diagonal(normal, axis1=-2, axis2=-1))
     extra = damping[..., None] * curvature
     move = jnp.linalg.solve(normal + extra[..., None] * jnp.eye(4), descent[..., None])[..., 0]

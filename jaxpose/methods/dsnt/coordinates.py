@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpose.ops.arrays import EXACT
 from jaxpose.ops.heatmaps import maxima
 from jaxpose.types import Array
 
@@ -460,4 +461,4 @@ def adaptive_avg_pool(image: Array, shape: tuple[int, int]) -> jax.Array:
     """Means of [..., H, W, C] over windows that cover the image evenly: [..., *shape, C], shape (height, width)."""
     image = _float32(image)
     rows, columns = (_pooling_matrix(n, m) for n, m in zip(image.shape[-3:-1], shape, strict=True))
-    return jnp.einsum("hi,...ijc,wj->...hwc", rows, image, columns, precision="highest")
+    return jnp.einsum("hi,...ijc,wj->...hwc", rows, image, columns, precision=EXACT)

@@ -23,6 +23,7 @@ from jaxpose.nn.hourglass import STEM_BEARPAW, Hourglass
 from jaxpose.nn.names import OriginalNames
 from jaxpose.nn.resnet import resnet
 from jaxpose.ops import geometry, oks
+from jaxpose.ops.arrays import EXACT
 from jaxpose.types import Batch, Poses, Stream, Variables
 
 STRATEGIES = ("dsnt", "fc", "gauss")
@@ -50,13 +51,14 @@ class MapNetwork(nn.Module):
 
     def setup(self):
         if self.projects:
-            self.head = nn.Conv(self.num_joints, (1, 1), use_bias=False, kernel_init=initializers.torch_kernel)
+            start = initializers.torch_kernel
+            self.head = nn.Conv(self.num_joints, (1, 1), use_bias=False, kernel_init=start, precision=EXACT)
         if self.cells:
             self.regressor = nn.Dense(
                 2,
                 kernel_init=initializers.torch_kernel,
                 bias_init=initializers.torch_bias(self.cells),
-                precision=jax.lax.Precision.HIGHEST,
+                precision=EXACT,
             )
 
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:

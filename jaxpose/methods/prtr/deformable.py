@@ -16,6 +16,7 @@ from flax.typing import Dtype
 from jaxpose.methods.prtr.deform_attention import deformable_attention
 from jaxpose.methods.prtr.transformer import AttentionLayer, LayerStack
 from jaxpose.nn import initializers
+from jaxpose.ops.arrays import EXACT
 from jaxpose.types import Array
 
 Shapes = tuple[tuple[int, int], ...]
@@ -108,6 +109,7 @@ class DeformableAttention(nn.Module):
             self.heads * levels * self.points,
             kernel_init=initializers.zeros,
             bias_init=initializers.zeros,
+            precision=EXACT,
             name="weights",
         )(query)
         weights = nn.softmax(weights.reshape(batch, queries, self.heads, -1))
@@ -125,6 +127,7 @@ class DeformableAttention(nn.Module):
             len(first),
             kernel_init=initializers.zeros,
             bias_init=lambda key, shape, dtype=jnp.float32: jnp.asarray(first, dtype),
+            precision=EXACT,
             name="offsets",
         )(query)
         offsets = offsets.reshape(*query.shape[:2], self.heads, levels, self.points, 2)

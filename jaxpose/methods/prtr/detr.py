@@ -21,7 +21,7 @@ from jaxpose.methods.bottom_up import DetectionInput
 from jaxpose.methods.prtr.assignment import assign, assigned_classes, take_assigned, weighted_cross_entropy
 from jaxpose.methods.prtr.positional import shrink_mask, sine_encoding
 from jaxpose.methods.prtr.set_prediction import SetPrediction
-from jaxpose.methods.prtr.transformer import MLP, Decoder, Encoder, linear, pointwise
+from jaxpose.methods.prtr.transformer import MLP, Decoder, Encoder, head, pointwise
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
 from jaxpose.nn import backbones, initializers
 from jaxpose.nn.names import OriginalNames
@@ -76,7 +76,7 @@ class Detector(nn.Module):
         queries = self.param("queries", initializers.normal(1.0), (self.num_queries, self.hidden_dim))
         memory = self.encoder(tokens, position, inside, train)
         decoded = self.decoder(queries, memory, position, inside, train).astype(jnp.float32)
-        logits = linear(self.num_classes + 1, self.hidden_dim, name="class_head")(decoded)
+        logits = head(self.num_classes + 1, self.hidden_dim, name="class_head")(decoded)
         boxes = MLP((self.hidden_dim, self.hidden_dim, 4), name="box_head")(decoded)
         return {"logits": logits, "boxes": nn.sigmoid(boxes)}
 

@@ -29,12 +29,13 @@ from jaxpose.methods.prtr.deformable import (
 )
 from jaxpose.methods.prtr.positional import LearnedEncoding, sine_encoding
 from jaxpose.methods.prtr.set_prediction import SetPrediction
-from jaxpose.methods.prtr.transformer import MLP, Decoder, Encoder, linear, pointwise
+from jaxpose.methods.prtr.transformer import MLP, Decoder, Encoder, head, pointwise
 from jaxpose.methods.top_down import CropMethod
 from jaxpose.nn import backbones, initializers
 from jaxpose.nn.names import OriginalNames
 from jaxpose.nn.resnet import conv
 from jaxpose.ops import geometry, oks
+from jaxpose.ops.arrays import EXACT
 from jaxpose.types import Batch, LayerViews, Poses, Stream, Variables
 
 # --- networks ---
@@ -83,7 +84,7 @@ class KeypointTransformer(nn.Module):
         queries = self.param("queries", initializers.normal(1.0), (self.num_queries, self.hidden_dim))
         memory = self.encoder(tokens, position, train=train)
         decoded = self.decoder(queries, memory, position, train=train).astype(jnp.float32)
-        logits = linear(self.num_joints + 1, self.hidden_dim, name="class_head")(decoded)
+        logits = head(self.num_joints + 1, self.hidden_dim, name="class_head")(decoded)
         offsets = MLP((self.hidden_dim, self.hidden_dim, 2), name="keypoint_head")(decoded)
         return {"logits": logits, "keypoints": nn.sigmoid(offsets)}
 
@@ -125,7 +126,11 @@ class DeformableKeypointTransformer(nn.Module):
         queries = self.param("queries", initializers.normal(1.0), (self.num_queries, 2 * self.hidden_dim))
         places, contents = jnp.split(queries, 2, -1)
         look = nn.Dense(
-            2, kernel_init=initializers.xavier_uniform, bias_init=initializers.zeros, name="reference_points"
+            2,
+            kernel_init=initializers.xavier_uniform,
+            bias_init=initializers.zeros,
+            precision=EXACT,
+            name="reference_points",
         )
         reference = nn.sigmoid(look(places))
         decoded = self.decoder(contents, places, reference[None, :, None], memory, shapes, train=train)
@@ -135,6 +140,7 @@ class DeformableKeypointTransformer(nn.Module):
             self.num_joints + 1,
             kernel_init=initializers.torch_kernel,
             bias_init=lambda key, shape, dtype=jnp.float32: rare * initializers.ones(key, shape, dtype),
+            precision=EXACT,
             name="class_head",
         )
         offsets = MLP((self.hidden_dim, self.hidden_dim, 2), starts_at_zero=True, name="keypoint_head")(decoded)

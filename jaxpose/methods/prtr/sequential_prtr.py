@@ -22,7 +22,7 @@ from jaxpose.methods.prtr.assignment import assign, take_assigned
 from jaxpose.methods.prtr.detr import DETR, Detector
 from jaxpose.methods.prtr.method import keypoint_cost, keypoint_losses
 from jaxpose.methods.prtr.positional import CropEncoding
-from jaxpose.methods.prtr.transformer import MLP, Decoder, Encoder, linear, pointwise
+from jaxpose.methods.prtr.transformer import MLP, Decoder, Encoder, head, pointwise
 from jaxpose.nn import initializers
 from jaxpose.nn.names import OriginalNames
 from jaxpose.ops import geometry
@@ -112,7 +112,7 @@ class CropTransformer(nn.Module):
         queries = self.param("queries", initializers.normal(1.0), (self.num_queries, self.hidden_dim))
         memory = self.encoder(tokens, position, train=train)
         decoded = self.decoder(queries, memory, position, train=train)[-1].astype(jnp.float32)
-        logits = linear(self.num_joints + 1, self.hidden_dim, name="class_head")(decoded)
+        logits = head(self.num_joints + 1, self.hidden_dim, name="class_head")(decoded)
         inside = nn.sigmoid(MLP((self.hidden_dim, self.hidden_dim, 2), name="keypoint_head")(decoded))
         center, size = jnp.split(boxes[:, None], 2, -1)
         return {"logits": logits, "keypoints": jnp.clip(center + self.growth * (inside - 0.5) * size, 0, 1)}

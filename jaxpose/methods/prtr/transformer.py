@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from jaxpose.nn import initializers
+from jaxpose.ops.arrays import EXACT
 
 LayerNorm = functools.partial(
     nn.LayerNorm, epsilon=1e-5, use_fast_variance=False, scale_init=initializers.ones, bias_init=initializers.zeros
@@ -21,10 +22,16 @@ def linear(
     kernel_init: initializers.Initializer = initializers.torch_kernel,
     dtype: Dtype = jnp.float32,
     name: str | None = None,
+    precision: jax.lax.Precision | None = None,
 ) -> nn.Dense:
     """A dense layer whose bias starts as in PyTorch; `fan_in` is the size of its input."""
     bias_init = initializers.torch_bias(fan_in)
-    return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)
+    return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, bias_init=bias_init, name=name, precision=precision)
+
+
+def head(features: int, fan_in: int, name: str | None = None) -> nn.Dense:
+    """A `linear` layer of a head: in float32, on every device."""
+    return linear(features, fan_in, name=name, precision=EXACT)
 
 
 def pointwise(features: int, fan_in: int, dtype: Dtype = jnp.float32, name: str | None = None) -> nn.Conv:
@@ -207,16 +214,14 @@ def key_mask(inside: jax.Array | None) -> jax.Array | None:
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them.
+    """The head of positions: linear layers with ReLU between them, in float32 on every device.
 
     Attributes:
       features: output width of every layer.
-      dtype: compute precision.
       starts_at_zero: True for a last layer whose weights and bias are 0 at first, so that the result is.
     """
 
     features: tuple[int, ...]
-    dtype: Dtype = jnp.float32
     starts_at_zero: bool = False
 
     @nn.compact
@@ -224,9 +229,8 @@ class MLP(nn.Module):
         for index, width in enumerate(self.features):
             name, last = f"layer{index}", index + 1 == len(self.features)
             if last and self.starts_at_zero:
-                return nn.Dense(
-                    width, dtype=self.dtype, kernel_init=initializers.zeros, bias_init=initializers.zeros, name=name
-                )(x)
-            x = linear(width, x.shape[-1], dtype=self.dtype, name=name)(x)
+                zeros = initializers.zeros
+                return nn.Dense(width, kernel_init=zeros, bias_init=zeros, name=name, precision=EXACT)(x)
+            x = head(width, x.shape[-1], name=name)(x)
             x = x if last else nn.relu(x)
         return x

@@ -31,6 +31,7 @@ from jaxpose.nn.names import OriginalNames
 from jaxpose.nn.normalization import BatchNorm
 from jaxpose.nn.resnet import STAGES, max_pool, resnet
 from jaxpose.ops import heatmaps, oks, sampling
+from jaxpose.ops.arrays import EXACT
 from jaxpose.types import Batch, Spec, Stream, Variables
 
 STRIDE = 4
@@ -96,7 +97,7 @@ class LocalizationNetwork(nn.Module):
                 stride = 2 if stage > 0 and index == 0 else 1
                 block = LocalizationBlock(self.width * 2**stage, stride, self.dtype, name=f"layer{stage + 1}_{index}")
                 x = block(x, train)
-        theta = nn.Dense(6, kernel_init=initializers.zeros, bias_init=_identity, name="theta")
+        theta = nn.Dense(6, kernel_init=initializers.zeros, bias_init=_identity, precision=EXACT, name="theta")
         return rearrange(theta(x.astype(jnp.float32).mean((1, 2))), "b (i j) -> b i j", i=2)
 
 

@@ -13,6 +13,7 @@ from flax.typing import Dtype
 from jaxpose.methods.rmpe.fastpose import pixel_unshuffle
 from jaxpose.nn import initializers
 from jaxpose.nn.resnet import STAGES, Bottleneck, ResNet, conv
+from jaxpose.ops.arrays import EXACT
 from jaxpose.ops.deform import deform_conv
 
 
@@ -32,7 +33,8 @@ class SqueezeExcitation(nn.Module):
 
         def linear(name: str) -> nn.Dense:
             bias = initializers.torch_bias(channels)
-            return nn.Dense(channels, kernel_init=initializers.torch_kernel, bias_init=bias, name=name)
+            start = initializers.torch_kernel
+            return nn.Dense(channels, kernel_init=start, bias_init=bias, precision=EXACT, name=name)
 
         gate = nn.relu(linear("linear1")(x.astype(jnp.float32).mean((1, 2))))
         gate = nn.sigmoid(linear("linear2")(gate))
@@ -82,6 +84,7 @@ class SEBottleneck(Bottleneck):
                 padding=1,
                 kernel_init=initializers.torch_kernel,
                 bias_init=initializers.torch_bias(9 * x.shape[-1]),
+                precision=EXACT,
                 name="conv2_offset",
             )(x.astype(jnp.float32))
             return DeformConv(self.features, self.stride, self.dtype, name="conv2")(x, offsets)
