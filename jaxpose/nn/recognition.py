@@ -17,11 +17,13 @@ class Recognized:
 
     Attributes:
       fields: fields of the method that entries tell.
+      config: config of such networks, which says what entries can't, such as "heatmap:coco".
       joints: number of joints; None where entries don't tell.
-      usual: fields that entries don't tell, and their usual values in such files.
+      usual: fields that entries don't tell, and in which such files usually differ from the config.
     """
 
     fields: Mapping[str, Any]
+    config: str
     joints: int | None = None
     usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -22,12 +22,11 @@ class Weights:
     page: str
     licence: str
     paper: str
-    method: str
-    input: tuple[int, int]
-    skeleton: str = ""
+    config: str
     sha256: str = ""
     hub: str = ""
-    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    url: str = ""
+    method: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     published: str = ""
     protocol: str = ""
@@ -48,7 +47,7 @@ class Weights:
 def rows() -> tuple[Weights, ...]:
     """All released weights, in the order of the table."""
     text = importlib.resources.files("jaxpose.zoo").joinpath("released.toml").read_text("utf-8")
-    return tuple(Weights(**row | {"input": tuple(row["input"])}) for row in tomllib.loads(text)["weights"])
+    return tuple(Weights(**row) for row in tomllib.loads(text)["weights"])
 
 
 def is_name(text: str) -> bool:
@@ -77,7 +76,7 @@ def of_file(path: str | pathlib.Path) -> Weights | None:
     """The weights that a file holds, told by its name; None if no row of the table has such a file.
 
     Examples:
-      >>> of_file("downloads/td-hm_hrnet-w32_udp-8xb64-210e_coco-256x192-73ede547_20220914.pth").fields["decoding"]
+      >>> of_file("downloads/td-hm_hrnet-w32_udp-8xb64-210e_coco-256x192-73ede547_20220914.pth").method["decoding"]
       'udp'
     """
     return next((row for row in rows() if row.may_be(pathlib.Path(path))), None)

@@ -11,7 +11,7 @@ from jaxpose.methods.heatmap.method import HOURGLASS, Heatmap
 from jaxpose.nn import recognition
 from jaxpose.nn.names import BATCH_NORM, CONV, DECONV_HEAD, HRNET, RESNET, Kind, Rule, nest
 from jaxpose.nn.recognition import Recognized, Shapes
-from jaxpose.skeleton import SKELETONS
+from jaxpose.skeleton import MPII, SKELETONS
 
 UNUSED: Kind = dict.fromkeys(("weight", "bias", "running_mean", "running_var", "num_batches_tracked"), ())
 """Entries between hourglasses, which a file of one hourglass has all the same."""
@@ -68,12 +68,12 @@ def recognize(shapes: Shapes) -> Recognized | None:
         return None
     if last[2] != 1:
         fields["final_kernel"] = last[2]
-    usual: dict[str, Any] = {"decoding": "mmpose" if mmpose else "quarter", "input_size": (192, 256)}
+    usual: dict[str, Any] = {"decoding": "mmpose", "channels": "rgb"} if mmpose else {}
     if fields["backbone"] == HOURGLASS:
         usual["input_size"] = (256, 256)
-    if not mmpose and fields["backbone"].startswith("resnet"):
-        usual["channels"] = "bgr"
-    return Recognized(fields, last[0], usual)
+    hrnet = "_w32" if fields["backbone"].startswith("hrnet") else ""
+    config = f"heatmap:mpii{hrnet}" if last[0] == MPII.num_joints else f"heatmap:coco{hrnet}"
+    return Recognized(fields, config, last[0], usual)
 
 
 def _has_tags(maps: int) -> bool:

@@ -106,7 +106,7 @@ def recognize(shapes: Shapes) -> Recognized | None:
     shape = table[2], layers, HEADS_OF[table[2]]
     size = next((name for name, published in SIZES.items() if published == shape), "")
     fields: dict[str, Any] = {"size": size} if size else dict(zip(("width", "layers", "heads"), shape, strict=True))
-    fields |= {"size": size, "head": "simple" if last[2] == 3 else "classic"}
+    fields |= {"experts": 0, "size": size, "head": "simple" if last[2] == 3 else "classic"}
     first = re.compile(rf"{block}0\.mlp\.experts\.(?:experts\.)?(\d+)\.weight")
     if own := [shape for name, shape in shapes.items() if first.fullmatch(name)]:
         fields |= {"experts": len(own), "expert_features": own[0][0]}
@@ -114,7 +114,8 @@ def recognize(shapes: Shapes) -> Recognized | None:
     side, third = math.isqrt(tokens), math.isqrt(tokens // 12)
     columns, rows = (side, side) if side * side == tokens else (3 * third, 4 * third)
     usual = {"input_size": (columns * PATCH, rows * PATCH)} | ({"epsilon": 1e-12} if port else {"blur": 0.0})
-    return Recognized(fields, last[0], usual | ({"expert": 0} if own else {}))
+    config = {"": "coco", "base": "coco"}.get(size, f"coco_{size}")
+    return Recognized(fields, f"vitpose:{config}", last[0], usual)
 
 
 # --- to start from ---
