@@ -9,14 +9,17 @@ from it. `jaxpose fit-proposals` fits the distributions to a detector's boxes.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
-from typing import Literal, Protocol, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from jaxpose.data.annotations import Annotations
 from jaxpose.data.views import Rng
 from jaxpose.errors import DataError
+from jaxpose.files.fields import LARGEST, FieldError
+from jaxpose.files.json_files import read_json
+from jaxpose.files.whole import write_text
 from jaxpose.ops.boxes import box_iou, box_to_corner
 from jaxpose.skeleton import Skeleton
 
@@ -204,9 +207,13 @@ class PoseGuidedProposals:
         return dataclasses.replace(self, centers=self.centers[:, order], joints=skeleton.joints)
 
     def write(self, path: str | pathlib.Path) -> None:
-        """Writes a JSON file that `read` takes."""
+        """Writes a JSON file that `read` takes.
+
+        Raises:
+          StorageError: it cannot be written.
+        """
         arrays = {name: getattr(self, name).tolist() for name in ("mean", "std", "centers")}
-        pathlib.Path(path).write_text(json.dumps({"rule": self.rule, "joints": self.joints, **arrays}, indent=1) + "\n")
+        write_text(path, json.dumps({"rule": self.rule, "joints": self.joints, **arrays}, indent=1) + "\n")
 
     @classmethod
     def read(cls, path: str | pathlib.Path) -> "PoseGuidedProposals":
@@ -215,19 +222,34 @@ class PoseGuidedProposals:
         Raises:
           DataError: not such a file.
         """
-        from jaxpose.files.json_files import read_json
-
         content = read_json(path)
         expected = {"rule", "joints", "mean", "std", "centers"}
         if not isinstance(content, dict) or not expected <= content.keys():
             raise DataError(f"{path}: expected the fields {sorted(expected)}; write it by `{_COMMAND}`")
-        joints = tuple(content["joints"])
+        joints = content["joints"]
+        if not isinstance(joints, list) or not all(isinstance(joint, str) for joint in joints):
+            raise DataError(f"{path}: field 'joints': expected a list of names; write it anew by `{_COMMAND}`")
         try:
-            mean, std = (np.array(content[name], np.float64).reshape(-1, 4) for name in ("mean", "std"))
-            centers = np.array(content["centers"], np.float64).reshape(-1, len(joints), 2) if joints else _NO_CENTERS
-            return cls(content["rule"], mean, std, centers, joints)
+            mean, std = (_numbers(content, name, (-1, 4)) for name in ("mean", "std"))
+            centers = _numbers(content, "centers", (-1, len(joints), 2)) if joints else _NO_CENTERS
+            return cls(content["rule"], mean, std, centers, tuple(joints))
         except ValueError as error:
             raise DataError(f"{path}: {error}; write it anew by `{_COMMAND}`") from error
+
+
+def _numbers(content: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A field as a float64 array of a shape.
+
+    Raises:
+      FieldError: it is no such array of finite numbers, or has negative standard deviations.
+    """
+    try:
+        found = np.array(content[name], np.float64).reshape(shape)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise FieldError(name, "is no array of numbers", f"one of shape {shape}") from error
+    if not (np.abs(found) <= LARGEST).all() or (name == "std" and (found < 0).any()):
+        raise FieldError(name, "has numbers that cannot be", "finite ones, and standard deviations from 0")
+    return found
 
 
 def inside(box: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
