@@ -10,8 +10,6 @@ from jaxpose.ops.boxes import box_iou, box_to_corner
 Found = tuple[int, np.ndarray, np.ndarray]
 """Row of an image, boxes [N, 4] (x, y, w, h) in its pixels, and their scores [N]."""
 
-_ALL_BITS = 2**64 - 1  # of an image's number, which may be negative, while a seed may not
-
 
 def simulate_detections(
     annotations: Annotations,
@@ -64,7 +62,7 @@ def _true_boxes(a: Annotations, seed: int, copies: int, jitter: float, misses: f
 
 def _false_boxes(a: Annotations, seed: int, expected: float) -> Iterator[Found]:
     for row in range(a.num_images):
-        rng = np.random.default_rng([seed, 1, int(a.image_id[row]) & _ALL_BITS])
+        rng = np.random.default_rng([seed, 1, int(a.image_id[row])])
         count = int(rng.poisson(expected))
         low, extent = rng.random((2, count, 2)) * _size(a, row)
         boxes = _within_image(np.concatenate([low, low + 0.5 * extent], -1), _size(a, row))

@@ -90,7 +90,7 @@ def _image(record: Any, where: str) -> Image:
         raise DataError(f"{where} (counted from 0) is {fields.shown(record)}, expected an object")
     try:
         return Image(
-            id=fields.whole(record, "id"),
+            id=fields.whole(record, "id", least=0),
             file_name=fields.text(record, "file_name"),
             width=fields.whole(record, "width", least=1, most=MOST_SIDE),
             height=fields.whole(record, "height", least=1, most=MOST_SIDE),
@@ -308,7 +308,7 @@ class People:
         try:
             return fields.numbers(record, "keypoints").reshape(-1, 3)
         except FieldError:
-            return fields.numbers({"keypoints": _with_zeros(listed)}, "keypoints").reshape(-1, 3)
+            return fields.numbers({"keypoints": with_zeros(listed)}, "keypoints").reshape(-1, 3)
 
     def _require_near(self, row: int, box: np.ndarray, joints: np.ndarray) -> None:
         """Raises FieldError for boxes and labelled joints farther beyond the image than a side of it is long."""
@@ -358,7 +358,7 @@ class People:
             logger.warning(text, self._name, len(self._miscounted), self._miscounted[0])
 
 
-def _with_zeros(joints: Any) -> Any:
+def with_zeros(joints: Any) -> Any:
     """A list of joints in which those are 0 that have no position (null or NaN) and are not said to be labelled."""
     if not isinstance(joints, list):
         return joints

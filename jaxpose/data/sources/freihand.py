@@ -76,4 +76,5 @@ def read_keypoints(path: str | pathlib.Path) -> np.ndarray:
     points, intrinsics = content[path], content[cameras]
     if len(points) != len(intrinsics):
         raise DataError(f"{path}: has {len(points)} samples, but {cameras} has {len(intrinsics)}; fetch both again")
-    return square_boxes.project(points, intrinsics)
+    with np.errstate(divide="ignore", invalid="ignore"):  # joints at the camera are no positions, and skipped as such
+        return square_boxes.project(points, intrinsics)

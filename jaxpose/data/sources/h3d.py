@@ -11,8 +11,10 @@ among them: "without_object" (the default, as in the paper), "with_object" or "a
 "test" or "all" of what remains, shuffled. The pictures of one hand are in both parts.
 """
 
-from collections.abc import Mapping
+import pathlib
 from typing import Any
+
+import numpy as np
 
 from jaxpose.data.single_people import SinglePeople, choice, locate, part_of, part_rows, read_list, stack, texts
 from jaxpose.data.sources import Source, require_inside
@@ -35,19 +37,28 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     del progress
     what = "the folder that holds H3D_crop/ of RegDA's authors"
     path, folder = locate(data, split, what, "H3D_crop/annotation.json", "H3D_crop")
-    records = read_list(path, ("name", "keypoint2d", "without_object"))
+    names, keypoints, without_object = read_records(path)
     wanted = HANDS[choice(data, split, "hands", tuple(HANDS), "without_object")]
-    records = [record for i, record in enumerate(records) if _without_object(record, f"{path}: record {i}") in wanted]
-    records = [records[row] for row in part_rows(len(records), part_of(data, split))]
-    keypoints = stack([r["keypoint2d"] for r in records], (HAND.num_joints, 2), f"{path}: field 'keypoint2d'")
-    names = texts(records, "name", path)
+    rows = np.flatnonzero(np.isin(without_object, wanted))
+    rows = rows[part_rows(len(rows), part_of(data, split))]
+    names, keypoints = [names[row] for row in rows], keypoints[rows]
     require_inside(names, path, data)
     people = SinglePeople(folder, names, keypoints)
     return people.source(path, HAND, people.image_sizes("Unpack H3D_crop.tar again."))
 
 
-def _without_object(record: Mapping[str, Any], where: str) -> int:
-    try:
-        return fields.whole(record, "without_object")
-    except FieldError as error:
-        raise DataError(f"{where}: {error}; fetch the file again") from error
+def read_records(path: str | pathlib.Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """File names of the pictures, joints [N, 21, 2] in pixels, and [N] 1 for hands that hold nothing, else 0.
+
+    Raises:
+      DataError: the list is missing or not what it should be.
+    """
+    records = read_list(path, ("name", "keypoint2d", "without_object"))
+    keypoints = stack([r["keypoint2d"] for r in records], (HAND.num_joints, 2), f"{path}: field 'keypoint2d'")
+    without_object = []
+    for i, record in enumerate(records):
+        try:
+            without_object.append(fields.flag(record, "without_object"))
+        except FieldError as error:
+            raise DataError(f"{path}: record {i}: {error}; fetch the file again") from error
+    return texts(records, "name", path), keypoints, np.array(without_object, np.int64)

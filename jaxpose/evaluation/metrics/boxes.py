@@ -100,7 +100,7 @@ def load_truth(ground_truth: GroundTruth) -> dict:
             f"{name}: field 'categories': expected a category 'person', or a single one; found "
             f"{[category.get('name') for category in listed]}"
         )
-    category = coco.with_id(chosen[0], f"{name}: field 'categories'")
+    category = coco.with_id(chosen[0], f"{name}: field 'categories'") | {"name": "person"}
     people = coco.truth_people(content, category["id"], name, ("image_id", "bbox", "area"), coco.box_of_truth)
     return {
         "images": coco.truth_images(content, name),

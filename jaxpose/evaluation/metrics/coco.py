@@ -340,21 +340,23 @@ def _keypoint_category(categories: list[Any], skeleton: Skeleton, name: str) -> 
             f"{name}: field 'categories': expected one with {skeleton.num_joints} keypoints, found {found}; "
             f"the poses have the joints of {skeleton.name!r}"
         )
-    return with_id(chosen[0], f"{name}: field 'categories'")
+    return with_id(chosen[0], f"{name}: field 'categories'") | {"name": "person", "keypoints": list(skeleton.joints)}
 
 
-def with_id(record: Mapping[str, Any], where: str) -> dict:
-    """An image or category of labels with its id as a number.
+def with_id(record: Any, where: str) -> dict[str, Any]:
+    """The id, as a number, of a category of labels; or id and crowd index of an image.
 
     Raises:
-      DataError: it has none.
+      DataError: the id is missing or no whole number from 0, or the crowd index is no number.
     """
     if not isinstance(record, Mapping):
         raise DataError(f"{where} is {fields.shown(record)}, expected an object")
     try:
-        return dict(record) | {"id": fields.whole(record, "id")}
+        kept: dict[str, Any] = {"id": fields.whole(record, "id", least=0)}
+        crowd_index = fields.number(record, "crowdIndex", missing=None)
     except FieldError as error:
         raise DataError(f"{where}: {error}") from error
+    return kept if crowd_index is None else kept | {"crowdIndex": crowd_index}
 
 
 def _person(annotation: Mapping[str, Any], skeleton: Skeleton) -> dict:
