@@ -292,7 +292,65 @@ HAND = Skeleton(
 )  # fmt: skip
 """One hand, 21 joints from the wrist along each finger. The thumb's are called like those of the other fingers."""
 
-SKELETONS = {s.name: s for s in (COCO, MPII, LSP, CROWDPOSE, POSETRACK, MARIONETTE, H36M, HAND)}
+AP10K = Skeleton(
+    name="ap10k",
+    joints=("left_eye", "right_eye", "nose", "neck", "root_of_tail", "left_shoulder", "left_elbow", "left_front_paw",
+            "right_shoulder", "right_elbow", "right_front_paw", "left_hip", "left_knee", "left_back_paw", "right_hip",
+            "right_knee", "right_back_paw"),
+    limbs=(("left_eye", "right_eye"), ("left_eye", "nose"), ("right_eye", "nose"), ("nose", "neck"),
+           ("neck", "root_of_tail"), ("neck", "left_shoulder"), ("left_shoulder", "left_elbow"),
+           ("left_elbow", "left_front_paw"), ("neck", "right_shoulder"), ("right_shoulder", "right_elbow"),
+           ("right_elbow", "right_front_paw"), ("root_of_tail", "left_hip"), ("left_hip", "left_knee"),
+           ("left_knee", "left_back_paw"), ("root_of_tail", "right_hip"), ("right_hip", "right_knee"),
+           ("right_knee", "right_back_paw")),
+    sigmas=(.025, .025, .026, .035, .035, .079, .072, .062, .079, .072, .062, .107, .087, .089, .107, .087, .089),
+    upper_body=("left_eye", "right_eye", "nose", "neck", "left_shoulder", "left_elbow", "left_front_paw",
+                "right_shoulder", "right_elbow", "right_front_paw"),
+)  # fmt: skip
+"""The 17 joints of AP-10K's animals."""
+
+HALPE26 = Skeleton(
+    name="halpe26",
+    joints=COCO.joints + ("head_top", "neck", "pelvis", *_both("big_toe", "small_toe", "heel")),
+    limbs=_BODY_LIMBS + _FACE_LIMBS + (
+        ("head_top", "neck"), ("neck", "pelvis"), *((f"{side}_ankle", f"{side}_{part}") for side in ("left", "right")
+                                                    for part in ("big_toe", "small_toe", "heel"))),
+    sigmas=_COCO_SIGMAS + (.026, .026, .066, .079, .079, .079, .079, .079, .079),
+    upper_body=COCO.upper_body + ("head_top", "neck"),
+)  # fmt: skip
+"""Halpe's 26 joints of the body, which AlphaPose finds."""
+
+_FEET = tuple(f"{side}_{part}" for side in ("left", "right") for part in ("big_toe", "small_toe", "heel"))
+_FACE_POINTS = tuple(f"face_{i}" for i in range(68))
+_FACE_SIGMAS = (
+    .042, .043, .044, .043, .040, .035, .031, .025, .020, .023, .029, .032, .037, .038, .043, .041, .045, .013, .012,
+    .011, .011, .012, .012, .011, .011, .013, .015, .009, .007, .007, .007, .012, .009, .008, .016, .010, .017, .011,
+    .009, .011, .009, .007, .013, .008, .011, .012, .010, .034, .008, .008, .009, .008, .008, .007, .010, .008, .009,
+    .009, .009, .007, .007, .008, .011, .008, .008, .008, .010, .008)  # fmt: skip
+_FACE_PAIRS = (
+    *((16 - i, i) for i in range(8)), *((43 - i, i) for i in range(17, 22)), (35, 31), (34, 32), (45, 36), (44, 37),
+    (43, 38), (42, 39), (47, 40), (46, 41), (54, 48), (53, 49), (52, 50), (55, 59), (56, 58), (64, 60), (63, 61),
+    (65, 67))  # fmt: skip
+"""Points of the face that mirroring exchanges, left and right, in the numbering of 68 points."""
+
+WHOLEBODY = Skeleton(
+    name="wholebody",
+    joints=(*COCO.joints, *_FEET, *_FACE_POINTS,
+            *(f"{side}_hand_{joint}" for side in ("left", "right") for joint in HAND.joints)),
+    limbs=COCO.limbs + tuple((f"{side}_ankle", f"{side}_{part}") for side in ("left", "right")
+                             for part in ("big_toe", "small_toe", "heel"))
+    + tuple((f"{side}_hand_{a}", f"{side}_hand_{b}") for side in ("left", "right") for a, b in HAND.limbs),
+    sigmas=_COCO_SIGMAS + (.068, .066, .066, .092, .094, .094) + _FACE_SIGMAS + 2 * HAND.sigmas,
+    upper_body=COCO.upper_body + _FACE_POINTS,
+    pairs=paired_by_name((*COCO.joints, *_FEET, *(f"{side}_hand_{joint}" for side in ("left", "right")
+                                                  for joint in HAND.joints)))
+    + tuple((f"face_{a}", f"face_{b}") for a, b in _FACE_PAIRS),
+)  # fmt: skip
+"""COCO-WholeBody's 133 joints: body, feet, 68 points of the face, and both hands."""
+
+SKELETONS = {
+    s.name: s for s in (COCO, MPII, LSP, CROWDPOSE, POSETRACK, MARIONETTE, H36M, HAND, AP10K, HALPE26, WHOLEBODY)
+}
 
 
 def get(name: str) -> Skeleton:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 
 from jaxpose import skeleton
@@ -26,11 +27,22 @@ def test_pairs_of_known_skeletons_are_left_and_right(known):
     for joint, other in zip(known.joints, known.flip_index, strict=True):
         swapped = {"left": "right", "right": "left"}
         side, _, part = joint.partition("_")
-        assert known.joints[other] == (f"{swapped[side]}_{part}" if side in swapped else joint)
+        if side != "face":
+            assert known.joints[other] == (f"{swapped[side]}_{part}" if side in swapped else joint)
     assert known.unpaired == ()
-    assert known.sides == tuple(
-        j.split("_")[0] if j.startswith(("left_", "right_")) else "center" for j in known.joints
-    )
+    body = [j for j in known.joints if not j.startswith("face_")]
+    sides = dict(zip(known.joints, known.sides, strict=True))
+    assert [sides[j] for j in body] == [
+        j.split("_")[0] if j.startswith(("left_", "right_")) else "center" for j in body
+    ]
+    assert (known.flip_index[known.flip_index] == np.arange(known.num_joints)).all()
+
+
+def test_points_of_the_face_in_the_middle_stay():
+    """The chin, the bridge and tip of the nose, and the middle of the lips."""
+    face = skeleton.WHOLEBODY.index("face_0")
+    stay = [i - face for i, j in enumerate(skeleton.WHOLEBODY.flip_index) if i == j and face <= i < face + 68]
+    assert stay == [8, 27, 28, 29, 30, 33, 51, 57, 62, 66]
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -119,8 +131,8 @@ def test_custom_skeletons_that_make_no_sense():
 
 
 def test_unknown_skeleton():
-    with pytest.raises(ConfigError, match="unknown skeleton 'halpe26'; known: coco"):
-        skeleton.get("halpe26")
+    with pytest.raises(ConfigError, match="unknown skeleton 'halpe136'; known: coco"):
+        skeleton.get("halpe136")
 
 
 def test_flip_index_is_its_own_inverse():

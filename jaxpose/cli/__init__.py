@@ -17,6 +17,7 @@ COMMANDS = {
         "layers": "draw where each decoder layer of a transformer looks",
     },
     "Weights": {
+        "zoo": "list released weights that open by name, and how to get them",
         "convert": "convert a checkpoint of an original PyTorch implementation",
     },
     "Data": {

@@ -43,7 +43,7 @@ def open_file(path: str | pathlib.Path, like: str = "") -> tuple[ConfigDict, Met
 
     Raises:
       CheckpointError: it cannot be read, is damaged, or is of no known network.
-      ConfigError: `like` is of another method, or describes another network.
+      ConfigError: `like` is of another method.
     """
     path = pathlib.Path(path)
     row = None if like else table.of_file(path)
@@ -56,7 +56,7 @@ def open_file(path: str | pathlib.Path, like: str = "") -> tuple[ConfigDict, Met
         raise ConfigError(f"{path}: is of {name}, but {like or row} is a config of {config.method.name}")
     config.dtype = "float32"
     if like:
-        _check_network(config, told, like, path)
+        _warn_of_another_network(config, told, like, path)
     chosen = dict(row.method) if row else {} if like else dict(told.usual)
     _set(config.method, dict(told.fields) | chosen)
     _set(config.data, row.data if row else {})
@@ -83,14 +83,13 @@ def check_digest(path: pathlib.Path, row: Weights) -> None:
         )
 
 
-def _check_network(config: Any, told: Recognized, like: str, path: pathlib.Path) -> None:
-    """Raises ConfigError where a config describes another network than the entries."""
+def _warn_of_another_network(config: Any, told: Recognized, like: str, path: pathlib.Path) -> None:
+    """Says in the log where a config describes another network than the entries, which count."""
     method = methods.create(config.method)
-    described = {field: getattr(method, field) for field in told.fields}
-    other = [f"{k}={v!r}" for k, v in described.items() if v != told.fields[k]]
-    if other:
-        found = [f"{k}={told.fields[k]!r}" for k, v in described.items() if v != told.fields[k]]
-        raise ConfigError(f"{path}: its entries are of {', '.join(found)}, but {like} has {', '.join(other)}")
+    if other := [name for name, value in told.fields.items() if getattr(method, name) != value]:
+        found = ", ".join(f"{name}={told.fields[name]!r}" for name in other)
+        named = ", ".join(f"{name}={getattr(method, name)!r}" for name in other)
+        logger.warning("%s: its entries are of %s, which counts; %s has %s", path, found, like, named)
 
 
 def _set(section: Any, fields: Mapping[str, Any]) -> None:

@@ -1,0 +1,62 @@
+"""Lists released weights that open by name, and tells how to get and use each.
+
+    jaxpose zoo
+    jaxpose zoo vitpose
+    jaxpose zoo vitpose-b-coco
+
+Without NAME all weights are listed; part of a name, paper or method lists those that have it; a whole name tells all
+about one. Published scores are their publishers', by the protocol that is named; jaxpose hosts no weights.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from jaxpose.cli import command
+from jaxpose.errors import ConfigError, did_you_mean
+from jaxpose.zoo import fetching, table
+from jaxpose.zoo.table import Weights
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = command.Parser("zoo", __doc__)
+    parser.add_argument("name", nargs="?", default="", help="name of weights, or part of a name, paper or method")
+    return command.run(parser, _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
+    if table.is_name(options.name):
+        print(described(table.find(options.name)))
+        return
+    wanted = options.name.lower()
+    found = [row for row in table.rows() if wanted in f"{row.name} {row.paper} {row.config}".lower()]
+    if not found:
+        hint = did_you_mean(options.name, [row.name for row in table.rows()])
+        raise ConfigError(f"no weights in the zoo have {options.name!r} in their name, paper or config.{hint}")
+    print(listed(found))
+
+
+def listed(rows: Sequence[Weights]) -> str:
+    """A line for each of some weights."""
+    cells = [("NAME", "PAPER", "PUBLISHED", "HERE")]
+    for row in rows:
+        cells.append((row.name, row.paper, row.published or "-", "yes" if fetching.place(row).is_file() else "no"))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+    return "\n".join([*lines, "", "jaxpose zoo NAME tells how to get and use one."])
+
+
+def described(row: Weights) -> str:
+    """All about some weights."""
+    get = fetching.how_to_get(row)
+    parts = {
+        "paper": row.paper,
+        "config": row.config,
+        "published": f"{row.published} ({row.protocol})" if row.published else "-",
+        "licence": row.licence,
+        "page": row.page,
+        "file": str(fetching.place(row)) + ("" if fetching.place(row).is_file() else " (not here)"),
+        "get it": f"downloaded at first use (pip install 'jaxpose[hub]'); or {get}" if row.hub else get,
+        "use it": f"jaxpose predict {row.name} photo.jpg --output found",
+    }
+    return "\n".join([row.name, *(f"  {name:<10} {text}" for name, text in parts.items())])

@@ -1,0 +1,48 @@
+"""Finding the file of released weights on this machine, or fetching it."""
+
+import pathlib
+
+from jaxpose.errors import CheckpointError
+from jaxpose.zoo import table
+from jaxpose.zoo.opening import check_digest
+from jaxpose.zoo.table import Weights
+
+
+def find_file(row: Weights) -> pathlib.Path:
+    """The file of released weights: in the folder for weights, or in the hub's cache, or downloaded there.
+
+    Raises:
+      CheckpointError: it is not here, and cannot be downloaded; the message says what to download and where to put it.
+    """
+    if (path := place(row)).is_file():
+        check_digest(path, row)
+        return path
+    for path in sorted(table.folder().glob(row.file)) if not row.is_one_file else ():
+        return path
+    if row.hub:
+        return _from_hub(row)
+    raise CheckpointError(f"{row.name}: {how_to_get(row)}")
+
+
+def place(row: Weights) -> pathlib.Path:
+    """The path at which the file is looked for; files of one name for many weights lie in a folder of their own."""
+    return table.folder() / row.name / row.file if row.hub else table.folder() / row.file
+
+
+def how_to_get(row: Weights) -> str:
+    """What to download and where to put it, in a sentence."""
+    what = row.file if row.is_one_file else f"a file like {row.file}"
+    where = row.url or row.page
+    return f"download {what} from {where} ({row.licence}) and put it at {place(row)}"
+
+
+def _from_hub(row: Weights) -> pathlib.Path:
+    try:
+        import huggingface_hub  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise CheckpointError(f"{row.name}: pip install 'jaxpose[hub]' to download it, or {how_to_get(row)}") from error
+    try:
+        return pathlib.Path(huggingface_hub.hf_hub_download(row.hub, row.file))
+    except Exception as error:  # no network, HF_HUB_OFFLINE, or a hub without the file
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{row.name}: cannot be fetched from the hub ({why}); {how_to_get(row)}") from error
