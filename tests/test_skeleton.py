@@ -131,7 +131,7 @@ def test_custom_skeletons_that_make_no_sense():
 
 
 def test_unknown_skeleton():
-    with pytest.raises(ConfigError, match="unknown skeleton 'halpe136'; known: coco"):
+    with pytest.raises(ConfigError, match="unknown skeleton 'halpe136'; known: ap10k, coco"):
         skeleton.get("halpe136")
 
 
