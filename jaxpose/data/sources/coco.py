@@ -150,19 +150,15 @@ def read_detections(
         in pixels.
     """
     content = read_json(path)
-    if not isinstance(content, list) or not any(
-        isinstance(d, Mapping) and {"bbox", "score"} & d.keys() for d in content
-    ):
+    if not isinstance(content, list) or (content and not any(map(_is_detection, content))):
         raise DataError(f"{path}: expected a list of records with 'image_id', 'category_id', 'bbox' and 'score'")
     rows = {int(image_id): row for row, image_id in enumerate(image_ids)}
     skipped = Skipped(str(path))
     found = [_detection(record, f"record {k}", rows, skipped) for k, record in enumerate(content)]
     kept = _of_people([each for each in found if each is not None], path)
     skipped.log()
-    if not kept:
-        raise DataError(
-            f"{path}: none of its {len(content)} boxes can be used for the {len(rows)} images; the log says why"
-        )
+    if len(content) > len(skipped.reasons.get(_STRANGER.reason, ())) and not kept:
+        raise DataError(f"{path}: none of its {len(content)} boxes can be used; the log says why")
     image = np.array([each.image for each in kept], np.int32)
     box = np.array([each.box for each in kept]).reshape(-1, 4)
     if sizes is not None:

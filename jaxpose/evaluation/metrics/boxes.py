@@ -11,6 +11,7 @@ Rows are put in order of image id and index, so that the numbers do not depend o
 import dataclasses
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -100,7 +101,7 @@ def load_truth(ground_truth: GroundTruth) -> dict:
             f"{name}: field 'categories': expected a category 'person', or a single one; found "
             f"{[category.get('name') for category in listed]}"
         )
-    category = coco.with_id(chosen[0], f"{name}: field 'categories'") | {"name": "person"}
+    category: dict[str, Any] = coco.with_id(chosen[0], f"{name}: field 'categories'") | {"name": "person"}
     people = coco.truth_people(content, category["id"], name, ("image_id", "bbox", "area"), coco.box_of_truth)
     return {
         "images": coco.truth_images(content, name),
