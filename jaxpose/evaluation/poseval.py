@@ -46,6 +46,9 @@ class Figures:
       score: [N, J] scores of predicted joints; zeros for true ones.
       head_size: [N] sizes of true people's heads in pixels; zeros for predicted ones. Nothing is ever near a joint of
         size 0.
+
+    Raises:
+      DataError: a joint that is present, its score or a head's size is not finite.
     """
 
     points: np.ndarray
@@ -65,6 +68,9 @@ class Figures:
         }
         for name, values in fields.items():
             object.__setattr__(self, name, values)
+        finite = np.isfinite(self.points).all(-1) & np.isfinite(self.score)
+        if not finite[self.present].all() or not np.isfinite(self.head_size).all():
+            raise DataError("joints, scores and sizes of heads must be finite numbers; is the network's output NaN?")
 
     @classmethod
     def empty(cls, joints: int) -> "Figures":

@@ -19,6 +19,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from jaxpose.errors import ConfigError, DataError
+from jaxpose.ops.arrays import fits_float32
+from jaxpose.ops.boxes import box_iou
 from jaxpose.types import Array
 
 UNTRACKED = -1
@@ -45,8 +47,9 @@ class OneEuro:
     speed_cutoff: float = 1.0
 
     def __post_init__(self):
-        if min(self.cutoff, self.speed_cutoff) <= 0 or self.speed < 0:
-            raise ConfigError(f"{self}: cutoffs must be positive, and speed not negative")
+        numbers = (self.cutoff, self.speed, self.speed_cutoff)
+        if not np.isfinite(numbers).all() or min(self.cutoff, self.speed_cutoff) <= 0 or self.speed < 0:
+            raise ConfigError(f"{self}: cutoffs must be positive, speed not negative, and all of them finite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +80,8 @@ class TrackerOptions:
         for name in ("oks", "threshold", "inertia"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"tracker option {name!r} is {getattr(self, name)}; expected a number in [0, 1]")
+        if math.isnan(self.birth) or math.isnan(self.joint):
+            raise ConfigError(f"tracker options 'birth' and 'joint' are {self.birth} and {self.joint}; expected scores")
         if self.patience < 0 or self.max_tracks < 1:
             raise ConfigError(
                 f"tracker options 'patience' and 'max_tracks' are {self.patience} and {self.max_tracks}; "
@@ -132,7 +137,7 @@ class Tracker:
     """
 
     def __init__(self, sigmas: Array, options: TrackerOptions = TrackerOptions(), rate: float = 30.0):
-        if rate <= 0:
+        if not 0 < rate < math.inf:
             raise ConfigError(f"rate is {rate}; expected a positive number of frames a second")
         self.options, self.rate = options, rate
         self._sigmas = np.asarray(sigmas, np.float64)
@@ -160,7 +165,9 @@ class Tracker:
           DataError: arrays don't fit each other, hold a number that is not finite, or the frame is not a later one.
         """
         found = self._checked(keypoints, scores, person_score, boxes)
-        number = self._frame + 1 if frame is None else int(frame)
+        number = self._frame + 1 if frame is None else frame
+        if isinstance(number, bool) or not isinstance(number, int | np.integer):
+            raise DataError(f"the number of a frame is {number!r}; expected a whole number")
         if number <= self._frame:
             raise DataError(f"frame {number} comes after frame {self._frame}; a tracker takes frames in order of time")
         self._frame = number
@@ -223,7 +230,7 @@ class Tracker:
         for name, values, shape in zip(names, checked, shapes, strict=True):
             if values.shape != shape:
                 raise DataError(f"field {name!r} has shape {values.shape}, expected {shape} for {count} people")
-            if not np.isfinite(values).all():
+            if not fits_float32(values).all():
                 raise DataError(
                     f"field {name!r} of frame {self._frame + 1} is not finite; is the network's output NaN?"
                 )
@@ -285,6 +292,9 @@ def similarity(
 ) -> np.ndarray:
     """Object keypoint similarity of every track with every person, over the joints that both show.
 
+    Unlike in `ops.oks`, the area is that of both boxes and has a least value instead of one that is added: a person
+    without an extent, of a single joint, is like nobody but at that very place.
+
     Args:
       expected, seen, places: keypoints [T, K, 2] of tracks, a mask of the reliable ones [T, K], and boxes [T, 4].
       keypoints, reliable, boxes: the same of people, [N, K, 2], [N, K], [N, 4].
@@ -302,11 +312,7 @@ def similarity(
 
 def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """[T, N] intersection over union of boxes [T, 4] and [N, 4] (x, y, w, h); 0 for boxes without area."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, :2] + a[:, None, 2:], b[None, :, :2] + b[None, :, 2:])
-    common = np.maximum(high - low, 0).prod(-1)
-    union = a[:, 2:].prod(-1)[:, None] + b[:, 2:].prod(-1)[None] - common
-    return np.where(union > 0, common / np.where(union > 0, union, 1), 0)
+    return box_iou(a[:, None], b[None])
 
 
 def _sizes(boxes: np.ndarray) -> np.ndarray:

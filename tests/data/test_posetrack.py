@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import cv2
 import numpy as np
@@ -79,6 +80,10 @@ def edit(folder, change, name="000007_a"):
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
+
+
+def first_point(person):
+    return person["annopoints"][0]["point"][0]
 
 
 def open_source(folder, annotations="labels", **fields):
@@ -197,13 +202,65 @@ class TestForm2017:
         assert a.visibility[1, NOSE] == 1, "hidden, but annotated"
         assert [len(a.ignored.of(i)) for i in range(5)] == [1, 0, 0, 0, 0]
 
-    def test_incomplete_entry(self, old):
+    def odd(self, old, change):
+        """The labels after a change of the content of the first file."""
         path = old / "old" / "000007_a.json"
         content = json.loads(path.read_text())
-        content["annolist"][1]["annorect"][0]["annopoints"][0]["point"][0]["x"] = []
+        change(content["annolist"])
         path.write_text(json.dumps(content))
-        with pytest.raises(DataError, match=r"000007_a.json: entry 1 of 'annolist' is incomplete \(IndexError"):
-            open_source(old, "old")
+        return open_source(old, "old").annotations
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            (lambda p: first_point(p).update(x=[]), r"field 'x' is missing"),
+            (lambda p: first_point(p).update(y=["a"]), r"field 'y': expected a finite number"),
+            (lambda p: first_point(p).update(x=[1, 2]), r"field 'x': expected a finite number"),
+            (lambda p: first_point(p).update(x=[1e300]), r"field 'x': expected a finite number"),
+            (lambda p: first_point(p).update(id=[-1]), r"field 'id': expected a whole number from 0 to 14"),
+            (lambda p: first_point(p).update(id=[15]), r"field 'id': expected a whole number from 0 to 14"),
+            (lambda p: first_point(p).update(is_visible=[7]), r"field 'is_visible': expected 0 or 1"),
+            (lambda p: p["annopoints"][0]["point"].append(first_point(p)), r"field 'annopoints' has two joints"),
+            (lambda p: p.update(annopoints=[3]), r"field 'point' is missing in 3"),
+            (lambda p: p.update(x1=[None]), None),
+            (lambda p: p.pop("x2"), r"field 'x2' is missing"),
+            (lambda p: p.update(y2=["nan"]), r"field 'y2': expected a finite number"),
+            (lambda p: p.update(track_id=[0.5]), r"field 'track_id': expected a whole number"),
+        ],
+    )
+    def test_people_of_whom_something_is_odd(self, old, change, reason, caplog):
+        """They are left out, counted and named; the others stay as they are."""
+        expected = open_source(old, "old").annotations
+        a = self.odd(old, lambda entries: change(entries[1]["annorect"][0]))
+        if reason is None:
+            assert a.head_size.tolist() == [6, 6, 0, 6]
+            return
+        np.testing.assert_array_equal(a.keypoints, expected.keypoints[[0, 1, 3]])
+        assert "000007_a.json: skipped 1: " in caplog.text
+        assert re.search(reason + r".* \(person 0 of entry 1", caplog.text)
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            (lambda e: e.update(image=[]), r"field 'image' holds None, expected objects"),
+            (lambda e: e.update(image=[{"name": [3]}]), r"field 'file_name' is 3, expected text"),
+            (lambda e: e.update(annorect="people"), r"field 'annorect' is 'people', expected a list"),
+            (lambda e: e.update(is_labeled=["maybe"]), r"field 'is_labeled' is 'maybe', expected 0 or 1"),
+        ],
+    )
+    def test_images_of_which_something_is_odd(self, old, change, reason):
+        with pytest.raises(DataError, match=r"000007_a.json: entry 1 of 'annolist' \(counted from 0\): " + reason):
+            self.odd(old, lambda entries: change(entries[1]))
+
+    def test_numbers_in_quotes(self, old):
+        def change(entries):
+            point = first_point(entries[1]["annorect"][0])
+            point.update({name: [str(value[0])] for name, value in point.items()})
+            entries[1]["annorect"][0]["track_id"] = ["3"]
+
+        expected, a = open_source(old, "old").annotations, self.odd(old, change)
+        for field in ("keypoints", "visibility", "track_id", "box"):
+            np.testing.assert_array_equal(getattr(a, field), getattr(expected, field))
 
     def test_what_matlab_leaves_empty(self):
         entry = {"image": [{"name": "v/00000001.jpg"}], "annorect": [{"annopoints": [], "track_id": [5]}, {}]}
@@ -225,7 +282,7 @@ class TestOtherSets:
         assert a.video_id.tolist() == [1, 1, 2]
         assert a.frame_id.tolist() == [2, 0, 0]
         assert a.num_frames.tolist() == [3, 3, 1]
-        assert [i["id"] for i in forms.in_time(listed[:2])] == [2, 1]
+        assert [i["id"] for i in forms.in_time(listed[:2], "x")] == [2, 1]
 
     def test_single_pictures_are_videos_of_one_frame(self):
         picture = {"id": 1, "file_name": "x/000.jpg", "width": 64, "height": 48}
@@ -271,6 +328,166 @@ class TestErrors:
             a = open_source(folder).annotations
         assert "skipped 1: a region of 'ignore_regions_x' and _y is no polygon (image 10)" in caplog.text
         assert a.unlabelled_mask(0) is None
+
+
+class TestOddFields2018:
+    """Images that cannot be used are errors that name them; people are left out, counted and named."""
+
+    def change_image(self, folder, **changes):
+        edit(folder, lambda content: content["images"][1].update(changes))
+        return open_source(folder).annotations
+
+    @pytest.mark.parametrize(
+        ("field", "value", "expected"),
+        [
+            ("id", "eleven", "a whole number"),
+            ("id", 11.5, "a whole number"),
+            ("id", None, "is missing"),
+            ("file_name", 5, "text"),
+            ("file_name", "", "text"),
+            ("file_name", "a\0.jpg", "text"),
+            ("file_name", f"images/000007_a/{'9' * 400}.jpg", "that of a frame"),
+            ("frame_id", -1, "a whole number from 0"),
+            ("frame_id", 1e300, "a whole number from 0"),
+            ("frame_id", float("nan"), "a whole number from 0"),
+            ("nframes", [4], "a whole number from 0"),
+            ("vid_id", {}, "a whole number"),
+            ("vid_id", 7.5, "a whole number"),
+            ("width", -64, "a whole number from 0"),
+            ("height", 1e12, "a whole number from 0"),
+            ("is_labeled", "yes", "0 or 1"),
+        ],
+    )
+    def test_images(self, folder, field, value, expected):
+        with pytest.raises(DataError, match=rf"image 1 of 'images' \(counted from 0\): field '{field}' .*{expected}"):
+            self.change_image(folder, **{field: value})
+
+    def test_images_that_are_no_objects(self, folder):
+        edit(folder, lambda content: content["images"].append("000003.jpg"))
+        with pytest.raises(DataError, match=r"image 3 of 'images' .* holds '000003.jpg', expected objects"):
+            open_source(folder)
+
+    def test_images_of_one_id(self, folder):
+        with pytest.raises(DataError, match=r"000007_a.json: 1 ids of 'images' occur more than once, 10 first"):
+            self.change_image(folder, id=10)
+
+    def test_fields_in_quotes(self, folder):
+        expected = open_source(folder).annotations
+        a = self.change_image(folder, id="11", width="64", height=48.0, nframes="4", is_labeled=1)
+        for name in ("image_id", "width", "height", "num_frames", "frame_id", "person_image"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(expected, name))
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"image_id": "ten"}, r"field 'image_id': expected a whole number"),
+            ({"track_id": 2.5}, r"field 'track_id': expected a whole number"),
+            ({"bbox_head": [1, 2, 3]}, r"field 'bbox_head': expected 4"),
+            ({"bbox_head": {"x": 1}}, r"field 'bbox_head': expected a list of 4 numbers"),
+            ({"bbox_head": [1, 2, float("inf"), 3]}, r"field 'bbox_head': expected finite numbers"),
+            ({"bbox": [1, 2, 3, "x"]}, r"field 'bbox': expected finite numbers"),
+            ({"keypoints": "none"}, r"field 'keypoints': expected a list of numbers"),
+            ({"keypoints": [[1, 2, 3]] * 17}, r"field 'keypoints': expected finite numbers"),
+            ({"scores": ["high"] * 17}, r"field 'scores': expected finite numbers"),
+            ({"head_size": -3}, r"field 'head_size': expected a finite number from 0"),
+            ({"iscrowd": 2}, r"field 'iscrowd': expected 0 or 1"),
+            ({"category_id": 1.5}, r"field 'category_id': expected a whole number"),
+        ],
+    )
+    def test_people(self, folder, change, reason, caplog):
+        expected = open_source(folder).annotations
+        edit(folder, lambda content: content["annotations"][1].update(change))
+        a = open_source(folder).annotations
+        np.testing.assert_array_equal(a.keypoints, expected.keypoints[[0, 2, 3]])
+        assert re.search(rf"000007_a.json: skipped 1: {reason} \(annotation 1001", caplog.text)
+
+    def test_people_of_other_categories(self, folder, caplog):
+        def change(content):
+            content["categories"] += [{"id": 2, "name": "car"}, {"id": 3, "name": "dog", "keypoints": ["tail"]}]
+            content["annotations"][1]["category_id"] = 2
+            content["annotations"][2] |= {"category_id": 3, "keypoints": [1, 2, 2]}
+
+        edit(folder, change)
+        assert open_source(folder).annotations.num_people == 2
+        for category in ("car", "dog"):
+            assert f"skipped 1: category '{category}', which has other joints or none" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("value", "reason"),
+        [
+            (["a person"], "holds 'a person', expected objects"),
+            ([{"id": 1, "keypoints": [1, 2]}], "is 1, expected text"),
+            ([{"id": 1, "keypoints": "nose"}], "is 'nose', expected a list of names"),
+            ([{"id": 1, "keypoints": ["nose", "nose"]}], "names a joint twice"),
+            ([{"id": "one", "keypoints": list(forms.KEYPOINTS)}], "is 'one', expected a whole number"),
+        ],
+    )
+    def test_categories(self, folder, value, reason):
+        edit(folder, lambda content: content.update(categories=value))
+        with pytest.raises(DataError, match=f"000007_a.json: field 'categories': field .* {reason}"):
+            open_source(folder)
+
+    @pytest.mark.parametrize(
+        ("xs", "ys"),
+        [
+            ([[0, 5, 5]], [[0, 5]]),
+            ([[0, 5, 5], [1, 2, 3]], [[0, 0, 5]]),
+            ([["a", 5, 5]], [[0, 0, 5]]),
+            ([[1e300, 5, 5]], [[0, 0, 5]]),
+            ([0, 5, 5], [0, 0, 5]),
+            ("all", "all"),
+            ([[0, 5, 5]], None),
+            ([[0] * 20_000], [[0] * 20_000]),
+        ],
+    )
+    def test_regions(self, folder, xs, ys, caplog):
+        """They are left out and counted, for training and for evaluation."""
+        edit(folder, lambda content: content["images"][0].update(ignore_regions_x=xs, ignore_regions_y=ys))
+        a = open_source(folder).annotations
+        assert a.unlabelled_mask(0) is None
+        assert "'ignore_regions_x' and _y" in caplog.text
+        assert "(image 10" in caplog.text
+        metric = PoseTrackKeypoints(MetricContext(a.skeleton, folder / "labels"))
+        assert [frame.ignored for frame in metric.frames()] == [(), (), ()]
+
+
+class TestOrder:
+    """Frames are in the order of their numbers, whatever lies beside them."""
+
+    @pytest.mark.parametrize("stray", ["thumb.jpg", "000010 (copy).jpg", ".DS_Store", "desktop.ini", "._000001.jpg"])
+    def test_stray_files(self, folder, stray):
+        expected = open_source(folder).annotations
+        (folder / "images" / "000007_a" / stray).write_bytes(b"?")
+        a = open_source(folder).annotations
+        assert a.file_name.tolist() == expected.file_name.tolist()
+        assert a.frame_id.tolist() == expected.frame_id.tolist()
+
+    def test_lists_in_any_order(self, folder):
+        edit(folder, lambda content: content["images"].reverse())
+        a = open_source(folder).annotations
+        assert dict(zip(a.image_id.tolist(), a.frame_id.tolist())) == {10: 0, 11: 1, 12: 2, 20: 1, 21: 3}
+        content = forms.read(folder / "labels")
+        assert [i["id"] for i in forms.in_time(content["images"][:3], "x")] == [10, 11, 12]
+
+    def test_the_same_frame_twice(self, folder):
+        copy = image("000007_a", 13, "000001 (copy)", width=64, height=48)
+        edit(folder, lambda content: content["images"].append(copy))
+        reason = r"000001.jpg and .*000001 \(copy\).jpg are both frame 1 of video 000007 of images/000007_a"
+        with pytest.raises(DataError, match=reason):
+            open_source(folder)
+
+    def test_images_without_a_number_among_numbered_ones(self, folder):
+        cover = image("000007_a", 13, "cover", width=64, height=48)
+        edit(folder, lambda content: content["images"].append(cover))
+        with pytest.raises(DataError, match=r"1 of 5 images of video .* have no number as a frame.*cover.jpg first"):
+            open_source(folder)
+
+    def test_ids_up_to_the_largest(self, folder):
+        """Frames that no label lists get ids that are free."""
+        edit(folder, lambda content: content["images"][2].update(id=2**63 - 1))
+        a = open_source(folder).annotations
+        assert len(set(a.image_id.tolist())) == 5
+        assert (a.image_id > 0).all()
 
 
 def test_real_labels(real_data):

@@ -10,14 +10,19 @@
 """
 
 import collections
+import itertools
 import math
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxpose.data.annotations import HEAD_SIZE_OF_BOX
+from jaxpose.data.annotations import HEAD_SIZE_OF_BOX, Skipped
+from jaxpose.data.formats import coco
+from jaxpose.data.formats import posetrack_fields as checks
 from jaxpose.errors import DataError
+from jaxpose.files import fields
+from jaxpose.files.fields import FieldError
 from jaxpose.files.json_files import read_json
 
 EVALUATED = (
@@ -32,6 +37,7 @@ KEYPOINTS = (
 )  # fmt: skip
 """The 17 joints of the form of 2018; ears are never annotated."""
 
+_LONGEST_NAME = 60
 BOX_MARGIN = 0.15
 """A person without a box gets that of the annotated joints, so much longer at each end."""
 
@@ -61,12 +67,16 @@ def read(path: str | pathlib.Path) -> Content:
         whole = content | whole | lists  # categories and all else are those of the first file
         if joints_of(content, str(file)) != joints_of(whole, str(path)):
             raise DataError(f"{file}: field 'categories' names other joints than {files[0].name}; keep such sets apart")
-    _forbid_repeats(path, whole)
+    for field in ("images", "annotations"):
+        _forbid_repeats(path, field, whole[field])
     return whole
 
 
 def unified(content: Any, name: str, first_image: int = 1, first_person: int = 1) -> Content:
-    """Content of either form as that of 2018, which stays as it is.
+    """Content of either form as that of 2018, every field of which is what it should be (`posetrack_fields`).
+
+    People of whom a field cannot be used, or whose category has other joints or none, are left out and counted in the
+    log; so are regions of an image that are no polygons.
 
     Args:
       content: content of a file.
@@ -74,21 +84,59 @@ def unified(content: Any, name: str, first_image: int = 1, first_person: int = 1
       first_image, first_person: first ids, which the form of 2017 has not.
 
     Raises:
-      DataError: it is neither.
+      DataError: it is neither, or an image or category cannot be used; the message names it.
     """
     if isinstance(content, Mapping) and isinstance(content.get("annolist"), list):
         return from_annolist(content, name, first_image, first_person)
     for field in ("images", "annotations", "categories"):
         if not isinstance(content, Mapping) or not isinstance(content.get(field), list):
             raise DataError(f"{name}: field {field!r}: expected a list, or 'annolist'; is this a PoseTrack file?")
-    return dict(content)
+    skipped, category_ids = Skipped(name), _categories(content, name)
+    images = [_image(record, k, name, skipped) for k, record in enumerate(content["images"])]
+    people = [_person(record, k, category_ids, skipped) for k, record in enumerate(content["annotations"])]
+    skipped.log()
+    _forbid_repeats(name, "images", images)
+    return {**content, "images": images, "annotations": [person for person in people if person is not None]}
+
+
+def _image(record: Any, position: int, name: str, skipped: Skipped) -> dict[str, Any]:
+    try:
+        return checks.image(record, coco.named(record, position, "image"), skipped)
+    except FieldError as error:
+        where = f"{name}: image {position} of 'images' (counted from 0)"
+        raise DataError(f"{where}: {error}; mend the file") from error
+
+
+def _person(record: Any, position: int, categories: Mapping[int, str], skipped: Skipped) -> dict[str, Any] | None:
+    name = coco.named(record, position)
+    try:
+        found = checks.person(record)
+    except FieldError as error:
+        skipped.add_field(error, name)
+        return None
+    if (other := categories.get(found.get("category_id", -1))) is not None:
+        skipped.add(f"category {other}, which has other joints or none", name)
+        return None
+    return found
+
+
+def _categories(content: Mapping[str, Any], name: str) -> dict[int, str]:
+    """{id: name} of the categories whose people are not read."""
+    wanted = joints_of(content, name)
+    try:
+        found = [(fields.whole(entry, "id", missing=-1), entry) for entry in content["categories"]]
+        others = [(number, entry) for number, entry in found if checks.joints(entry) != wanted]
+    except FieldError as error:
+        raise DataError(f"{name}: field 'categories': {error}; mend the file") from error
+    known = {number for number, entry in found if checks.joints(entry) == wanted}
+    return {number: fields.shown(entry.get("name")) for number, entry in others if number not in known}
 
 
 def from_annolist(content: Mapping[str, Any], name: str, first_image: int = 1, first_person: int = 1) -> Content:
     """A file of 2017 in the form of 2018.
 
-    The field "form" then is 2017. A visible joint gets v = 2, a hidden one 1. Boxes are those of
-    `with_box`.
+    The field "form" then is 2017. A visible joint gets v = 2, a hidden one 1. Boxes are those of `with_box`. People of
+    whom something cannot be used are left out and counted in the log.
 
     Args:
       content: content of the file, {"annolist": ...}.
@@ -96,20 +144,23 @@ def from_annolist(content: Mapping[str, Any], name: str, first_image: int = 1, f
       first_image, first_person: first ids of images and people.
 
     Raises:
-      DataError: an entry lacks something; the message names both.
+      DataError: the image of an entry cannot be used; the message names both.
     """
-    images, people = [], []
-    for number, entry in enumerate(content["annolist"]):
+    images, people, skipped = [], [], Skipped(name)
+    entries = checks.listed(content, "annolist")
+    for number, entry in enumerate(entries):
+        where = f"entry {number} of 'annolist' (counted from 0)"
         try:
-            image = _image_2018(entry, first_image + number, len(content["annolist"]))
-            found = [_person_2018(person, image["id"]) for person in entry.get("annorect") or ()]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{name}: entry {number} of 'annolist' is incomplete ({type(error).__name__}: {error}); expected "
-                "image, and for each person of annorect numbers in lists of one; fetch the file again"
-            ) from error
-        images.append(image)
-        people += found
+            images.append(_image_2018(entry, first_image + number, len(entries), where, skipped))
+            annotated = checks.listed(entry, "annorect")
+        except FieldError as error:
+            raise DataError(f"{name}: {where}: {error}; fetch the file again") from error
+        for position, person in enumerate(annotated):
+            try:
+                people.append(_person_2018(person, first_image + number))
+            except FieldError as error:
+                skipped.add_field(error, f"person {position} of entry {number}")
+    skipped.log()
     people = [person | {"id": first_person + i} for i, person in enumerate(people)]
     return {"images": images, "annotations": people, "categories": [category()], "form": 2017}
 
@@ -119,47 +170,59 @@ def category() -> dict[str, Any]:
     return {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(KEYPOINTS)}
 
 
-def _image_2018(entry: Mapping[str, Any], image_id: int, frames: int) -> dict[str, Any]:
-    image = {"id": image_id, "file_name": entry["image"][0]["name"], "nframes": frames}
-    image["is_labeled"] = bool(_first(entry.get("is_labeled"), bool(entry.get("annorect"))))
-    if regions := entry.get("ignore_regions"):
+def _image_2018(entry: Any, image_id: int, frames: int, where: str, skipped: Skipped) -> dict[str, Any]:
+    """The image of an entry; no field but its name comes from the file, and all is checked as in the form of 2018."""
+    values = checks.unwrapped(entry, "annolist")
+    name = checks.unwrapped(values.get("image"), "image").get("name")
+    found = {"id": image_id, "file_name": name, "nframes": frames}
+    found["is_labeled"] = values.get("is_labeled", bool(entry.get("annorect")))
+    if regions := checks.listed(entry, "ignore_regions"):
+        corners = [[checks.unwrapped(point, "point") for point in _points(region)] for region in regions]
         for axis in "xy":
-            image[f"ignore_regions_{axis}"] = [[p[axis][0] for p in region["point"]] for region in regions]
-    return image
+            found[f"ignore_regions_{axis}"] = [[point.get(axis) for point in polygon] for polygon in corners]
+    return checks.image(found, where, skipped)
 
 
-def _person_2018(person: Mapping[str, Any], image_id: int) -> dict[str, Any]:
-    points = _points(person)
-    triples = {
-        EVALUATED[p["id"][0]]: [p["x"][0], p["y"][0], 2 if _first(p.get("is_visible"), 1) else 1] for p in points
-    }
-    scores = {EVALUATED[p["id"][0]]: p["score"][0] for p in points if p.get("score")}
-    found = {
+def _person_2018(person: Any, image_id: int) -> dict[str, Any]:
+    values = checks.unwrapped(person, "annorect")
+    points = {}
+    for listed in _points(values.get("annopoints") or {}):
+        point = checks.unwrapped(listed, "point")
+        joint = EVALUATED[fields.whole(point, "id", least=0, most=len(EVALUATED) - 1)]
+        if points.setdefault(joint, point) is not point:
+            raise FieldError("annopoints", f"has two joints {joint!r}")
+    visible = {joint: 2 if fields.flag(point, "is_visible", missing=True) else 1 for joint, point in points.items()}
+    scores = {joint: fields.number(point, "score") for joint, point in points.items() if "score" in point}
+    found = {name: values[name] for name in ("track_id", "score") if name in values} | {
         "image_id": image_id,
         "category_id": 1,
         "iscrowd": 0,
-        "track_id": _first(person.get("track_id"), -1),
-        "keypoints": [value for joint in KEYPOINTS for value in triples.get(joint, (0, 0, 0))],
-        "num_keypoints": len(triples),
+        "keypoints": [v for joint in KEYPOINTS for v in _triple(points.get(joint), visible.get(joint, 0))],
+        "num_keypoints": len(points),
     }
-    if person.get("x1"):
-        x1, y1, x2, y2 = (person[corner][0] for corner in ("x1", "y1", "x2", "y2"))
+    if "x1" in values:
+        x1, y1, x2, y2 = (fields.number(values, corner) for corner in ("x1", "y1", "x2", "y2"))
         found["bbox_head"] = [x1, y1, x2 - x1, y2 - y1]
     if scores:
         found["scores"] = [scores.get(joint, 0) for joint in KEYPOINTS]
-    if person.get("score"):
-        found["score"] = person["score"][0]
-    return with_box(found)
+    return with_box(checks.person(found))
 
 
-def _points(person: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    annotated = person.get("annopoints") or [{}]
-    return (annotated[0] or {}).get("point") or []
+def _points(record: Any) -> Sequence[Any]:
+    """The points of a region or a person; files made by MATLAB have an empty list where there are none."""
+    if not isinstance(record, Mapping):
+        raise FieldError("point", f"is missing in {fields.shown(record)}")
+    return checks.listed(record, "point")
 
 
-def _first(values: Any, otherwise: Any) -> Any:
-    """The number of a list of one; files made by MATLAB have an empty one, or none, where nothing is known."""
-    return values[0] if values else otherwise
+def _triple(point: Mapping[str, Any] | None, visible: int) -> tuple[Any, Any, int]:
+    """(x, y, v) as the file has them; zeros for a joint that is not annotated."""
+    if point is None:
+        return 0, 0, 0
+    for axis in "xy":
+        fields.number(point, axis)
+    x, y = checks.numbers({"point": [point["x"], point["y"]]}, "point", 2)
+    return x, y, visible
 
 
 def with_box(person: dict[str, Any]) -> dict[str, Any]:
@@ -216,6 +279,32 @@ def to_annolists(
     return videos
 
 
+def file_names(videos: Iterable[VideoKey]) -> list[str]:
+    """Names of files for videos, without folders and endings, each of them once.
+
+    That is the name of the folder of a video's frames, else its number; the whole path of the folder where several
+    videos have the same, and the number, too, where that is the same. Letters, digits, dots, dashes and spaces stay.
+    """
+    keys = list(videos)
+    names = [_plain(pathlib.PurePosixPath(folder).name or number) for number, folder in keys]
+    for longer in ("{folder}", "{folder}_{number}"):
+        counts = collections.Counter(map(str.lower, names))
+        for k, (number, folder) in enumerate(keys):
+            if counts[names[k].lower()] > 1:
+                names[k] = _plain(longer.format(folder=folder, number=number))
+    taken: set[str] = set()
+    for k, name in enumerate(names):
+        tries = (f"{name}_{i}" for i in itertools.count(2))
+        names[k] = name if name.lower() not in taken else next(each for each in tries if each.lower() not in taken)
+        taken.add(names[k].lower())
+    return names
+
+
+def _plain(text: str) -> str:
+    """Text as the name of a file: nothing in it leads to another folder or hides the file."""
+    return re.sub(r"[^\w.\- ]", "_", text)[-_LONGEST_NAME:].strip(". ") or "video"
+
+
 def empty_person() -> dict[str, Any]:
     """An entry for a frame without people: joint 0 in the corner, below every other score."""
     point = {"id": [0], "x": [0], "y": [0], "score": [-100.0]}
@@ -223,7 +312,7 @@ def empty_person() -> dict[str, Any]:
 
 
 def _person_2017(person: Mapping[str, Any], joints: tuple[str, ...], name: str) -> dict[str, Any]:
-    values, scores = person["keypoints"], person.get("scores")
+    values, scores = person.get("keypoints", ()), person.get("scores")
     if len(values) != 3 * len(joints) or (scores and len(scores) != len(joints)):
         raise DataError(
             f"{name}: annotation {person.get('id')}: {len(values)} numbers in 'keypoints' and {len(scores or ())} in "
@@ -277,12 +366,34 @@ def frame_number(image: Mapping[str, Any]) -> int | None:
     return None if image.get("frame_id") is None else int(image["frame_id"])
 
 
-def in_time(images: Sequence[dict]) -> list[dict]:
-    """The images of one video by frame number; as they are listed if a number is unknown."""
-    numbers = [number for image in images if (number := frame_number(image)) is not None]
-    if len(numbers) < len(images):
-        return list(images)
-    return [image for _, image in sorted(zip(numbers, images, strict=True), key=lambda pair: pair[0])]
+def positions(images: Sequence[Mapping[str, Any]], name: Any) -> list[int]:
+    """The numbers of the images of one video as frames; their places in the list if none has a number.
+
+    Raises:
+      DataError: some have a number and some have none, or two have the same.
+    """
+    numbers = [frame_number(image) for image in images]
+    known = [number for number in numbers if number is not None]
+    if not known:
+        return list(range(len(images)))
+    video = " of ".join(part for part in video_of(images[0]) if part)
+    if len(known) < len(numbers):
+        strays = [image["file_name"] for image, number in zip(images, numbers, strict=True) if number is None]
+        raise DataError(
+            f"{name}: {len(strays)} of {len(images)} images of video {video} have no number as a frame, neither in "
+            f"their names nor as 'frame_id', {strays[0]} first; number them, or take them out"
+        )
+    if repeated := [number for number, count in collections.Counter(known).items() if count > 1]:
+        same = [image["file_name"] for image, number in zip(images, known, strict=True) if number == repeated[0]]
+        raise DataError(
+            f"{name}: {same[0]} and {same[1]} are both frame {repeated[0]} of video {video}; keep one of them"
+        )
+    return known
+
+
+def in_time(images: Sequence[dict], name: Any) -> list[dict]:
+    """The images of one video by their numbers as frames; raises as `positions`."""
+    return [image for _, image in sorted(zip(positions(images, name), images, strict=True), key=lambda pair: pair[0])]
 
 
 def head_size(person: Mapping[str, Any]) -> float:
@@ -294,22 +405,24 @@ def head_size(person: Mapping[str, Any]) -> float:
 
 
 def joints_of(content: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """The joints that the category of people lists.
+    """The joints that the category of people lists, the first with joints.
 
     Raises:
-      DataError: no category does.
+      DataError: no category does, or the joints are no names.
     """
-    for entry in content["categories"]:
-        if entry.get("keypoints"):
-            return tuple(entry["keypoints"])
+    try:
+        found = next((joints for entry in content["categories"] if (joints := checks.joints(entry))), None)
+    except FieldError as error:
+        raise DataError(f"{name}: field 'categories': {error}; mend the file") from error
+    if found is not None:
+        return found
     raise DataError(f"{name}: field 'categories': none lists 'keypoints'; use a file of people's keypoints")
 
 
-def _forbid_repeats(path: pathlib.Path, content: Content) -> None:
-    for field in ("images", "annotations"):
-        ids = collections.Counter(record.get("id") for record in content[field])
-        if repeated := [i for i, count in ids.items() if count > 1]:
-            raise DataError(
-                f"{path}: {len(repeated)} ids of {field!r} occur more than once, {repeated[0]} first; the files of a "
-                "folder are one data set, so number them through or keep them apart"
-            )
+def _forbid_repeats(name: Any, field: str, records: Sequence[Mapping[str, Any]]) -> None:
+    ids = collections.Counter(record["id"] for record in records if record.get("id") is not None)
+    if repeated := [i for i, count in ids.items() if count > 1]:
+        raise DataError(
+            f"{name}: {len(repeated)} ids of {field!r} occur more than once, {repeated[0]} first; the files of a "
+            "folder are one data set, so number them through or keep them apart"
+        )

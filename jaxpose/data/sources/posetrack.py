@@ -12,8 +12,9 @@ its file is named with, or "frame_id", which frame it is. People may have "track
 """
 
 import dataclasses
+import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,15 @@ import numpy as np
 from jaxpose.data import images
 from jaxpose.data.annotations import UNLESS_GIVEN, Annotations, Skipped
 from jaxpose.data.formats import posetrack as forms
+from jaxpose.data.formats.posetrack_fields import REGION
 from jaxpose.data.formats.regions import Regions, is_drawable
 from jaxpose.data.sources import Source, require_folder, require_inside
 from jaxpose.data.sources.coco import parse_people
 from jaxpose.data.sources.folder import picture_sizes
 from jaxpose.errors import ConfigError
+from jaxpose.files.fields import LARGEST_ID
 
+_MOST_UNLISTED = 1 << 40
 _DIGITS_FROM_ONE = 8  # in the names of PoseTrack 2017, whose frames count from 1; all others count from 0
 
 
@@ -88,7 +92,7 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     content = forms.read(path)
     require_inside([str(image.get("file_name")) for image in content["images"]], path, data)
     listed = [*content["images"], *_unlisted_frames(content["images"], folder)]
-    annotations = parse(content | {"images": _with_sizes(listed, folder)}, str(path))
+    annotations = _columns(content | {"images": _with_sizes(listed, folder)}, str(path))
 
     def read(i: int) -> bytes:
         return images.read(folder / str(annotations.file_name[i]))
@@ -104,12 +108,16 @@ def parse(content: forms.Content, name: str) -> VideoAnnotations:
     be people.
 
     Args:
-      content: content of the files, as `formats.posetrack.read` gives it.
+      content: content of a file.
       name: name of the data set, for messages.
 
     Raises:
-      DataError: as `parse_keypoints`.
+      DataError: as `parse_keypoints`, or frames of a video of which two have the same number, or only some have one.
     """
+    return _columns(forms.unified(content, name), name)
+
+
+def _columns(content: forms.Content, name: str) -> VideoAnnotations:
     boxed = [forms.with_box(person) for person in content["annotations"]]
     a, listed = parse_people(content | {"annotations": boxed}, name)
     heads = [forms.head_size(boxed[row]) for row in listed]
@@ -124,10 +132,10 @@ def parse(content: forms.Content, name: str) -> VideoAnnotations:
     columns: dict[str, Any] = {field.name: getattr(a, field.name) for field in dataclasses.fields(Annotations)}
     columns["head_size"] = np.array(heads, np.float32)
     columns["unlabelled"] = Regions.pack(np.concatenate([r for r, _ in parts]), sum((list(s) for _, s in parts), []))
-    return VideoAnnotations(**columns, **_video_columns(content["images"]), ignored=ignored)
+    return VideoAnnotations(**columns, **_video_columns(content["images"], name), ignored=ignored)
 
 
-def _video_columns(listed: Sequence[dict]) -> dict[str, Any]:
+def _video_columns(listed: Sequence[dict], name: str) -> dict[str, Any]:
     """The columns video_id, frame_id and num_frames of the images."""
     rows: dict[forms.VideoKey, list[int]] = {}
     for row, image in enumerate(listed):
@@ -135,17 +143,15 @@ def _video_columns(listed: Sequence[dict]) -> dict[str, Any]:
     video, frame, frames = np.zeros((3, len(listed)), np.int64)
     for number, members in enumerate(rows.values(), start=1):
         video[members] = number
-        frame[members] = _positions([listed[row] for row in members])
-        stated = max(int(listed[row].get("nframes") or 0) for row in members)
+        frame[members] = _positions([listed[row] for row in members], name)
+        stated = max(listed[row].get("nframes", 0) for row in members)
         frames[members] = max(stated, int(frame[members].max()) + 1)
     return {"video_id": video, "frame_id": frame, "num_frames": frames}
 
 
-def _positions(members: Sequence[dict]) -> list[int]:
+def _positions(members: Sequence[dict], name: str) -> list[int]:
     """The positions of the listed frames of one video."""
-    numbers = [number for image in members if (number := forms.frame_number(image)) is not None]
-    if len(set(numbers)) < len(members):
-        return list(range(len(members)))
+    numbers = forms.positions(members, name)
     stems = [pathlib.PurePosixPath(image["file_name"]).stem for image in members]
     from_one = min(numbers) > 0 and all(stem.isdecimal() and len(stem) == _DIGITS_FROM_ONE for stem in stems)
     return [number - from_one for number in numbers]
@@ -166,8 +172,15 @@ def _unlisted_frames(listed: Sequence[dict], folder: pathlib.Path) -> list[dict]
             if path.stem.isdecimal() and len(path.stem) == digits and name not in names:
                 copied = {f: image[f] for f in ("width", "height", "vid_id", "video_id", "nframes") if f in image}
                 found.append(copied | {"file_name": name, "is_labeled": False})
-    first = max((image["id"] for image in listed), default=0) + 1
-    return [image | {"id": first + i} for i, image in enumerate(found)]
+    return [image | {"id": number} for image, number in zip(found, _free_ids(listed))]
+
+
+def _free_ids(listed: Sequence[dict]) -> Iterator[int]:
+    """Ids that no listed image has: those above them, or the smallest where there is no room above."""
+    taken = {image["id"] for image in listed}
+    first = max(taken, default=0) + 1
+    first = max(first, 1) if first < LARGEST_ID - _MOST_UNLISTED else 1
+    return (number for number in itertools.count(first) if number not in taken)
 
 
 def _with_sizes(listed: Sequence[dict], folder: pathlib.Path) -> list[dict]:
@@ -191,7 +204,7 @@ def _ignored(listed: Sequence[dict], name: str) -> Regions:
                 rows.append(row)
                 found.append(polygon)
             else:
-                skipped.add("a region of 'ignore_regions_x' and _y is no polygon", f"image {image['id']}")
+                skipped.add(REGION, f"image {image['id']}")
     skipped.log()
     return Regions.pack(rows, found)
 

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from jaxpose.data.formats import posetrack as forms
-from jaxpose.errors import DataError
+from jaxpose.errors import DataError, StorageError
 from jaxpose.evaluation import poseval
 from jaxpose.evaluation.metrics import GroundTruth, Metric, Numbers
 from jaxpose.evaluation.poseval import Figures, Frame
 from jaxpose.evaluation.rows import IMAGE_ID, INDEX, Collected, Column, Rows
 from jaxpose.evaluation.suppression import suppress
 from jaxpose.evaluation.tracking import assign_tracks
+from jaxpose.files.whole import write_text
 from jaxpose.skeleton import OTHER_NAMES, Skeleton
 
 logger = logging.getLogger(__name__)
@@ -92,20 +93,20 @@ class PoseTrackKeypoints(Collected, Metric):
         found = _found_people(self.people(), skeleton, joints)
         nobody = Figures.empty(len(joints))
         annotated = _posetrack_names(forms.joints_of(truth, "ground truth"))
-        frames, known = [], set()
+        frames: dict[int, Frame] = {}
         for video, image, people in _listed_frames(truth, self.context.image_ids):
-            known.add(image["id"])
             people, ignored = _without_crowds(image, people)
             true = _true_people(people, annotated, joints)
-            frames.append(Frame(video, true, found.get(image["id"], nobody), ignored))
-        if strangers := sorted(set(found) - known):
+            frames[image["id"]] = Frame(video, true, found.get(image["id"], nobody), ignored)
+        if strangers := sorted(set(found) - set(frames)):
             raise DataError(
-                f"poses were added for {len(strangers)} images that are not among the {len(known)} evaluated ones: "
+                f"poses were added for {len(strangers)} images that are not among the {len(frames)} evaluated ones: "
                 f"{strangers[:5]}; do predictions and ground truth belong to the same split?"
             )
-        frames = poseval.evaluated_frames(frames, keep_empty=truth.get("form") != 2017)
-        _check_heads(frames)
-        return frames
+        _tell_repeated_tracks(frames)
+        evaluated = poseval.evaluated_frames(frames.values(), keep_empty=truth.get("form") != 2017)
+        _check_heads(evaluated)
+        return evaluated
 
     def people(self) -> Rows:
         """The poses so far, without duplicates and with tracks; as they came where `context.frames` is missing."""
@@ -133,7 +134,7 @@ class PoseTrackKeypoints(Collected, Metric):
         Without tracks, people have their position in the frame as such.
 
         Returns:
-          {video: content}, named by the folder of its frames.
+          {video: content}, named as by `formats.posetrack.file_names`, mostly by the folder of its frames.
 
         Raises:
           DataError: the skeleton lacks one of the 15 joints, or labels are unusable.
@@ -153,16 +154,27 @@ class PoseTrackKeypoints(Collected, Metric):
         category = {"keypoints": list(_posetrack_names(self.context.skeleton.joints))}
         content = {"images": _load(self.context.truth)["images"], "annotations": people, "categories": [category]}
         files = forms.to_annolists(content, "predictions", predictions=True)
-        return {pathlib.PurePosixPath(folder).name or number: file for (number, folder), file in files.items()}
+        return dict(zip(forms.file_names(files), files.values(), strict=True))
 
 
 def write_results(results: Mapping[str, dict], folder: str | pathlib.Path) -> list[pathlib.Path]:
-    """Writes `PoseTrackKeypoints.results` as FOLDER/VIDEO.json; equal results give equal bytes. Gives the paths."""
+    """Writes `PoseTrackKeypoints.results` as FOLDER/VIDEO.json; equal results give equal bytes. Gives the paths.
+
+    Raises:
+      DataError: the name of a video leads out of the folder, or hides its file.
+      StorageError: the files cannot be written.
+    """
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    for video in results:
+        if not video or pathlib.PurePath(video).name != video or video.startswith("."):
+            raise DataError(f"a video is named {video!r}, which is no name of a file in {folder}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be made ({error.strerror})") from error
     paths = [folder / f"{video}.json" for video in results]
     for path, content in zip(paths, results.values(), strict=True):
-        path.write_text(json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n")
+        write_text(path, json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n")
     return paths
 
 
@@ -269,7 +281,7 @@ def _listed_frames(truth: forms.Content, image_ids: Iterable[int] | None) -> Ite
         raise DataError(f"image_ids names {len(strangers)} images that the ground truth lacks: {strangers[:5]}")
     people = forms.people_of_images(truth)
     for video, images in videos.items():
-        for image in forms.in_time(images):
+        for image in forms.in_time(images, "ground truth"):
             yield video, image, people.get(image["id"], [])
 
 
@@ -301,6 +313,16 @@ def _true_people(people: Sequence[Mapping[str, Any]], names: Sequence[str], join
         track=np.array([person.get("track_id", -1) for person in people], np.int64),
         head_size=np.array([forms.head_size(person) for person in people]),
     )
+
+
+def _tell_repeated_tracks(frames: Mapping[int, Frame]) -> None:
+    """Says in the log in how many frames, by their image ids, several poses or true people have the same track."""
+    for side, what in (("found", "poses"), ("truth", "people of the ground truth")):
+        tracks = {image_id: getattr(frame, side).track for image_id, frame in frames.items()}
+        tracks = {image_id: ids[ids >= 0] for image_id, ids in tracks.items()}
+        if repeated := [image_id for image_id, ids in tracks.items() if len(np.unique(ids)) < len(ids)]:
+            text = "in %d of %d frames several %s have one track (image %s first), which is one person: MOTA is off"
+            logger.warning(text, len(repeated), len(frames), what, repeated[0])
 
 
 def _check_heads(frames: Sequence[Frame]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from jaxpose import skeleton as skeletons
 from jaxpose.data.formats import posetrack as forms
-from jaxpose.errors import DataError
+from jaxpose.errors import DataError, StorageError
 from jaxpose.evaluation import poseval
 from jaxpose.evaluation.metrics import MetricContext, posetrack
 from jaxpose.evaluation.metrics.posetrack import PoseTrackKeypoints
@@ -389,6 +389,82 @@ class TestErrors:
         found = rows(content)
         del found["track_id"]
         assert not [name for name in evaluate(content, found) if name.startswith("MOT")]
+
+
+def test_tracks_that_several_poses_of_a_frame_have(caplog):
+    content = truth(TWO)
+    found = rows(content)
+    evaluate(content, found)
+    assert not caplog.text
+    found["track_id"][:2] = 7
+    evaluate(content, found)
+    assert "in 1 of 4 frames several poses have one track (image 1 first)" in caplog.text
+
+
+@pytest.mark.parametrize("field", ["points", "score", "head_size"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_figures_are_finite(field, bad):
+    values = {"points": np.zeros((2, 3, 2)), "score": np.zeros((2, 3)), "head_size": np.ones(2)}
+    present = np.ones((2, 3), bool)
+    present[1] = False
+    Figures(present=present, track=np.arange(2), **values)
+    values[field].flat[0] = bad
+    with pytest.raises(DataError, match="must be finite numbers"):
+        Figures(present=present, track=np.arange(2), **values)
+
+
+class TestFiles:
+    """Every video has a file of its own, in the folder that was asked for."""
+
+    def results(self, videos):
+        content = truth([{0: (0, 0)}] * len(videos))
+        for image, (number, folder) in zip(content["images"], videos, strict=True):
+            image |= {"file_name": f"{folder}/000000.jpg"} | ({} if number is None else {"vid_id": number})
+        metric = PoseTrackKeypoints(MetricContext(SKELETON, content))
+        metric.update(rows(content))
+        return metric.results()
+
+    @pytest.mark.parametrize(
+        ("videos", "names"),
+        [
+            (
+                [(None, "images/val/000342_mpii_test"), (None, "000522_mpii_test")],
+                ["000342_mpii_test", "000522_mpii_test"],
+            ),
+            ([(None, "train/clip"), (None, "val/clip"), (None, "val/other")], ["train_clip", "val_clip", "other"]),
+            ([(1, "clip"), (2, "clip")], ["clip_1", "clip_2"]),
+            ([("../../etc/passwd", "."), ("..", ".")], ["_.._etc_passwd", "video"]),
+            ([("/abs", "."), ("..\\win", ".")], ["_abs", "_win"]),
+            ([(None, ".."), (None, "../..")], None),
+            ([(1, "a/b_c"), (1, "a_b/c"), (2, "c/b_c"), (2, "d/c")], ["a_b_c_1", "a_b_c_1_2", "c_b_c", "d_c"]),
+            ([(None, "A/Clip"), (None, "a/clip")], None),
+            ([(None, "x" * 300), (None, "y" + "x" * 299)], None),
+        ],
+    )
+    def test_names(self, videos, names, tmp_path):
+        results = self.results(videos)
+        assert len(results) == len(videos)
+        assert len({name.lower() for name in results}) == len(videos)
+        if names is not None:
+            assert list(results) == names
+        paths = posetrack.write_results(results, tmp_path / "out")
+        assert [path.parent for path in paths] == [tmp_path / "out"] * len(videos)
+        assert sorted(path.resolve() for path in tmp_path.rglob("*") if path.is_file()) == sorted(
+            path.resolve() for path in paths
+        )
+        found = [json.loads(path.read_text())["annolist"][0]["image"][0]["name"] for path in paths]
+        assert found == [f"{folder}/000000.jpg" for _, folder in videos]
+
+    @pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", ".", "", ".x"])
+    def test_names_that_lead_elsewhere(self, name, tmp_path):
+        with pytest.raises(DataError, match="which is no name of a file in"):
+            posetrack.write_results({name: {}}, tmp_path / "out")
+        assert not list(tmp_path.iterdir())
+
+    def test_folders_that_cannot_be_made(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(StorageError, match="cannot be made"):
+            posetrack.write_results({"a": {}}, tmp_path / "file" / "out")
 
 
 def test_table():
