@@ -101,13 +101,14 @@ def _checked_header(data: bytes, name: str) -> Header | None:
     if head is None:
         return None
     if head.size is not None:
-        _check_size(*head.size, name)
+        check_size(*head.size, name)
     if pictures.is_cut_off(data, head):
         raise ImageError(name, f"the {head.format} is cut off after {len(data)} bytes (no end marker); fetch it again")
     return head
 
 
-def _check_size(width: int, height: int, name: str) -> None:
+def check_size(width: int, height: int, name: str) -> None:
+    """Raises ImageError for a picture without pixels, or one beyond `MOST_PIXELS` or `MOST_SIDE`."""
     if not width or not height:
         raise ImageError(name, f"has {width} x {height} pixels by its header, which is nothing to see; fetch it again")
     if max(width, height) > MOST_SIDE or width * height > MOST_PIXELS:
@@ -126,7 +127,7 @@ def _decoded(data: bytes, name: str, head: Header | None) -> np.ndarray:
         raise ImageError(name, f"cannot be decoded ({error.err}); fetch it again") from error
     if image is None:
         raise ImageError(name, f"its {len(data)} bytes are not a picture that can be decoded; fetch it again")
-    _check_size(image.shape[1], image.shape[0], name)
+    check_size(image.shape[1], image.shape[0], name)
     return image
 
 

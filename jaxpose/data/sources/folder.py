@@ -115,8 +115,10 @@ def _header(folder: pathlib.Path, name: str) -> Header | ImageError:
                 found = pictures.header(head + file.read(_LONG_HEAD))
             if found is not None and found.format == "PNG" and found.orientation == 1:
                 found = dataclasses.replace(found, orientation=pictures.late_orientation(_tail(file)))
-        known = found is not None and found.format in ("JPEG", "PNG") and found.size is not None and all(found.size)
-        return found if found is not None and known else _decoded_header(folder / name, name)
+        if found is None or found.size is None or found.format not in ("JPEG", "PNG"):
+            return _decoded_header(folder / name, name)
+        images.check_size(*found.size, name)
+        return found
     except (OSError, ValueError) as error:
         return ImageError(name, getattr(error, "strerror", None) or str(error))
     except ImageError as error:
