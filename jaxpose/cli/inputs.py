@@ -14,9 +14,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from jaxpose.cli import config_flags
 from jaxpose.cli.files import free_name, image_name
-from jaxpose.data import images
+from jaxpose.data import images, suspicions
 from jaxpose.data.sources import coco
 from jaxpose.errors import DataError, ImageError
+from jaxpose.files import fields
+from jaxpose.files.fields import FieldError
 from jaxpose.files.json_files import read_json
 from jaxpose.inference.predictor import FindBoxes, Picture, Predictor, load
 from jaxpose.runs import startup
@@ -191,10 +193,13 @@ def _listed_images(annotations: pathlib.Path) -> dict[str, list[tuple[tuple[str,
         raise DataError(f"{annotations}: field 'images': expected a list; is this a COCO annotation file?")
     listed: dict[str, list[tuple[tuple[str, ...], int]]] = {}
     for position, image in enumerate(content["images"]):
+        if not isinstance(image, dict):
+            raise DataError(f"{annotations}: image {position} (counted from 0) is {fields.shown(image)}")
         try:
-            parts, image_id = pathlib.PurePosixPath(image["file_name"]).parts, int(image["id"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{annotations}: image {position} has no usable 'file_name' and 'id'") from error
+            parts = pathlib.PurePosixPath(fields.text(image, "file_name")).parts
+            image_id = fields.whole(image, "id", least=0)
+        except FieldError as error:
+            raise DataError(f"{annotations}: image {position} (counted from 0): {error}") from error
         listed.setdefault(parts[-1] if parts else "", []).append((parts, image_id))
     return listed
 
@@ -218,9 +223,11 @@ def read_boxes(detections: pathlib.Path, ids: Sequence[int | None], threshold: f
     found = coco.read_detections(detections, np.array(ids, np.int64))
     good = found["score"] >= threshold
     row_of = {image_id: row for row, image_id in enumerate(ids)}
+    watch = suspicions.Watch(detections)
 
     def find(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
         own = good & (found["image"] == row_of[picture.id])
+        watch.add(found["box"][own], (picture.image.shape[1], picture.image.shape[0]))
         return found["box"][own], found["score"][own]
 
     return find

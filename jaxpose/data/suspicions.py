@@ -6,7 +6,7 @@ its boxes together do: read as what they are they lie in their images, around th
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,38 @@ def check(where: Any, boxes: np.ndarray, sizes: np.ndarray, **joints: Any) -> No
     Raises:
       DataError: it cannot be anything else.
     """
-    for suspicion in suspicions(boxes, sizes, **joints):
+    _tell(where, suspicions(boxes, sizes, **joints))
+
+
+class Watch:
+    """What boxes of a file seem to be, where the sizes of their images are known one after the other only.
+
+    Args:
+      where: name of the file, for messages.
+    """
+
+    def __init__(self, where: Any):
+        self._where = where
+        self._boxes, self._sizes = np.zeros((0, 4)), np.zeros((0, 2))
+        self._told = False
+
+    def add(self, boxes: np.ndarray, size: tuple[int, int]) -> None:
+        """Looks at boxes [N, 4] of an image of a size (width, height) with all before them; the log tells once.
+
+        Raises:
+          DataError: they cannot be (x, y, w, h) in pixels.
+        """
+        if len(self._boxes) > 10 * MANY or not len(boxes):
+            return
+        self._boxes = np.concatenate([self._boxes, boxes])
+        self._sizes = np.concatenate([self._sizes, np.tile(np.array(size, np.float64), (len(boxes), 1))])
+        found = suspicions(self._boxes, self._sizes)
+        _tell(self._where, [each for each in found if each.certain or not self._told])
+        self._told |= bool(found)
+
+
+def _tell(where: Any, found: Sequence[Suspicion]) -> None:
+    for suspicion in found:
         if suspicion.certain:
             raise DataError(f"{where}: {suspicion.text}. {suspicion.remedy}")
         logger.warning("%s: %s. %s", where, suspicion.text, suspicion.remedy)

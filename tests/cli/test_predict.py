@@ -228,7 +228,7 @@ def test_unusable_files_of_boxes(command, tmp_path, error):
     assert "truth.json: field 'images'" in error()
     (tmp_path / "truth.json").write_text(json.dumps({"images": [{"id": 1}]}))
     assert command("1.png", "--annotations", "truth.json") == (1, None)
-    assert "truth.json: image 0 has no usable 'file_name' and 'id'" in error()
+    assert "truth.json: image 0 (counted from 0): field 'file_name' is missing" in error()
 
 
 def test_no_run(tmp_path, error, monkeypatch):

@@ -94,3 +94,20 @@ def test_nothing_is_certain_of_a_few_boxes():
     boxes, sizes, *_ = people(4, seed=1)
     for change in CHANGES.values():
         assert not any(s.certain for s in suspicions.suspicions(change(boxes), sizes))
+
+
+def watched(boxes: np.ndarray) -> None:
+    watch = suspicions.Watch("boxes.json")
+    for box in boxes:
+        watch.add(box[None], SIZE)
+
+
+def test_boxes_whose_images_come_one_after_the_other(caplog):
+    boxes, *_ = people()
+    watched(boxes)
+    assert caplog.text == ""
+    with pytest.raises(DataError, match=r"boxes.json: the boxes look like"):
+        watched(CHANGES["(y1, x1, y2, x2)"](boxes))
+    caplog.clear()
+    watched(CHANGES["(x1, y1, x2, y2)"](boxes)[:4])
+    assert caplog.text.count("boxes.json: the boxes look like (x1, y1, x2, y2)") == 1

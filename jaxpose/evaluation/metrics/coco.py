@@ -366,7 +366,7 @@ def _person(annotation: Mapping[str, Any], skeleton: Skeleton) -> dict:
         raise FieldError("keypoints", f"has {len(listed)} numbers", expected)
     return box_of_truth(annotation) | {
         "keypoints": fields.numbers(annotation, "keypoints").tolist(),
-        "num_keypoints": fields.whole(annotation, "num_keypoints", missing=None, least=0),
+        "num_keypoints": fields.whole(annotation, "num_keypoints", missing=None, least=0, most=2**31 - 1),
     }
 
 
