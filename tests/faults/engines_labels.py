@@ -3,6 +3,7 @@
 What was read is used as training and evaluation use it, so that nothing waits there.
 """
 
+import dataclasses
 import functools
 import pathlib
 import tempfile
@@ -24,7 +25,9 @@ from jaxpose.evaluation import pose_files
 from jaxpose.evaluation.metrics import boxes as box_metric
 from jaxpose.evaluation.metrics import coco as coco_metric
 from jaxpose.evaluation.metrics import crowdpose
+from jaxpose.evaluation.suppression import read_rules
 from jaxpose.files.json_files import parse_json, read_json
+from jaxpose.ops.pose_nms import PoseNMS
 from jaxpose.skeleton import COCO
 
 MOST_PIXELS = 1 << 20
@@ -138,6 +141,10 @@ def _proposals() -> dict:
     return {"rule": "alphapose", "joints": list(COCO.joints), **numbers}
 
 
+def _pose_nms() -> dict:
+    return {"AP": 0.5, "pose_nms": dataclasses.asdict(PoseNMS.preset("rmpe2017"))}
+
+
 def use_proposals(path: pathlib.Path) -> None:
     found = proposals.PoseGuidedProposals.read(path).for_skeleton(COCO)
     keypoints = np.random.default_rng(0).uniform(0, 50, (17, 2))
@@ -205,6 +212,7 @@ def parsers() -> dict[str, Parser]:
         "coco regions": (masks, use_masks),
         "coco detections": (detections, at_path(lambda path: coco.read_detections(path, np.arange(1, 4), sizes))),
         "poses": (poses, at_path(lambda p: pose_files.read_poses(p, COCO, {"score": None, "box": 4}, "mend it"))),
+        "pose nms": (_pose_nms, at_path(read_rules)),
         "proposals": (_proposals, at_path(use_proposals)),
         "freihand": (_freihand_hands, at_path(use_freihand, "file_xyz.json")),
         "surreal": (functools.partial(_records, 24), at_path(use_surreal)),

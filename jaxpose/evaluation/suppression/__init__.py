@@ -18,6 +18,8 @@ from jaxpose.errors import DataError
 from jaxpose.evaluation.by_name import find_class
 from jaxpose.evaluation.rescoring import Rescoring, load
 from jaxpose.evaluation.rows import Rows
+from jaxpose.files import fields
+from jaxpose.files.fields import FieldError
 from jaxpose.files.json_files import read_json
 from jaxpose.ops.pose_nms import PoseNMS
 from jaxpose.types import Array
@@ -171,7 +173,28 @@ def read_rules(path: str | pathlib.Path) -> PoseNMS:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("pose_nms"), dict):
         raise DataError(f"{path}: field 'pose_nms': expected parameters; write it by jaxpose fit-pose-nms")
-    return PoseNMS.preset(**content["pose_nms"])
+    listed = content["pose_nms"]
+    try:
+        return PoseNMS.preset(**{name: _parameter(listed, name) for name in listed})
+    except FieldError as error:
+        raise DataError(f"{path}: {error}; write it anew by jaxpose fit-pose-nms") from error
+
+
+def _parameter(listed: Mapping[str, Any], name: str) -> Any:
+    """A parameter of pose NMS from a file.
+
+    Raises:
+      FieldError: it is of another kind.
+    """
+    if listed[name] is None and name in ("match_count", "match_radius", "merge_radius", "ankles"):
+        return None
+    if name == "rules":
+        return fields.text(listed, name)
+    if name == "merge":
+        return fields.flag(listed, name)
+    if name == "ankles":
+        return tuple(fields.whole({name: joint}, name, least=0) for joint in fields.numbers(listed, name, 2).tolist())
+    return fields.whole(listed, name, least=1) if name == "match_count" else fields.number(listed, name)
 
 
 def suppress(rows: Rows, sigmas: Iterable[float], suppression: Suppression) -> Rows:
