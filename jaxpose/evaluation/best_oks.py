@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxpose.ops.oks import keypoint_similarity
+
 AREA_RANGES = ((0.0, 1e10), (32.0**2, 96.0**2), (96.0**2, 1e10))
 """All, medium and large people, both ends included (pixels^2)."""
 MAX_DETECTIONS = 20
-_EPS = float(np.spacing(1.0))
 
 
 def best_oks(
@@ -82,9 +83,8 @@ def keypoint_oks(poses: np.ndarray, people: Sequence[Mapping[str, Any]], sigmas:
     high = (boxes[:, :2] + 2 * boxes[:, 2:])[:, None]
     beyond = np.maximum(low - poses[:, None], 0) + np.maximum(poses[:, None] - high, 0)
     distance = np.where(anonymous[:, None, None], beyond, poses[:, None] - joints[..., :2])
-    error = np.square(distance).sum(-1) / np.square(2 * sigmas) / (area[:, None] + _EPS) / 2
     counted = labelled | anonymous[:, None]
-    return np.where(counted, np.exp(-error), 0).sum(-1) / counted.sum(-1)
+    return keypoint_similarity(np.square(distance).sum(-1), area, sigmas, counted)
 
 
 def _best(

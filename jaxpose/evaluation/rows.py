@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from jaxpose.errors import DataError
+from jaxpose.ops.arrays import fits_float32
 
 Rows = dict[str, np.ndarray]
 """{name of a column: array with one entry a person, box or frame}."""
@@ -110,7 +111,7 @@ class Collected:
 
     def _check_finite(self, arrays: Rows, name: str) -> None:
         count = len(arrays["index"])
-        bad = ~np.isfinite(arrays[name]).reshape(count, -1).all(-1) if count else np.zeros(0, bool)
+        bad = ~fits_float32(arrays[name]).reshape(count, -1).all(-1) if count else np.zeros(0, bool)
         if not bad.any():
             return
         example = f"example {arrays['index'][bad][0]}"

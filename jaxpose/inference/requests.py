@@ -13,6 +13,7 @@ from jaxpose.errors import DataError
 from jaxpose.evaluation.rows import Rows
 from jaxpose.methods.base import Method
 from jaxpose.methods.bottom_up import ImageInput
+from jaxpose.ops.arrays import fits_float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Request:
             )
         if boxes.shape != (len(scores), 4):
             raise DataError(f"image {picture.name}: boxes {boxes.shape} and scores {scores.shape} do not fit")
-        usable = np.isfinite(boxes).all(-1) & np.isfinite(scores) & (boxes[:, 2:] > 0).all(-1)
+        usable = fits_float32(boxes).all(-1) & fits_float32(scores) & (boxes[:, 2:] > 0).all(-1)
         if not usable.all():
             first = int(np.flatnonzero(~usable)[0])
             raise DataError(

@@ -13,7 +13,7 @@ from jaxpose.methods.base import Method
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
 from jaxpose.nn import backbones, initializers
 from jaxpose.nn.hrnet import HRNet
-from jaxpose.types import Batch, Layout, Spec, Stream, Variables
+from jaxpose.types import Batch, Layout, Poses, Spec, Stream, Variables
 
 # --- what shared code asks ---
 
@@ -204,6 +204,24 @@ class BottomUp(CanvasInput):
 def mirror_where(mirror: jax.Array, rows: jax.Array) -> jax.Array:
     """Images or maps [B, H, W, ...], those for which `mirror` [B] holds with left and right exchanged."""
     return jnp.where(mirror.reshape(-1, *[1] * (rows.ndim - 1)), rows[:, :, ::-1], rows)
+
+
+def mark_broken(poses: Poses, broken: jax.Array) -> Poses:
+    """Poses in which every image [B] that is `broken` has one person made of NaN, so that what follows can tell."""
+    first = jnp.arange(poses.valid.shape[1]) == 0
+    nan = jnp.where(first, jnp.nan, 0.0)
+
+    def marked(values: Any) -> jax.Array:
+        rest = [1] * (values.ndim - 2)
+        return jnp.where(broken.reshape(-1, 1, *rest), nan.reshape(1, -1, *rest), values)
+
+    return dataclasses.replace(
+        poses,
+        keypoints=marked(poses.keypoints),
+        scores=marked(poses.scores),
+        person_score=marked(poses.person_score),
+        valid=jnp.where(broken[:, None], first, poses.valid),
+    )
 
 
 def joints_on_map(

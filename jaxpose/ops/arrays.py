@@ -16,6 +16,16 @@ SameArray = TypeVar("SameArray", bound=Array)
 """The kind of array, NumPy's or JAX's, that a function takes and gives back."""
 
 
+LARGEST = 1e15
+"""Largest absolute number that is taken for a position or a score: squares, and sums of many of them, stay finite in
+float32. A network whose numbers are larger has diverged like one whose numbers are infinite."""
+
+
+def fits_float32(values: Any) -> Any:
+    """[...] bool, where numbers of any type are finite and stay so in float32, in which networks compute."""
+    return namespace(values).abs(values) <= float(np.finfo(np.float32).max)
+
+
 def namespace(*values: Any) -> Any:
     """`jax.numpy` if one of the values is a JAX array or a tracer, else `numpy`."""
     return jnp if any(isinstance(v, jax.Array) for v in values) else np

@@ -112,11 +112,12 @@ def maxima(maps: Array, nowhere: float = 0.0) -> tuple[jax.Array, jax.Array]:
 
     Returns:
       The positions [..., K, 2] in pixels of the map, whole numbers in float32; and the scores [..., K], the maxima,
-      whatever their sign.
+      whatever their sign, NaN for a map that holds one.
     """
     width = maps.shape[-2]
     flat = _flat(maps)
     best, scores = jnp.argmax(flat, axis=-2), jnp.max(flat, axis=-2)
+    scores = jnp.where(jnp.any(jnp.isnan(flat), axis=-2), jnp.nan, scores)  # a CPU's maximum may pass over it
     positions = jnp.stack([best % width, best // width], axis=-1).astype(jnp.float32)
     return jnp.where(scores[..., None] > 0, positions, nowhere), scores
 
@@ -429,7 +430,8 @@ def normalize(maps: Array, kind: str = "softmax") -> tuple[jax.Array, jax.Array]
 
     Returns:
       The probabilities [..., H, W, K], which sum to 1 over H and W, and the confidence [..., K]: the largest value of
-      the sigmoid, or 1 for the other kinds, whose values say how narrow a map is rather than how sure.
+      the sigmoid, or 1 for the other kinds, whose values say how narrow a map is rather than how sure. A map of zeros
+      is spread evenly; where a number of a map, or their sum, is not finite, the probabilities are NaN.
 
     Raises:
       ValueError: another kind.
@@ -441,7 +443,11 @@ def normalize(maps: Array, kind: str = "softmax") -> tuple[jax.Array, jax.Array]
         raise ValueError(f"unknown normalization {kind!r}; known: {', '.join(NORMALIZATIONS)}")
     values = jax.nn.sigmoid(maps) if kind == "sigmoid" else maps
     confidence = jnp.max(values, axis=(-3, -2)) if kind == "sigmoid" else jnp.ones(maps.shape[:-3] + maps.shape[-1:])
-    return values / jnp.sum(values, axis=(-3, -2), keepdims=True), confidence
+    total = jnp.sum(values, axis=(-3, -2), keepdims=True)
+    even = 1 / (maps.shape[-3] * maps.shape[-2])
+    probabilities = jnp.where(total == 0, even, values / jnp.where(total == 0, 1, total))
+    finite = jnp.isfinite(total) & jnp.all(jnp.isfinite(maps), axis=(-3, -2), keepdims=True)
+    return jnp.where(finite, probabilities, jnp.nan), confidence
 
 
 def _mean_index(marginal: jax.Array) -> jax.Array:

@@ -4,7 +4,8 @@ Every function returns `(order, keep)`:
   order: [..., N] int32, indices of the entries, best first, invalid ones last;
   keep: [..., N] bool, aligned with the input, True for entries that stay.
 `order[keep[order]]` lists the kept entries of one image, best first. Entries are ranked by falling score; among equal
-scores the later index comes first, as the original code's reversed sort has it.
+scores the later index comes first, as the original code's reversed sort has it. An entry with a score, position or area
+that is not finite, or beyond `arrays.LARGEST`, counts as invalid: it neither stays nor suppresses another.
 """
 
 import functools
@@ -12,6 +13,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxpose.ops.arrays import LARGEST
 from jaxpose.ops.boxes import box_iou
 from jaxpose.ops.oks import pairwise_oks
 from jaxpose.types import Array
@@ -47,7 +49,8 @@ def oks_nms(
       >>> order[keep[order]].tolist()
       [1, 2]
     """
-    return greedy_nms(pairwise_oks(keypoints, area, sigmas, counted), scores, valid, threshold)
+    usable = valid & _usable(keypoints).all((-2, -1)) & _usable(area)
+    return greedy_nms(pairwise_oks(keypoints, area, sigmas, counted), scores, usable, threshold)
 
 
 def soft_oks_nms(
@@ -66,13 +69,19 @@ def soft_oks_nms(
     serve the order only; nothing is dropped below `limit`. Arguments and result as in `oks_nms`.
     """
     overlap = pairwise_oks(keypoints, area, sigmas, counted)
+    valid = jnp.asarray(valid) & _usable(keypoints).all((-2, -1)) & _usable(area) & _usable(scores)
     count = scores.shape[-1]
     if count == 0:
         return rank(scores, valid), jnp.asarray(valid)
     pick = functools.partial(_soft_order, threshold=threshold, limit=min(limit, count))
     for _ in scores.shape[:-1]:
         pick = jax.vmap(pick)
-    return pick(overlap, jnp.asarray(scores), jnp.asarray(valid))
+    return pick(jnp.where(jnp.isnan(overlap), 0, overlap), jnp.asarray(scores), valid)
+
+
+def _usable(values: Array) -> jax.Array:
+    """[...] bool, False for NaN and for what is beyond `LARGEST`."""
+    return jnp.abs(jnp.asarray(values)) <= LARGEST
 
 
 def box_nms(
@@ -98,12 +107,13 @@ def box_nms(
     """
     boxes = jnp.asarray(boxes, jnp.float32)
     overlap = box_iou(boxes[..., :, None, :], boxes[..., None, :, :], extra)
-    return greedy_nms(overlap, scores, valid, threshold)
+    return greedy_nms(overlap, scores, valid & _usable(boxes).all(-1), threshold)
 
 
 def rank(scores: Array, valid: Array) -> jax.Array:
-    """[..., N] scores -> [..., N] indices by falling score, later index first among equals, invalid entries last."""
-    return jnp.argsort(jnp.where(valid, scores, -jnp.inf), axis=-1, stable=True)[..., ::-1].astype(jnp.int32)
+    """[..., N] scores -> [..., N] indices by falling score, later index first among equals, unusable entries last."""
+    usable = jnp.asarray(valid) & _usable(scores)
+    return jnp.argsort(jnp.where(usable, scores, -jnp.inf), axis=-1, stable=True)[..., ::-1].astype(jnp.int32)
 
 
 def greedy_nms(overlap: Array, scores: Array, valid: Array, threshold: float) -> tuple[jax.Array, jax.Array]:
@@ -121,6 +131,7 @@ def greedy_nms(overlap: Array, scores: Array, valid: Array, threshold: float) ->
     Returns:
       (order, keep).
     """
+    valid = jnp.asarray(valid) & _usable(scores)
     order = rank(scores, valid)
     by_rank = jnp.take_along_axis(jnp.take_along_axis(overlap, order[..., None], -2), order[..., None, :], -1)
     suppresses = jnp.triu(by_rank > threshold, k=1)

@@ -58,7 +58,7 @@ def pairwise_oks(keypoints: Array, area: Array, sigmas: Array, counted: Array | 
     """
     keypoints, area, sigmas = (jnp.asarray(a, jnp.float32) for a in (keypoints, area, sigmas))
     squared = jnp.sum(jnp.square(keypoints[..., :, None, :, :] - keypoints[..., None, :, :, :]), axis=-1)
-    mean_area = (area[..., :, None] + area[..., None, :]) / 2
+    mean_area = area[..., :, None] / 2 + area[..., None, :] / 2
     return keypoint_similarity(squared, mean_area, sigmas, None if counted is None else counted[..., None, :, :])
 
 

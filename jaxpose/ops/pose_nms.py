@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpose.errors import ConfigError
-from jaxpose.ops.arrays import EXACT
+from jaxpose.ops.arrays import EXACT, LARGEST
 from jaxpose.ops.oks import proposal_score
 from jaxpose.types import Array
 
@@ -151,7 +151,8 @@ class PoseNMSResult(NamedTuple):
       order: [..., N] int32, indices by falling mean joint score, first index among equals, unusable poses last.
       cluster: [..., N] int32, index of the pose that was picked when this one left the pool (a picked pose's is its
         own); -1 for padding and rejected poses.
-      rejected: [..., N] bool, valid poses with a coordinate, score or box that is not finite.
+      rejected: [..., N] bool, valid poses with a coordinate, score or box that is not finite, or beyond
+        `arrays.LARGEST`.
     """
 
     keypoints: jax.Array
@@ -185,8 +186,8 @@ def pose_nms(
     """
     keypoints, scores, boxes, box_scores = (jnp.asarray(a, jnp.float32) for a in (keypoints, scores, boxes, box_scores))
     valid = jnp.asarray(valid, bool)
-    finite = jnp.isfinite(box_scores) & jnp.isfinite(boxes).all(-1)
-    usable = valid & finite & jnp.isfinite(scores).all(-1) & jnp.isfinite(keypoints).all((-2, -1))
+    finite = (jnp.abs(box_scores) <= LARGEST) & (jnp.abs(boxes) <= LARGEST).all(-1)
+    usable = valid & finite & (jnp.abs(scores) <= LARGEST).all(-1) & (jnp.abs(keypoints) <= LARGEST).all((-2, -1))
     keypoints = jnp.where(usable[..., None, None], keypoints, 0)
     scores, boxes = (jnp.where(usable[..., None], a, 0) for a in (scores, boxes))
     if rules.rules == "alphapose":

@@ -23,6 +23,7 @@ from jaxpose.convert import convert
 from jaxpose.data import build
 from jaxpose.data.loader import evaluation_batches
 from jaxpose.errors import CheckpointError, ConfigError
+from jaxpose.evaluation.people import not_finite
 from jaxpose.methods.base import Method
 from jaxpose.runs import digest
 from jaxpose.runs.checkpoint import Checkpoints
@@ -250,6 +251,21 @@ class TestPrecision:
         again = jax.jit(lambda *inputs: subject.half.predict(*inputs))(subject.variables, subject.padded_batch)
         for name, value in results(again).items():
             assert_allclose(value[rows], results(subject.found)[name][rows], rtol=0, atol=1e-2, err_msg=name)
+
+
+class TestBrokenNetwork:
+    """Numbers that are not finite are told of every example, however many there are beside it."""
+
+    @pytest.mark.parametrize("size", [1, 2])
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_results_tell(self, subject, size, value):
+        method, stream = subject.method, subject.padded_batch["source"]
+        stream = {name: values[:size] for name, values in stream.items()} | {"valid": np.ones(size, bool)}
+        batch = method.targets({"source": stream}, jax.random.key(0), train=False)
+        shapes = jax.eval_shape(method.forward, subject.variables, batch)
+        floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)
+        outputs = jax.tree.map(lambda leaf: jnp.full(leaf.shape, value if floating(leaf) else 0, leaf.dtype), shapes)
+        assert not_finite(jax.jit(method.decode)(outputs, batch)).all()
 
 
 class TestPrediction:

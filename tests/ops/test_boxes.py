@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -76,6 +76,8 @@ def test_box_iou_in_the_precision_of_the_boxes(a, b):
     precise = boxes.box_iou(a.astype(np.float64), b.astype(np.float64))
     assert precise.dtype == np.float64
     assert_allclose(precise, naive_overlap(a, b)[0], atol=1e-12)
+    for box in (a, b):  # a side that is lost beside its place in float32 has no overlap
+        assume(np.all((box[2:] == 0) | (box[2:] > 1e-3 * (1 + np.abs(box[:2])))))
     assert_allclose(boxes.box_iou(jnp.asarray(a), jnp.asarray(b)), precise, atol=1e-3)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from jaxpose.errors import DataError
 from jaxpose.evaluation.metrics import SEQUENCES, Metric, Numbers
 from jaxpose.evaluation.rows import Rows
+from jaxpose.ops.arrays import fits_float32
 
 NUMBERS = ("MPJPE", "P-MPJPE", "N-MPJPE", "MPJVE")
 """Names of the errors that `SequenceErrors.compute` gives, over all actions and for each."""
@@ -304,7 +305,7 @@ def _checked(rows: Mapping[str, Any]) -> Rows:
         if values.shape != expected:
             raise DataError(f"field {name!r} has shape {values.shape}, expected {expected} for {count} frames")
     for name, why in (("keypoints", "the network's outputs hold NaN or infinite numbers"), ("truth", "fix the labels")):
-        bad = ~np.isfinite(arrays[name]).all(-1) & arrays[_COUNTED]
+        bad = ~fits_float32(arrays[name]).all(-1) & arrays[_COUNTED]
         if bad.any():
             row = int(np.argmax(bad.any(-1)))
             place = f"video {arrays['index'][row]}, frame {arrays['frame'][row]}"

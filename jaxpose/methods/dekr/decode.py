@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxpose.errors import ConfigError
 from jaxpose.methods.dekr.gaussian_fit import gaussian_centers
+from jaxpose.ops.arrays import LARGEST
 from jaxpose.ops.peaks import local_maxima
 from jaxpose.types import Array
 
@@ -211,11 +212,11 @@ def input_size(maps: Sequence[ScaleMaps]) -> tuple[int, int]:
 
 
 def _broken(maps: Sequence[ScaleMaps], everyone: Candidates, heat: jax.Array) -> jax.Array:
-    """Mask [...] of images in which a centre, or a candidate's position or heatmap value, is not finite."""
-    seen = jnp.isfinite(everyone.keypoints).all(-1) & jnp.isfinite(heat)
+    """Mask [...] of images in which a centre, or a candidate's position or heatmap value, is beyond all use."""
+    seen = (jnp.abs(everyone.keypoints) <= LARGEST).all(-1) & (jnp.abs(heat) <= LARGEST)
     finite = (seen | ~everyone.valid[..., None]).all((-2, -1))
     for m in maps:
-        finite &= jnp.isfinite(m.centers).all((-2, -1))
+        finite &= (jnp.abs(m.centers) <= LARGEST).all((-2, -1))
     return ~finite
 
 
@@ -437,7 +438,7 @@ def select(everyone: Candidates, heat: Array, selection: Selection, scales: int 
       The people, P for each image.
     """
     joints = everyone.keypoints.shape[-2]
-    usable = everyone.valid & (jnp.isfinite(everyone.keypoints).all(-1) & jnp.isfinite(heat)).all(-1)
+    usable = everyone.valid & ((jnp.abs(everyone.keypoints) <= LARGEST).all(-1) & (jnp.abs(heat) <= LARGEST)).all(-1)
     keypoints = jnp.where(usable[..., None, None], everyone.keypoints, 0)
     mean_heat = jnp.mean(jnp.where(usable[..., None], heat, 0), axis=-1)
     near = neighbors(keypoints, usable, selection.coinciding(scales), selection.neighbor_count(joints))

@@ -17,13 +17,15 @@ from einops import rearrange
 from flax.typing import Dtype
 
 from jaxpose.methods.base import LossAux, Phase
-from jaxpose.methods.bottom_up import BottomUp, joints_on_map
+from jaxpose.methods.bottom_up import BottomUp, joints_on_map, mark_broken
 from jaxpose.methods.higherhrnet import associative, grouping
 from jaxpose.nn.heads import DECONV_PADDING, Deconv, heatmap_conv
 from jaxpose.nn.names import OriginalNames
 from jaxpose.nn.normalization import BatchNorm
+from jaxpose.nn.recognition import Recognized, Shapes
 from jaxpose.nn.resnet import BasicBlock
 from jaxpose.ops import geometry, heatmaps
+from jaxpose.ops.arrays import LARGEST
 from jaxpose.types import Batch, Layout, Poses, Stream, Variables, image_field
 
 Maps = Mapping[str, jax.Array]
@@ -297,6 +299,12 @@ class HigherHRNet(BottomUp):
         losses = {name: jnp.mean(loss * counts) for name, loss in self.criterion(maps, stream).items()}
         return sum(losses.values(), jnp.zeros(())), LossAux(losses, mutated["batch_stats"])
 
+    @classmethod
+    def recognize(cls, shapes: Shapes) -> Recognized | None:
+        from jaxpose.methods.higherhrnet import names
+
+        return names.recognize(shapes)
+
     def original_names(self) -> OriginalNames:
         from jaxpose.methods.higherhrnet import names
 
@@ -412,18 +420,21 @@ class HigherHRNet(BottomUp):
     def decode(self, outputs: dict[str, jax.Array], batch: Batch) -> Poses:
         """People in the order in which they were found, best joints first; scores are values of the heatmaps.
 
-        A joint that was not found has the score 0 and is at the canvas's corner.
+        A joint that was not found has the score 0 and is at the canvas's corner. An image with a heatmap value or tag
+        beyond all use has one person made of NaN.
         """
         stream = batch["source"]
+        broken = ~(_all_usable(outputs["heatmaps"]) & _all_usable(outputs["tags"]))
         people = grouping.group(outputs["heatmaps"], outputs["tags"], self.grouping_rules)
         on_canvas = self.to_canvas(jnp.asarray(people.keypoints), outputs["heatmaps"].shape, stream["image"].shape)
         keypoints = geometry.apply_affine(stream["to_image"][:, None], on_canvas)
-        return Poses(
+        poses = Poses(
             keypoints=keypoints[:, :, : self.joints.num_joints],
             scores=people.values[:, :, : self.joints.num_joints],
             person_score=people.person_score,
             valid=people.valid & stream["valid"][:, None],
         )
+        return mark_broken(poses, broken & stream["valid"])
 
     def to_canvas(self, keypoints: jax.Array, maps: tuple[int, ...], image: tuple[int, ...]) -> jax.Array:
         """Positions [..., 2] on maps of shape [B, h, w, ...] as those on images of shape [B, H, W, ...].
@@ -432,6 +443,11 @@ class HigherHRNet(BottomUp):
         """
         (h, w), (height, width) = maps[1:3], image[1:3]
         return (keypoints - jnp.array([w / 2, h / 2])) * (width / w) + jnp.array([width / 2, height / 2])
+
+
+def _all_usable(maps: jax.Array) -> jax.Array:
+    """[B] bool, images whose maps [B, ...] hold nothing beyond `LARGEST`."""
+    return jnp.all(jnp.abs(maps) <= LARGEST, axis=tuple(range(1, maps.ndim)))
 
 
 def of_stage(factors: tuple[float, ...], stage: int) -> float:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxpose.ops.arrays import LARGEST
 from jaxpose.ops.parallel import per_device
 
 _UNUSABLE = 1e6
@@ -22,8 +23,8 @@ def assign(cost: jax.Array) -> jax.Array:
     Returns:
       [..., rows] int32 column of each row, -1 for a row without one.
     """
-    cost = jax.lax.stop_gradient(cost)
-    cost = jnp.where(jnp.isfinite(cost), cost, _UNUSABLE).astype(jnp.float32)
+    cost = jax.lax.stop_gradient(cost).astype(jnp.float32)
+    cost = jnp.where(jnp.abs(cost) <= LARGEST, cost, _UNUSABLE)
     rows = cost.shape[-2]
 
     def solve(problem: jax.Array) -> jax.Array:
