@@ -110,6 +110,13 @@ def test_frames_by_file_name():
     assert len(set(videos.video.tolist())) == 4
 
 
+@pytest.mark.parametrize("stray", ["thumb.jpg", "000001 (copy).jpg", f"{'9' * 400}.jpg", "desktop.jpg"])
+def test_stray_images_do_not_upset_the_order(stray):
+    videos = Videos.by_file_name(["x/000002.jpg", f"x/{stray}", "x/000001.jpg", "x/000003.jpg"])
+    assert videos.around(0, (2, 2), None)[:2] == (2, 3)
+    assert videos.around(1, (2, 2), None)[:2] == (1, 1)
+
+
 def test_columns_of_the_data_set_come_first():
     annotations = video_source().annotations
     assert Videos.of(annotations).frame.tolist() == [frame for _, frame in FRAMES]

@@ -212,6 +212,17 @@ class TestErrors:
         with pytest.raises(DataError, match=r"'boxes' has shape \(1, 4\), expected \(2, 4\) for 2 people"):
             tracker.update(keypoints, scores, score, boxes[:1])
         keypoints[0, 0] = np.nan
+        for number in (float("nan"), 1.5, "2", True):
+            with pytest.raises(DataError, match="the number of a frame is .*; expected a whole number"):
+                Tracker(COCO.sigmas).update(*people((0, 0)), frame=number)
+        for rate in (float("nan"), float("inf")):
+            with pytest.raises(ConfigError, match="rate is"):
+                Tracker(COCO.sigmas, rate=rate)
+        for options in ({"cutoff": float("nan")}, {"speed": float("inf")}, {"speed_cutoff": float("inf")}):
+            with pytest.raises(ConfigError, match="all of them finite"):
+                OneEuro(**options)
+        with pytest.raises(ConfigError, match="'birth' and 'joint' are nan"):
+            TrackerOptions(birth=float("nan"))
         with pytest.raises(DataError, match="'keypoints' of frame 0 is not finite"):
             tracker.update(keypoints, scores, score, boxes)
         assert tracker.alive == []

@@ -15,6 +15,8 @@ from jaxpose.data.examples.people import PersonExamples
 from jaxpose.data.views import Rng
 from jaxpose.errors import ConfigError, DataError
 
+_MOST_DIGITS = 18
+
 
 class Neighbours(NamedTuple):
     """The frames that are looked at beside one.
@@ -98,10 +100,10 @@ class Videos:
     def by_file_name(cls, file_name: Sequence[str]) -> "Videos":
         """Images of one folder are a video, and the digits at the end of a name (VIDEO/000012.jpg) are the frame.
 
-        An image without such a number is a video of its own.
+        An image without such a number is a video of its own, and so is one with a longer number than frames have.
         """
         paths = [pathlib.PurePosixPath(name) for name in file_name]
-        numbers = [re.search(r"\d+$", path.stem) for path in paths]
+        numbers = [re.search(rf"(?<!\d)\d{{1,{_MOST_DIGITS}}}$", path.stem) for path in paths]
         folders = [str(path.parent if number else path) for path, number in zip(paths, numbers, strict=True)]
         return cls(np.array(folders, np.str_), np.array([int(n[0]) if n else 0 for n in numbers], np.int64))
 
