@@ -463,10 +463,19 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], finer: in
       matrix: [2, 3] map from image to canvas pixels.
       size: size (width, height) of the canvas in pixels.
       finer: number of samples along each side of a pixel, whose mean it is.
+
+    Raises:
+      DataError: OpenCV does not take sides of that length.
     """
     import cv2
 
     matrix = matrix * finer
     matrix[:, 2] += (finer - 1) / 2
-    canvas = cv2.warpAffine(image, matrix, (size[0] * finer, size[1] * finer), flags=cv2.INTER_LINEAR)
+    try:
+        canvas = cv2.warpAffine(image, matrix, (size[0] * finer, size[1] * finer), flags=cv2.INTER_LINEAR)
+    except cv2.error as error:  # versions of OpenCV before 5 do not take sides beyond 32,767
+        raise DataError(
+            f"an image of {image.shape[1]:,} x {image.shape[0]:,} pixels cannot be laid on a canvas of {size[0]:,} x "
+            f"{size[1]:,} ({error.err}); make it smaller"
+        ) from error
     return canvas if finer == 1 else cv2.resize(canvas, size, interpolation=cv2.INTER_AREA)

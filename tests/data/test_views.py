@@ -143,6 +143,11 @@ def test_scales_that_leave_no_region_are_refused(make):
         make()
 
 
+def test_images_that_opencv_does_not_take():
+    with pytest.raises(DataError, match=r"an image of 0 x 9 pixels cannot be laid on a canvas of 24 x 32 .*smaller"):
+        PersonCrop(SIZE).crop(np.zeros((9, 0, 3), np.uint8), np.array([0, 0, 5, 5]))
+
+
 # --- random views ---
 
 VIEW = View(np.array([50.0, 40.0]), np.array([60.0, 80.0]))
