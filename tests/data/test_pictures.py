@@ -268,6 +268,14 @@ class TestMotionPhotos:
         data = whole[:2] + odd_pictures.jpeg_segment(0xFE, b"\xff\xd9") + b"\xff\xff\xff" + whole[3:]
         np.testing.assert_array_equal(images.decode(data, "x"), images.decode(whole, "x"))
 
+    def test_endless_markers(self):
+        """Bytes that are nothing but markers are given up soon."""
+        data = b"\xff\xd8" + b"\xff\x01" * 5_000_000
+        start = time.perf_counter()
+        with pytest.raises(ImageError, match="the JPEG is cut off"):
+            images.decode(data, "x")
+        assert time.perf_counter() - start < 1
+
     def test_megabytes_take_milliseconds(self):
         noise = np.random.default_rng(0).integers(0, 256, (1000, 1500, 3)).astype(np.uint8)
         data = odd_pictures.encode(noise) + clip(0)

@@ -20,6 +20,9 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 Size = tuple[int, int]
 
+MOST_SEGMENTS = 10_000
+"""Most segments of a JPEG that are looked at: pictures have some dozens."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Header:
@@ -98,7 +101,9 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     What is found inside a segment, such as the end of a thumbnail, is none; what lies between segments is skipped.
     """
     at = 2
-    while found := _JPEG_MARKER.search(data, at):
+    for _ in range(MOST_SEGMENTS):
+        if (found := _JPEG_MARKER.search(data, at)) is None:
+            return
         code, at = data[found.end() - 1], found.end()
         if code == _END:
             yield code, at, at
