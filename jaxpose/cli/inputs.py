@@ -137,8 +137,7 @@ def find_images(inputs: Sequence[pathlib.Path], output: pathlib.Path) -> tuple[l
     failed: dict[str, str] = {}
     for given in inputs:
         if given.is_dir():
-            inside = [path for path in given.rglob("*") if path.suffix.lower() in images.SUFFIXES and path.is_file()]
-            inside = [path for path in inside if not path.resolve().is_relative_to(output.resolve())]
+            inside = [path for path in images.find(given) if not path.resolve().is_relative_to(output.resolve())]
             for path in inside:
                 found.setdefault(path.resolve(), (path, path.relative_to(given)))
             if not inside:
