@@ -313,8 +313,9 @@ class People:
     def _require_near(self, row: int, box: np.ndarray, joints: np.ndarray) -> None:
         """Raises FieldError for boxes and labelled joints farther beyond the image than a side of it is long."""
         size = np.array([self._images[row].width, self._images[row].height])
-        for field, points in (("bbox", (box[:2], box[:2] + box[2:])), ("keypoints", joints[joints[:, 2] > 0, :2])):
-            if not all(((point >= -size) & (point <= 2 * size)).all() for point in points):
+        corners = np.array([box[:2], box[:2] + box[2:]])
+        for field, points in (("bbox", corners), ("keypoints", joints[joints[:, 2] > 0, :2])):
+            if ((points < -size) | (points > 2 * size)).any():
                 raise FieldError(field, "lies far outside the image")
 
     def _count(self, record: Mapping[str, Any], labelled: int, name: str) -> int:
