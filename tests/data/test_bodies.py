@@ -50,6 +50,9 @@ def test_surreal_files_that_are_wrong(tmp_path):
     pictures.write_json(tmp_path / "train" / "run1.json", [{"name": "0.jpg", "keypoint2d": np.zeros((23, 2))}])
     with pytest.raises(DataError, match=r"run1.json: .*'keypoint2d': record 0 has \(23, 2\), expected .* \(24, 2\)"):
         open_surreal(tmp_path)
+    pictures.write_json(tmp_path / "train" / "run1.json", [{"name": "../../a.jpg", "keypoint2d": np.ones((24, 2))}])
+    with pytest.raises(DataError, match=r"1 images lie outside .*'run1/../../a.jpg' first"):
+        open_surreal(tmp_path)
     (tmp_path / "train" / "run0.json").unlink()
     with pytest.raises(DataError, match=r"run0.json: cannot be read"):
         open_surreal(tmp_path)

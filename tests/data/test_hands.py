@@ -129,6 +129,15 @@ def test_rhd_files_that_are_wrong(tmp_path):
     (tmp_path / "wrong.pickle").write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(DataError, match="is it RHD's anno_training.pickle"):
         rhd.read_joints(tmp_path / "wrong.pickle")
+    joints = {"uv_vis": np.concatenate(pair)}
+    for content, message in (
+        ({0: 5}, "is it RHD's anno_training.pickle"),
+        ({"a": joints}, "field 'number' is 'a', expected a whole number from 0, by which pictures are called"),
+        ({-1: joints}, "field 'number' is -1"),
+    ):
+        (tmp_path / "wrong.pickle").write_bytes(pickle.dumps(content))
+        with pytest.raises(DataError, match=message):
+            rhd.read_joints(tmp_path / "wrong.pickle")
 
 
 # --- Hand-3D-Studio ---
@@ -167,6 +176,15 @@ def test_h3d_files_that_are_wrong(tmp_path):
         open_h3d(tmp_path)
     with pytest.raises(ConfigError, match=r"config.data.train.images: .*the folder 'H3D_crop'"):
         open_h3d(tmp_path, images="H3D")
+    for change, message in (
+        ({"without_object": 2}, "record 5: field 'without_object' is 2, expected 0 or 1"),
+        ({"without_object": 1, "name": None}, "record 5: field 'name' is missing"),
+        ({"without_object": 1, "name": "../5.jpg"}, "1 images lie outside .*'../5.jpg' first.*allow_outside"),
+    ):
+        changed = [hand | change if i == 5 else hand for i, hand in enumerate(hands)]
+        pictures.write_json(tmp_path / "H3D_crop" / "annotation.json", changed)
+        with pytest.raises(DataError, match=message):
+            open_h3d(tmp_path, part="all")
 
 
 # --- FreiHAND ---

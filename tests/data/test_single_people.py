@@ -67,6 +67,25 @@ def test_shapes(row, found):
         single_people.stack([np.zeros((3, 2)), row], (3, 2), "x.json")
 
 
+@pytest.mark.parametrize("value", [1e300, -1e10, float("inf"), None, float("nan")])
+def test_numbers_that_are_no_pixels_are_not_finite(value):
+    (found,) = single_people.stack([[[1, 2], [value, 4]]], (2, 2), "x.json")
+    assert np.isnan(found[1, 0])
+    assert found[0].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("row", [[[10**400, 1]] * 3, {"x": 1}, "text", [[[1], 2]] * 3])
+def test_what_is_no_array_is_named(row):
+    with pytest.raises(DataError, match="x.json: record 0 has"):
+        single_people.stack([row], (3, 2), "x.json")
+
+
+@pytest.mark.parametrize("name", [None, "", 7, ["a.jpg"], "a\0b"])
+def test_names_are_text(name):
+    with pytest.raises(DataError, match="x.json: record 1: field 'name' is .*fetch the file again"):
+        single_people.texts([{"name": "a.jpg"}, {"name": name}], "name", "x.json")
+
+
 @pytest.fixture
 def three(tmp_path):
     """Three hands in two pictures; the second cannot be used."""
@@ -94,6 +113,16 @@ def test_rows_become_people_in_their_order(three, caplog):
     seen = person_boxes.annotated(a, "hands")
     assert seen.box.tolist() == a.box.tolist()
     assert seen.mirror.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("position", [(41, 5), (-21, 5), (5, 121), (5, -61)])
+def test_people_with_a_joint_far_outside_are_counted(three, caplog, position):
+    three.keypoints[0, 3] = position
+    a = three.source("hands", HAND, three.image_sizes("")).annotations
+    assert "hands: skipped 1: a joint lies far outside the image (b.png)" in caplog.text
+    np.testing.assert_allclose(a.keypoints, three.keypoints[[2]], rtol=1e-6)
+    hidden = dataclasses.replace(three, visibility=np.where(np.arange(21) == 3, 0, 2) + np.zeros((3, 1)))
+    assert hidden.source("hands", HAND, three.image_sizes("")).annotations.num_people == 2
 
 
 def test_nobody_left(three):
