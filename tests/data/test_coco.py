@@ -14,7 +14,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose import skeleton
 from jaxpose.data.examples import person_boxes
-from jaxpose.data.sources import coco, open_source
+from jaxpose.data.formats import record_files
+from jaxpose.data.sources import coco, open_source, records
 from jaxpose.errors import DataError
 from jaxpose.evaluation.metrics import MetricContext
 from jaxpose.evaluation.metrics.coco import CocoKeypoints
@@ -426,6 +427,13 @@ def test_pairs_that_a_file_gives_come_through_an_evaluation():
     a = coco.parse_keypoints(four("nose", "paw1", "paw2", "tail", flip_pairs=[[2, 3]]), "labels.json")
     again = coco.parse_keypoints(a.to_coco(), "again")
     assert again.skeleton == a.skeleton
+
+
+@pytest.mark.parametrize("pairs", [None, [], [[2, 3]], [["nose", "tail"], [2, 3]]])
+def test_pairs_that_a_file_gives_come_through_records(tmp_path, pairs):
+    a = coco.parse_keypoints(four("nose", "paw1", "paw2", "tail", flip_pairs=pairs), "labels.json")
+    np.savez(tmp_path / "a.npz", **record_files.to_columns(a))
+    assert records.read_columns(tmp_path / "a.npz").skeleton == a.skeleton
 
 
 def test_a_side_without_its_other_is_told(caplog):

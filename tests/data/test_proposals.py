@@ -179,6 +179,14 @@ def test_a_single_distribution_keeps_through_a_file(tmp_path):
         ("{}", "expected the fields"),
         ('{"rule": "x", "joints": [], "mean": [0,0,0,0], "std": [1,1,1,1], "centers": []}', "rule is 'x'"),
         ('{"rule": "alphapose", "joints": [], "mean": [0,0,0,0], "std": [], "centers": []}', "do not fit"),
+        ('{"rule": [1], "joints": [], "mean": [0,0,0,0], "std": [1,1,1,1], "centers": []}', "rule is"),
+        ('{"rule": "alphapose", "joints": "nose", "mean": [], "std": [], "centers": []}', "field 'joints'"),
+        ('{"rule": "alphapose", "joints": [1], "mean": [], "std": [], "centers": []}', "field 'joints'"),
+        ('{"rule": "alphapose", "joints": [], "mean": null, "std": [], "centers": []}', "field 'mean'"),
+        ('{"rule": "alphapose", "joints": [], "mean": [NaN,0,0,0], "std": [1,1,1,1], "centers": []}', "field 'mean'"),
+        ('{"rule": "alphapose", "joints": [], "mean": [1e300,0,0,0], "std": [1,1,1,1], "centers": []}', "field 'mean'"),
+        ('{"rule": "alphapose", "joints": [], "mean": [0,0,0,0], "std": [-1,1,1,1], "centers": []}', "field 'std'"),
+        ('{"rule": "alphapose", "joints": ["a"], "mean": [0,0,0,0], "std": [1,1,1,1], "centers": {}}', "'centers'"),
     ],
 )
 def test_unusable_files(tmp_path, content, message):
