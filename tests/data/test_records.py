@@ -1,6 +1,7 @@
 """A source written as records is the same source."""
 
 import hashlib
+import shutil
 
 import numpy as np
 import pytest
@@ -103,3 +104,62 @@ def test_missing_split_and_folder(folder, tmp_path):
         open_records(folder, "validation")
     with pytest.raises(DataError, match="has no dataset_info.json"):
         open_records(tmp_path, "train")
+
+
+def flipped(data: bytes, rng: np.random.Generator) -> bytes:
+    """The bytes with one bit changed."""
+    changed = bytearray(data)
+    changed[rng.integers(len(data))] ^= 1 << rng.integers(8)
+    return bytes(changed)
+
+
+def test_flipped_bits_of_labels(source, folder, tmp_path):
+    """Each is an error, or changes nothing (what a ZIP archive says of dates and systems)."""
+    data = (folder / "annotations-train.npz").read_bytes()
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(100):
+        (tmp_path / "labels.npz").write_bytes(flipped(data, rng))
+        try:
+            copy = read_columns(tmp_path / "labels.npz")
+        except DataError:
+            found += 1
+        else:
+            assert copy.to_coco() == source.annotations.to_coco()
+    assert found > 60
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_damaged_descriptions(folder, tmp_path, name):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for data in (b"", b"{", b"[]", b"{}", (copy / name).read_bytes()[:-40]):
+        (copy / name).write_bytes(data)
+        with pytest.raises(DataError, match=r"copy: (is damaged|has no split)"):
+            open_records(copy, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("box", None),
+        ("joints", None),
+        ("box", np.zeros((12, 3), np.float32)),
+        ("box", np.full((12, 4), np.nan, np.float32)),
+        ("joints", np.zeros((12, 16, 3), np.float32)),
+        ("area", np.zeros(12, int)),
+        ("width", np.zeros(11, np.int32)),
+        ("file_name", np.zeros(12)),
+        ("person_image", np.full(12, 12, np.int32)),
+        ("person_image", np.full(12, -1, np.int32)),
+        ("crowd", np.zeros((12, 1), bool)),
+    ],
+)
+def test_arrays_that_do_not_fit(folder, tmp_path, name, value):
+    with np.load(folder / "annotations-train.npz") as columns:
+        table = {other: columns[other] for other in columns.files}
+    if value is None:
+        del table[name]
+    else:
+        table[name] = value
+    write_columns(tmp_path / "odd.npz", table)
+    with pytest.raises(DataError, match="odd.npz: .*(array|joints).*write it again"):
+        read_columns(tmp_path / "odd.npz")

@@ -18,14 +18,22 @@ from jaxpose.data.examples.sequences import MILLIMETRES, Z_UP, Camera, SequenceS
 from jaxpose.data.sources import Source
 from jaxpose.data.sources.records import open_records
 from jaxpose.errors import ConfigError, DataError
+from jaxpose.files.arrays import read_npz
 from jaxpose.marionettes.sequences import FRAME_RATE
 from jaxpose.ops import bones, cameras
 from jaxpose.skeleton import H36M, MARIONETTE, Skeleton
 
-_COLUMNS = (
-    *("subject", "action", "detections", "visibility_score", "joints_3d"),
-    *("intrinsics", "rotation", "translation"),
-)
+_COLUMNS: dict[str, tuple[int, ...]] = {
+    "subject": (),
+    "action": (),
+    "detections": (MARIONETTE.num_joints, 2),
+    "visibility_score": (MARIONETTE.num_joints,),
+    "joints_3d": (MARIONETTE.num_joints, 3),
+    "intrinsics": (3, 3),
+    "rotation": (3, 3),
+    "translation": (3,),
+}
+"""{array of a file of sequences: its last axes}."""
 
 
 def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
@@ -75,10 +83,15 @@ def _prepared(data: Any, config: marionettes.MarionettesConfig, progress: bool) 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as columns:
-            return {name: columns[name] for name in _COLUMNS}
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); delete its folder, it will be written again") from error
+        columns = read_npz(path, _COLUMNS)
+    except DataError as error:
+        raise DataError(f"{error}. Delete the folder {path.parent}: it will be written again") from error
+    count = columns["subject"].size
+    for name, tail in _COLUMNS.items():
+        shape = columns[name].shape
+        if shape[:1] != (count,) or shape[len(shape) - len(tail) :] != tail:
+            raise DataError(f"{path}: array {name!r} has shape {shape}; delete its folder, it will be written again")
+    return columns
 
 
 def _video(record: dict[str, np.ndarray], number: int, size: tuple[int, int], skeleton: Skeleton) -> Video:

@@ -6,6 +6,7 @@ annotations-SPLIT.npz with the labels of all images in the order of the records.
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,39 @@ from jaxpose.data.formats.regions import Regions
 from jaxpose.data.sources import Source, require_folder
 from jaxpose.data.sources.posetrack import VideoAnnotations
 from jaxpose.errors import DataError, ImageError
+from jaxpose.files.arrays import read_npz
 from jaxpose.skeleton import Skeleton
 
 SKULL_ASPECT = 77 / 116
 """Width / height of a marionette's skull, but for a few percent from person to person."""
+
+_REMEDY = "delete the folder, and write it again"
+_REQUIRED = (
+    *("image_id", "file_name", "width", "height", "person_image", "person_id", "box", "joints", "area", "crowd"),
+    "track_id",
+)
+_OF_IMAGES = {"image_id": "iu", "width": "iu", "height": "iu", "file_name": "U", "crowd_index": "f"}
+_OF_PEOPLE = {
+    **dict.fromkeys(("person_image", "person_id", "track_id", "num_keypoints"), "iu"),
+    **dict.fromkeys(("area", "head_size"), "f"),
+    **dict.fromkeys(("crowd", "mirror"), "b"),
+}
+_COLUMNS: dict[str, tuple] = {
+    **{name: (kinds, "I") for name, kinds in _OF_IMAGES.items()},
+    **dict.fromkeys(("video_id", "frame_id", "num_frames", "clip", "frame"), ("iu", "I")),
+    **{name: (kinds, "P") for name, kinds in _OF_PEOPLE.items()},
+    "box": ("f", "P", 4),
+    "joints": ("f", "P", "K", 3),
+    "joints_3d": ("f", "P", "K", 3),
+    "intrinsics": ("f", "I", 3, 3),
+    "skeleton_joints": ("U", "K"),
+    "skeleton_sigmas": ("f", "K"),
+    "skeleton_limbs": ("U", "L", 2),
+    "skeleton_pairs": ("U", "M", 2),
+    "unlabelled_image": ("iu", "R"),
+    "ignored_image": ("iu", "S"),
+}
+"""{array: kinds of its dtype, and its axes: numbers, or names of sizes that are the same everywhere}."""
 
 
 def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
@@ -40,16 +70,20 @@ def open_records(folder: str | pathlib.Path, split: str) -> Source:
     folder = pathlib.Path(folder)
     if not (folder / "dataset_info.json").is_file():
         raise DataError(f"{folder}: has no dataset_info.json, so it holds no records; write them again")
-    builder: Any = tfds.builder_from_directory(folder)  # TFDS hides what its methods take
-    if split not in builder.info.splits:
-        raise DataError(f"{folder}: has no split {split!r}; there are {sorted(builder.info.splits)}")
-    decoders = {"image": tfds.decode.SkipDecoding()}
-    images = builder.as_data_source(split, decoders=decoders)
+    try:
+        builder: Any = tfds.builder_from_directory(folder)  # TFDS hides what its methods take
+        splits = sorted(builder.info.splits)
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        images = builder.as_data_source(split, decoders=decoders) if split in splits else None
+        count = 0 if images is None else len(images)
+    except Exception as error:  # TFDS, its parsers and the reader of records raise anything about damaged files
+        raise DataError(f"{folder}: is damaged ({type(error).__name__}: {error}); {_REMEDY}") from error
+    if images is None:
+        raise DataError(f"{folder}: has no split {split!r}; there are {splits}")
     annotations = read_columns(folder / f"annotations-{split}.npz")
-    if len(images) != annotations.num_images:
+    if count != annotations.num_images:
         raise DataError(
-            f"{folder}: split {split!r} has {len(images)} records but labels of {annotations.num_images} images; "
-            "write the records again"
+            f"{folder}: split {split!r} has {count} records but labels of {annotations.num_images} images; {_REMEDY}"
         )
 
     def read(i: int) -> bytes:
@@ -65,13 +99,10 @@ def read_columns(path: pathlib.Path) -> Annotations:
     """The labels of a split.
 
     Raises:
-      DataError: the file is missing or damaged.
+      DataError: the file is missing or damaged, or an array is not what it should be.
     """
-    try:
-        with np.load(path, allow_pickle=False) as columns:
-            columns = {name: columns[name] for name in columns.files}
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); write the records again") from error
+    columns = read_npz(path)
+    _check_columns(columns, path)
     joints = columns["joints"]
     videos = _videos(columns)
     if videos and "clip" in columns:  # joints of marionettes outside the picture have places, but are not labelled
@@ -97,6 +128,32 @@ def read_columns(path: pathlib.Path) -> Annotations:
         **_head_size(columns),
         **videos,
     )
+
+
+def _check_columns(columns: dict[str, np.ndarray], path: pathlib.Path) -> None:
+    """Raises DataError unless arrays have the kinds and shapes of `_COLUMNS`, and rows that are there."""
+    sizes: dict[str, int] = {}
+    for name, (kinds, *axes) in _COLUMNS.items():
+        if name not in columns:
+            if name in _REQUIRED:
+                raise DataError(f"{path}: lacks the array {name!r}; {_REMEDY}")
+            continue
+        array = columns[name]
+        if array.dtype.kind not in kinds or not _fits(array.shape, axes, sizes):
+            raise DataError(f"{path}: array {name!r} is {array.dtype} of shape {array.shape}; {_REMEDY}")
+    for name in ("box", "joints", "area"):
+        if not np.isfinite(columns[name]).all():
+            raise DataError(f"{path}: array {name!r} is not finite; {_REMEDY}")
+    for name, axis in (("person_image", "I"), ("unlabelled_image", "I"), ("ignored_image", "I")):
+        rows = columns.get(name, np.zeros(0))
+        if len(rows) and not 0 <= rows.min() <= rows.max() < sizes[axis]:
+            raise DataError(f"{path}: array {name!r} names rows of images that are not there; {_REMEDY}")
+
+
+def _fits(shape: tuple[int, ...], axes: Sequence[int | str], sizes: dict[str, int]) -> bool:
+    """Whether a shape has these axes; a named one that comes first gets its size."""
+    expected = [axis if isinstance(axis, int) else sizes.setdefault(axis, n) for axis, n in zip(axes, shape)]
+    return len(shape) == len(axes) and list(shape) == expected
 
 
 def _videos(columns: dict[str, np.ndarray]) -> dict[str, Any]:
