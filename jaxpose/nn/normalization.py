@@ -74,7 +74,8 @@ def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     E[x^2] - E[x]^2 is off by less than 6 (1 + r^2) float32 roundings, r the ratio of mean and deviation: 2e-4 of the
     variance at 30. What is normalized here are sums of products with kernels that have no mean. Their largest ratio was
     3.7 in the default networks for heatmaps and DSNT, at the start and after some steps: 5e-6, which is nothing beside
-    the roundings of the products themselves. A shift by a running mean would be exact for all r, but make other numbers of every run.
+    the roundings of the products themselves. A shift by a running mean would be exact for all r, but make other numbers
+    of every run.
     """
     axes = tuple(range(x.ndim - 1))
     mean = x.mean(axes)
