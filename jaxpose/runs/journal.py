@@ -18,8 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxpose.errors import StorageError
 from jaxpose.files.json_files import write_json
-from jaxpose.runs.run_config import CONFIG
+from jaxpose.files.whole import write_bytes, write_text
+from jaxpose.runs import run_config
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ class Journal:
 
     def __init__(self, workdir: pathlib.Path, config: Any, *, step: int, total: int):
         self.workdir = pathlib.Path(workdir)
+        path = self.workdir / "metrics.jsonl"
+        self._known = {(line["step"], line["split"]) for line in read_lines(path) if line["step"] <= step}
         self.active = jax.process_index() == 0
         self._events: Any = None
         self._bar: Any = None
@@ -50,13 +54,16 @@ class Journal:
         from tqdm import tqdm
 
         self.workdir.mkdir(parents=True, exist_ok=True)
-        write_json(self.workdir / CONFIG, config.to_dict())
+        run_config.write(self.workdir, config)
         write_json(self.workdir / "versions.json", versions())
-        path = self.workdir / "metrics.jsonl"
         drop_lines_after(path, step)
         self._lines = path.open("a")
         self._events = tensorboardX.SummaryWriter(str(self.workdir / "events"), purge_step=step + 1, flush_secs=20)
         self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty())
+
+    def has(self, step: int, split: str) -> bool:
+        """Whether numbers of a step and split were recorded when the run stopped before."""
+        return (step, split) in self._known
 
     def scalars(self, step: int, split: str, values: dict[str, float]) -> None:
         """Records named numbers; `split` is "train", "validation", ..."""
@@ -97,7 +104,7 @@ class Journal:
         jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
         folder = self.workdir / "pictures"
         folder.mkdir(exist_ok=True)
-        (folder / f"{name}_{step:07d}.jpg").write_bytes(jpeg)
+        write_bytes(folder / f"{name}_{step:07d}.jpg", jpeg)
         height, width, _ = image.shape
         summary: Any = summary_pb2  # its classes are made at run time
         picture = summary.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=jpeg)
@@ -131,15 +138,32 @@ def versions() -> dict[str, Any]:
     return found | {"devices": f"{len(devices)} x {devices[0].device_kind}", "processes": jax.process_count()}
 
 
-def drop_lines_after(path: pathlib.Path, step: int) -> None:
-    """Removes lines of steps beyond `step`, and a last line that was cut off, from a metrics file."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file, in order: objects with "step" and "split".
+
+    A line that is cut off or changed is named in the log and left out; without a file there are none.
+    """
+    try:
+        text = path.read_text(errors="replace")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error.strerror})") from error
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            logger.warning("%s: dropped an incomplete line: %.60s", path, line)
-    path.write_text("".join(kept))
+            entry = json.loads(line)
+            if isinstance(entry["step"], int) and isinstance(entry["split"], str):
+                found.append(entry)
+                continue
+        except (ValueError, KeyError, TypeError, RecursionError):
+            pass
+        logger.warning("%s: left out line %d, which is damaged: %.60s", path, number, line)
+    return found
+
+
+def drop_lines_after(path: pathlib.Path, step: int) -> None:
+    """Removes lines of steps beyond `step`, and damaged ones, from a metrics file."""
+    if path.exists():
+        kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
+        write_text(path, "".join(kept))

@@ -12,7 +12,7 @@ from jaxpose import methods, sharding
 from jaxpose.errors import CheckpointError, ConfigError
 from jaxpose.methods.base import Method
 from jaxpose.runs import run_config
-from jaxpose.runs.checkpoint import Checkpoints
+from jaxpose.runs.checkpoint_reader import CheckpointReader
 from jaxpose.runs.state import TrainState
 from jaxpose.types import Variables
 
@@ -54,11 +54,7 @@ def load_for_inference(
     )
     copied = sharding.replicated(mesh)
     template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=copied), template)
-    checkpoints = Checkpoints(workdir)
-    try:
-        state = checkpoints.restore(template, step)
-    finally:
-        checkpoints.close()
+    state = CheckpointReader(workdir).restore(template, step)
     if state is None:
         raise CheckpointError(f"{workdir}: has no checkpoint yet")
     return config, method, state.inference_variables

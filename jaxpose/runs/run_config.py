@@ -1,5 +1,6 @@
 """The config of a run, WORKDIR/config.json: reading it, completing old ones, and telling whether two are of one run."""
 
+import hashlib
 import json
 import logging
 import pathlib
@@ -8,26 +9,59 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxpose.config import base, set_field
-from jaxpose.errors import CheckpointError, ConfigError
+from jaxpose.errors import CheckpointError, ConfigError, DataError
+from jaxpose.files.json_files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
+_DIGEST = "digest"
+"""Field of the file beside those of the config: a checksum of them."""
+
+
+def write(workdir: pathlib.Path, config: Any) -> None:
+    """Writes the config of a run, with a checksum by which `read` finds out if it was changed.
+
+    Raises:
+      StorageError: it cannot be written.
+    """
+    fields = json.loads(json.dumps(config.to_dict(), default=str))
+    write_json(workdir / CONFIG, fields | {_DIGEST: _checksum(fields)})
+
+
+def _checksum(fields: Any) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def read(workdir: str | pathlib.Path) -> Any:
     """The config of the run in `workdir`; fields that came into being since then have their usual values.
 
     Raises:
-      CheckpointError: no run is there.
+      CheckpointError: no run is there, or its config is damaged.
     """
     workdir = pathlib.Path(workdir)
-    try:
-        config = ConfigDict(json.loads((workdir / CONFIG).read_text()))
-    except OSError as error:
-        raise CheckpointError(f"{workdir}: {_why_no_run(workdir)}") from error
+    config = _read(workdir)
     complete(config, base(str(config.name)))
     return config
+
+
+def _read(workdir: pathlib.Path) -> Any:
+    """The config as it was written."""
+    path = workdir / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"{workdir}: {_why_no_run(workdir)}")
+    try:
+        fields = read_json(path)
+    except DataError as error:
+        raise CheckpointError(f"{error}. A run cannot be used without its config.") from error
+    recorded = fields.pop(_DIGEST, None) if isinstance(fields, dict) else None
+    whole = isinstance(fields, dict) and isinstance(fields.get("name"), str)
+    if not whole or (recorded is not None and recorded != _checksum(fields)):
+        raise CheckpointError(
+            f"{path}: was changed or damaged since the run wrote it. Restore it, or, if the change is meant, take "
+            f"the field {_DIGEST!r} out of it."
+        )
+    return ConfigDict(fields)
 
 
 def _why_no_run(workdir: pathlib.Path) -> str:
@@ -75,10 +109,9 @@ def check_same_run(workdir: pathlib.Path, config: Any) -> None:
     Raises:
       ConfigError: names every field that differs.
     """
-    path = pathlib.Path(workdir) / CONFIG
-    if not path.exists():
+    if not (pathlib.Path(workdir) / CONFIG).exists():
         return
-    begun = ConfigDict(json.loads(path.read_text()))
+    begun = _read(pathlib.Path(workdir))
     complete(begun, base(config.name))
     old, new = (_flat(json.loads(json.dumps(c.to_dict()))) for c in (begun, config))
     free = ("train.steps", "train.log_every", "train.checkpoint_every", "train.keep", "evaluate.", "data.workers",

@@ -50,6 +50,8 @@ def train(config: Any, workdir: str | pathlib.Path) -> TrainState:
     steps, batch_size = config.train.steps, config.train.batch_size
     examples = build.train_examples(config, trainer.method)
     evaluator = Evaluator(config, trainer.method, trainer.mesh)
+    if config.evaluate.every:
+        evaluator.open()
     watch = Watch()
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_writer(workdir))
@@ -63,23 +65,29 @@ def train(config: Any, workdir: str | pathlib.Path) -> TrainState:
         batches = stack.enter_context(closing(build.TrainBatches(config, examples, done, trainer.method.spec(1))))
         preempted = stack.enter_context(preemption.Watcher())
         logger.info("%s steps %d to %d in %s", "training" if done == 0 else "going on with", done, steps, workdir)
+
+        def evaluate() -> None:
+            checkpoints.score(done, evaluator(state.inference_variables, journal, done))
+            journal.rest()
+
+        if done and due(done, config.evaluate.every, steps) and not journal.has(done, "validation"):
+            evaluate()  # the run ended between a checkpoint and its evaluation
         for local in batches if done < steps else ():
             state, metrics = trainer.step(state, sharding.put_batch(local, trainer.mesh))
             done += 1
             watch.add(done, metrics, functools.partial(batches.describe, local))
-            scores = None
             if due(done, config.train.log_every, steps):
                 values = watch.flush()
                 values |= journal.progress(done, values["loss"], batch_size)
                 journal.scalars(done, "train", values)
-            if due(done, config.evaluate.every, steps):
-                scores = evaluator(state.inference_variables, journal, done)
-            stop = preempted(done)
-            if stop or scores or done == steps or due(done, config.train.checkpoint_every, steps):
+            stop, scored = preempted(done) and done < steps, due(done, config.evaluate.every, steps)
+            if stop or scored or done == steps or due(done, config.train.checkpoint_every, steps):
                 watch.look()
-                parts = checkpoints.save(state, scores)
+                parts = checkpoints.save(state)
                 logger.info("step %d: checkpoint, digest %s", done, combine(parts))
                 journal.rest()
+            if scored and not stop:
+                evaluate()
             if stop or done >= steps:
                 break
     if done < steps:

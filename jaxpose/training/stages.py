@@ -11,7 +11,6 @@ says. WORKDIR/scores.json holds what every stage reached.
 """
 
 import functools
-import json
 import logging
 import pathlib
 import re
@@ -20,9 +19,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from jaxpose.errors import CheckpointError, ConfigError
+from jaxpose.errors import CheckpointError, ConfigError, DataError
 from jaxpose.evaluation.metrics import percent
-from jaxpose.files.json_files import write_json
+from jaxpose.files.json_files import read_json, write_json
+from jaxpose.runs.journal import read_lines
 from jaxpose.runs.run_config import CONFIG
 
 logger = logging.getLogger(__name__)
@@ -194,8 +194,7 @@ def _section(config: Any, name: str) -> ConfigDict | None:
 
 def last_scores(workdir: pathlib.Path, steps: int) -> dict[str, float]:
     """What a run's evaluation after its last step gave; {} if there was none."""
-    path = workdir / "metrics.jsonl"
-    lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+    lines = read_lines(workdir / "metrics.jsonl")
     found = [line for line in lines if line["split"] == "validation" and line["step"] == steps]
     return {k: v for k, v in found[-1].items() if k not in ("step", "split")} if found else {}
 
@@ -203,7 +202,7 @@ def last_scores(workdir: pathlib.Path, steps: int) -> dict[str, float]:
 def report(config: Any, workdir: pathlib.Path, scores: Scores) -> None:
     """Shows scores as a table, and keeps them with those that other stages had before."""
     path = workdir / "scores.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = _read_scores(path)
     known |= {name: found for name, found in scores.items() if found}
     known = {stage["name"]: known[stage["name"]] for stage in config.stages if stage["name"] in known}
     write_json(path, known)
@@ -211,6 +210,18 @@ def report(config: Any, workdir: pathlib.Path, scores: Scores) -> None:
         logger.info("%s\n%s", path, table(known, config.evaluate.best, tuple(config.evaluate.gap)))
     if silent := [name for name in scores if name not in known]:
         logger.info("not evaluated: %s; --mode=evaluate does that", ", ".join(silent))
+
+
+def _read_scores(path: pathlib.Path) -> Scores:
+    """Scores that were reached before; those of a file that cannot be read are computed again when they are wanted."""
+    if not path.exists():
+        return {}
+    try:
+        known = read_json(path)
+        return {name: {k: float(v) for k, v in found.items()} for name, found in known.items()}
+    except (DataError, AttributeError, TypeError, ValueError) as error:
+        logger.warning("%s: cannot be read, and is written anew (%s)", path, error)
+        return {}
 
 
 def table(scores: Scores, best: str, gap: tuple[str, ...] = ()) -> str:

@@ -112,7 +112,8 @@ class TestBest:
         state = TrainState(jnp.int32(0), {"a": jnp.ones(3)}, {}, {})
         checkpoints = Checkpoints(tmp_path, keep=1, best="MPJPE", lowest=True)
         for step, error in [(1, 90.0), (2, 40.0), (3, 80.0), (4, 70.0)]:
-            checkpoints.save(state.replace(step=np.int32(step)), {"MPJPE": error})
+            checkpoints.save(state.replace(step=np.int32(step)))
+            checkpoints.score(step, {"MPJPE": error})
             checkpoints.wait()
         assert checkpoints.steps() == [2, 4]
 

@@ -192,7 +192,8 @@ class TestCheckpoints:
         state = small_state()
         checkpoints = Checkpoints(tmp_path, keep=1, best="AP")
         for step, score in [(1, 0.1), (2, 0.9), (3, 0.2), (4, 0.3)]:
-            checkpoints.save(state.replace(step=np.int32(step)), {"AP": score})
+            checkpoints.save(state.replace(step=np.int32(step)))
+            checkpoints.score(step, {"AP": score})
             checkpoints.wait()
         assert checkpoints.steps() == [2, 4]
 
