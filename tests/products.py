@@ -36,12 +36,16 @@ def _walk(jaxpr: core.Jaxpr, scope: str) -> Iterator[Product]:
     for equation in jaxpr.eqns:
         here = "/".join(filter(None, (scope, str(equation.source_info.name_stack))))
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
-            types = tuple(variable.aval.dtype for variable in equation.invars[:2])
+            first, second = map(_type, equation.invars[:2])
             asked = equation.params["precision"]
-            yield Product(equation.primitive.name, types, asked in (EXACT, (EXACT, EXACT)), here)
+            yield Product(equation.primitive.name, (first, second), asked in (EXACT, (EXACT, EXACT)), here)
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(inner):
                 yield from _walk(getattr(inner, "jaxpr", inner), here)
+
+
+def _type(variable: Any) -> np.dtype:
+    return np.dtype(variable.aval.dtype)
 
 
 def _is_jaxpr(value: Any) -> bool:

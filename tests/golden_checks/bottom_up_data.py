@@ -178,6 +178,7 @@ def check_mask(case) -> None:
     attrs, inputs = case.attrs, case.inputs
     size = {"width": attrs["width"], "height": attrs["height"]}
     person = {"image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": [0, 0, 9, 9], "keypoints": [0] * 51}
+    labelled = {"num_keypoints": 9, "keypoints": [5, 6, 2] * 9 + [0] * 24}
     polygons = [inputs[name].tolist() for name in sorted(inputs) if name.startswith("unlabelled_polygon")]
     runs = {"size": [attrs["height"], attrs["width"]], "counts": inputs["crowd_counts"].tolist()}
     content = {
@@ -186,7 +187,7 @@ def check_mask(case) -> None:
         "annotations": [
             person | {"id": 1, "num_keypoints": 0, "iscrowd": 1, "segmentation": runs},
             person | {"id": 2, "num_keypoints": 0, "segmentation": polygons},
-            person | {"id": 3, "num_keypoints": 9, "segmentation": [inputs["labelled_polygon"].tolist()]},
+            person | labelled | {"id": 3, "segmentation": [inputs["labelled_polygon"].tolist()]},
         ],
     }
     found = coco.parse_keypoints(content, "case").unlabelled_mask(0)

@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import pathlib
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -417,8 +418,8 @@ class TestNetworks:
         found.manifest.pop("parameter_count")
         method, module, variables, image = rmpe_networks._network(found)
         assert method.joints.num_joints == 26
-        maps = module.apply(variables, jnp.zeros((1, 64, 64, 3)))["maps"]
-        assert maps.shape == (1, 1, 16, 16, 26)
+        outputs: Any = module.apply(variables, jnp.zeros((1, 64, 64, 3)))
+        assert outputs["maps"].shape == (1, 1, 16, 16, 26)
 
     def test_transformers_with_26_joints(self):
         found = case("rmpe/sstn_forward", ALL)

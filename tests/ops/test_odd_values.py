@@ -6,6 +6,7 @@ Numbers that are finite give finite results, or results that tell that they are 
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -187,7 +188,7 @@ def test_boxes_that_are_not_finite_never_win(row, value):
     for changed in ("boxes", "scores"):
         arrays = {"boxes": boxes.copy(), "scores": scores.copy()}
         arrays[changed][row] = value
-        _, keep = nms.box_nms(**arrays, valid=np.ones(4, bool), threshold=0.5)
+        _, keep = nms.box_nms(arrays["boxes"], arrays["scores"], np.ones(4, bool), 0.5)
         _, expected = nms.box_nms(boxes, scores, others, 0.5)
         assert_array_equal(keep, expected)
 
@@ -224,9 +225,9 @@ def test_parametric_suppression_rejects_what_is_beyond_use(rules, seed, row, fie
 @given(st.integers(0, 2), st.integers(0, 4), odd(NOT_FINITE + HUGE))
 def test_assignments_of_odd_costs_end(row, column, value):
     cost = np.random.default_rng(0).random((2, 3, 5)).astype(np.float32)
-    expected = np.asarray(assign(cost))
+    expected = np.asarray(assign(jnp.asarray(cost)))
     cost[0, row, column] = value
-    found = np.asarray(assign(cost))
+    found = np.asarray(assign(jnp.asarray(cost)))
     assert len(set(found[0].tolist())) == 3
     assert_array_equal(found[1], expected[1])
 
@@ -235,7 +236,7 @@ def test_costs_are_looked_at_in_the_type_in_which_they_are_assigned():
     with jax.enable_x64(True):
         cost = np.random.default_rng(0).random((3, 5))
         cost[1, 2] = 1e300
-        assert len(set(np.asarray(assign(cost)).tolist())) == 3
+        assert len(set(np.asarray(assign(jnp.asarray(cost))).tolist())) == 3
 
 
 @few
