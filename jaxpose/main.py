@@ -7,7 +7,6 @@ with the same command. A config with stages is several runs in a row, in folders
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
@@ -56,9 +55,7 @@ def start(parser: command.Parser, arguments: Sequence[str] | None) -> int:
 
 def _start(options: argparse.Namespace) -> None:
     config = config_flags.load(options.config, options.fields)
-    known = all(name in os.environ for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
-    if options.coordinator and not known and (not options.num_processes or options.process_id < 0):
-        raise ConfigError("--coordinator needs --num-processes and --process-id")
+    startup.check_processes(options.coordinator, options.num_processes, options.process_id)
     log_to_stderr()
     if options.platform:
         jax.config.update("jax_platforms", options.platform)

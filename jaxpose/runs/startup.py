@@ -3,8 +3,11 @@
 import logging
 import os
 import pathlib
+import re
 
 import jax
+
+from jaxpose.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +42,42 @@ def use_fast_cpu_preset() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {CPU_PRESET}".strip()
 
 
+def check_processes(coordinator: str, num_processes: int, process_id: int) -> tuple[str, int, int]:
+    """Address of process 0, number of processes and number of this one, as arguments and the environment say.
+
+    Arguments are those of `start`; JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID count where they are
+    not given. Without an address the other two are not looked at.
+
+    Raises:
+      ConfigError: one is missing, or they don't fit each other.
+    """
+    address = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+    if not address:
+        if num_processes or process_id >= 0:
+            raise ConfigError("--num-processes and --process-id need --coordinator=HOST:PORT, the address of process 0")
+        return "", 0, -1
+    count = num_processes or _from_environment("JAX_NUM_PROCESSES")
+    index = process_id if process_id >= 0 else _from_environment("JAX_PROCESS_ID")
+    if count is None or index is None:
+        raise ConfigError(f"--coordinator={address} needs --num-processes and --process-id")
+    if not 0 <= index < count:
+        raise ConfigError(f"--process-id is {index}; with --num-processes={count} it can be 0 to {count - 1}")
+    if not re.fullmatch(r".+:\d{1,5}", address):
+        raise ConfigError(f"--coordinator is {address!r}; expected HOST:PORT, such as 10.0.0.1:1234")
+    return address, count, index
+
+
+def _from_environment(name: str) -> int | None:
+    text = os.environ.get(name, "")
+    if text and not text.isdecimal():
+        raise ConfigError(f"the environment variable {name} is {text!r}; expected a whole number")
+    return int(text) if text else None
+
+
 def _join(coordinator: str, num_processes: int, process_id: int) -> None:
-    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
-    if coordinator:
-        count = num_processes or int(os.environ["JAX_NUM_PROCESSES"])
-        index = process_id if process_id >= 0 else int(os.environ["JAX_PROCESS_ID"])
-        jax.distributed.initialize(coordinator, num_processes=count, process_id=index)
+    address, count, index = check_processes(coordinator, num_processes, process_id)
+    if address:
+        jax.distributed.initialize(address, num_processes=count, process_id=index)
     elif _in_cluster():
         jax.distributed.initialize()
     if jax.distributed.is_initialized():
@@ -54,6 +87,6 @@ def _join(coordinator: str, num_processes: int, process_id: int) -> None:
 def _in_cluster() -> bool:
     """A TPU pod of several hosts, or several tasks of a SLURM or Open MPI job."""
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    tasks = int(os.environ.get("SLURM_NTASKS", 1)), int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1))
+    tasks = _from_environment("SLURM_NTASKS") or 1, _from_environment("OMPI_COMM_WORLD_SIZE") or 1
     in_step = "SLURM_PROCID" in os.environ or "OMPI_COMM_WORLD_RANK" in os.environ
     return len(hosts) > 1 or (in_step and max(tasks) > 1)
