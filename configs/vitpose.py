@@ -84,7 +84,7 @@ def laptop(config: ConfigDict) -> None:
 def recipe(config: ConfigDict, size: str, head: str, coco: bool) -> None:
     """The authors' training: AdamW, 210 epochs of 512 examples a step, smaller rates for layers near the image."""
     options = SIZES[size]
-    config.method.update({"size": size, "head": head, "drop_path": options["drop_path"]})
+    config.method.update({"input_size": (192, 256), "size": size, "head": head, "drop_path": options["drop_path"]})
     config.method.rematerialize = size == "huge"
     config.dtype = "bfloat16"
     config.init_from = f"mae_{size}.npz"

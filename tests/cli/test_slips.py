@@ -55,7 +55,7 @@ USAGE = {
         *TRAIN,
         "--config.method.skeleton=cocoo",
     ): "config.method.skeleton is 'cocoo', but PRTR needs one of",
-    (*TRAIN, "--config.data.skeleton=cocoo"): "unknown skeleton 'cocoo'; known: coco, crowdpose",
+    (*TRAIN, "--config.data.skeleton=cocoo"): "unknown skeleton 'cocoo'; known: ap10k, coco, crowdpose",
     (*TRAIN, "--config.data.skeleton=mpii"): "config.data.skeleton asks for the joints of 'mpii'",
     (*TRAIN, "--config.data.source=cocoo"): "config.data.source is 'cocoo'",
     (*TRAIN, "--config.data.marionettes.look=studioo"): "look: found 'studioo', expected one of studio, street",
