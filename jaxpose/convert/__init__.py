@@ -2,7 +2,7 @@
 
 from jaxpose.convert.conversion import Conversion, ConversionError, convert, convert_backbone
 from jaxpose.convert.files import load_variables, save_variables
-from jaxpose.convert.torch_files import load_state_dict
+from jaxpose.convert.state_dicts import load_state_dict
 
 __all__ = [
     "Conversion",

@@ -19,7 +19,7 @@ from jaxpose import methods
 from jaxpose import skeleton as skeletons
 from jaxpose.config import load_config
 from jaxpose.convert.conversion import convert
-from jaxpose.convert.torch_files import load_state_dict
+from jaxpose.convert.state_dicts import load_state_dict
 from jaxpose.errors import CheckpointError, ConfigError
 from jaxpose.methods.base import Method
 from jaxpose.nn.recognition import Recognized

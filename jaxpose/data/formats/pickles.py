@@ -4,50 +4,13 @@ Data sets of 3D pose are published as pickles, inside .npz files or bare. A pick
 it admits NumPy arrays and scalars, dictionaries, lists, tuples, strings and numbers, and refuses anything else.
 """
 
-import importlib
+import io
 import pathlib
-import pickle
-import zipfile
-import zlib
-from typing import IO, Any
-
-import numpy as np
+from typing import Any
 
 from jaxpose.errors import DataError
-
-
-class _RefusedError(pickle.UnpicklingError):
-    """A pickle asks for something that is not admitted."""
-
-
-def _bytes_of(text: str, encoding: str) -> bytes:
-    """The bytes of a text, as old pickles of arrays ask for them by `_codecs.encode`."""
-    if encoding != "latin1":
-        raise _RefusedError(f"it encodes text as {encoding!r}")
-    return text.encode("latin1")
-
-
-_MULTIARRAY = importlib.import_module("numpy._core.multiarray")
-_ADMITTED = {
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    "numpy.core.multiarray._reconstruct": _MULTIARRAY._reconstruct,
-    "numpy.core.multiarray.scalar": _MULTIARRAY.scalar,
-    "numpy.core.numeric._frombuffer": importlib.import_module("numpy._core.numeric")._frombuffer,
-    "_codecs.encode": _bytes_of,
-    "__builtin__.bytes": bytes,
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        known = full.replace("numpy._core.", "numpy.core.", 1)
-        if known not in _ADMITTED:
-            raise _RefusedError(
-                f"it holds {full!r}, and only arrays, dictionaries, lists, strings and numbers are admitted"
-            )
-        return _ADMITTED[known]
+from jaxpose.files import arrays
+from jaxpose.files.unpickling import RefusedError, Unpickler, check_size
 
 
 def read_pickle(path: str | pathlib.Path) -> Any:
@@ -57,10 +20,10 @@ def read_pickle(path: str | pathlib.Path) -> Any:
       DataError: the file is missing, damaged, or holds something that is not admitted.
     """
     try:
-        with open(path, "rb") as file:
-            return _load(file, f"{path}")
+        data = pathlib.Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    return _load(data, f"{path}")
 
 
 def read_npz_object(path: str | pathlib.Path, key: str) -> Any:
@@ -69,38 +32,25 @@ def read_npz_object(path: str | pathlib.Path, key: str) -> Any:
     Raises:
       DataError: the file is missing, damaged, lacks the key, or holds something that is not admitted.
     """
+    with arrays.open_npz(path) as archive:
+        keys = [name.removesuffix(".npy") for name in archive.namelist()]
+        if f"{key}.npy" not in archive.namelist():
+            raise DataError(f"{path}: has no {key!r}; it has {', '.join(sorted(keys))}. Is it the right file?")
+        data, where = arrays.read_member(archive, f"{key}.npy", path), f"{path}: {key!r}"
+    dtype, shape, column_major, values = arrays.split_array(data, where)
+    if not dtype.hasobject:
+        value = arrays.array_of(dtype, shape, column_major, values, where)
+        return value.item() if value.shape == () else value
+    value = _load(bytes(values), where)
+    return value.item() if getattr(value, "shape", None) == () else value
+
+
+def _load(data: bytes, where: str) -> Any:
     try:
-        with zipfile.ZipFile(path) as archive:
-            keys = [name.removesuffix(".npy") for name in archive.namelist()]
-            if key not in keys:
-                raise DataError(f"{path}: has no {key!r}; it has {', '.join(sorted(keys))}. Is it the right file?")
-            with archive.open(f"{key}.npy") as file:
-                value = _read_array(file, f"{path}: {key!r}")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path}: is no .npz file, or a damaged one ({error}); fetch it again") from error
-    return value.item() if value.shape == () else value
-
-
-def _read_array(file: IO[bytes], where: str) -> np.ndarray:
-    """An array in NumPy's format; the format module itself would unpickle anything."""
-    try:
-        version = np.lib.format.read_magic(file)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, column_major, dtype = read_header[version](file)
-        if dtype.hasobject:
-            return np.asarray(_load(file, where), object)
-        values = np.frombuffer(file.read(), dtype)
-        return values.reshape(shape, order="F" if column_major else "C")
-    except (ValueError, KeyError, EOFError, zlib.error) as error:
-        raise DataError(f"{where} cannot be read ({error}); fetch the file again") from error
-
-
-def _load(file: IO[bytes], where: str) -> Any:
-    try:
-        return _Unpickler(file, encoding="latin1").load()
-    except _RefusedError as error:
+        value = Unpickler(io.BytesIO(data)).load()
+        check_size(value)
+        return value
+    except RefusedError as error:
         raise DataError(f"{where} is refused: {error}. Fetch the original file again.") from error
     except Exception as error:  # a damaged pickle can raise anything
         raise DataError(f"{where} is damaged ({type(error).__name__}: {error}); fetch the file again") from error
