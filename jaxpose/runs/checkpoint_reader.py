@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -40,12 +41,18 @@ class CheckpointReader:
         self.seal_folder = self.folder.parent / "seals"
 
     def steps(self) -> list[int]:
-        """Steps with a finished checkpoint, rising."""
+        """Steps with a finished checkpoint, rising.
+
+        Raises:
+          CheckpointError: the folder cannot be read.
+        """
         try:
-            names = [path.name for path in self.folder.iterdir() if path.name.isdecimal() and path.is_dir()]
-        except OSError:
+            names = [path.name for path in self.folder.iterdir() if path.is_dir()]
+        except FileNotFoundError:
             return []
-        return sorted(map(int, names))
+        except OSError as error:
+            raise CheckpointError(f"{self.folder}: cannot be read ({error.strerror})") from error
+        return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
 
     def restore(self, template: TrainState, step: int | None = None) -> TrainState | None:
         """The newest good state, or that of `step`; None if the run has no checkpoint at all.

@@ -25,6 +25,7 @@ from jaxpose.runs import run_config
 
 logger = logging.getLogger(__name__)
 
+METRICS = "metrics.jsonl"
 VERSIONS_OF = ("jaxpose", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets",
                "numpy", "opencv-python-headless", "hotcoco")  # fmt: skip
 
@@ -41,7 +42,7 @@ class Journal:
 
     def __init__(self, workdir: pathlib.Path, config: Any, *, step: int, total: int):
         self.workdir = pathlib.Path(workdir)
-        path = self.workdir / "metrics.jsonl"
+        path = self.workdir / METRICS
         self._known = {(line["step"], line["split"]) for line in read_lines(path) if line["step"] <= step}
         self.active = jax.process_index() == 0
         self._events: Any = None
@@ -70,8 +71,11 @@ class Journal:
         if not self.active:
             return
         line = {"step": step, "split": split} | {k: float(v) for k, v in values.items()}
-        self._lines.write(json.dumps(line) + "\n")
-        self._lines.flush()
+        try:
+            self._lines.write(json.dumps(line) + "\n")
+            self._lines.flush()
+        except OSError as error:
+            raise StorageError(f"{self.workdir / METRICS}: cannot be written ({error.strerror})") from error
         for name, value in values.items():
             self._events.add_scalar(f"{split}/{name}", float(value), step)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import filelock
 import jax
 
-from jaxpose.errors import ConfigError
+from jaxpose.errors import ConfigError, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +23,15 @@ def sole_writer(workdir: pathlib.Path) -> Iterator[None]:
 
     Raises:
       ConfigError: another process holds it.
+      StorageError: there is no such folder, and none can be made.
     """
     if jax.process_index() != 0:
         yield
         return
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"--workdir {workdir}: no folder can be made there ({error.strerror})") from error
     lock = filelock.FileLock(workdir / LOCK, timeout=0)
     try:
         lock.acquire()

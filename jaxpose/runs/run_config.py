@@ -117,7 +117,7 @@ def check_same_run(workdir: pathlib.Path, config: Any) -> None:
     free = ("train.steps", "train.log_every", "train.checkpoint_every", "train.keep", "evaluate.", "data.workers",
             "data.threads", "data.dir", "sharding.")  # fmt: skip
     keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-    moved = pathlib.PurePath(old["init_from"]).name == pathlib.PurePath(new["init_from"]).name
+    moved = len({pathlib.PurePath(str(fields.get("init_from"))).name for fields in (old, new)}) == 1
     changed = [k for k in keys if not k.startswith(free) and not (moved and k == "init_from")]
     if changed:
         listed = "; ".join(f"{k}: {old.get(k)!r} then, {new.get(k)!r} now" for k in changed[:8])

@@ -69,7 +69,7 @@ def check_processes(coordinator: str, num_processes: int, process_id: int) -> tu
 
 def _from_environment(name: str) -> int | None:
     text = os.environ.get(name, "")
-    if text and not text.isdecimal():
+    if text and not (text.isascii() and text.isdecimal()):
         raise ConfigError(f"the environment variable {name} is {text!r}; expected a whole number")
     return int(text) if text else None
 

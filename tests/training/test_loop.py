@@ -1,5 +1,6 @@
 """The promises of the training loop: exact resumption, verified checkpoints, equal results on any mesh."""
 
+import errno
 import json
 import logging
 import os
@@ -13,14 +14,15 @@ import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import tiny
 
 from jaxpose import rng, sharding
 from jaxpose.convert.files import save_variables
 from jaxpose.data import build
-from jaxpose.errors import CheckpointError, ConfigError, NonFiniteError
-from jaxpose.evaluation.evaluator import evaluate
+from jaxpose.errors import CheckpointError, ConfigError, DataError, NonFiniteError, StorageError
+from jaxpose.evaluation.evaluator import Evaluator, evaluate
 from jaxpose.rng import Purpose
 from jaxpose.runs import digest
 from jaxpose.runs.checkpoint import Checkpoints
@@ -157,7 +159,8 @@ class TestCheckpoints:
         self.damage(workdir, 8, pattern)
         with caplog.at_level(logging.ERROR, "jaxpose"):
             load_for_inference(workdir)
-        assert "checkpoint 8 is damaged: 1 of its files" in caplog.text
+        assert "checkpoints/8: is damaged: 1 of its files" in caplog.text
+        assert Checkpoints(workdir).steps()[-1] == 8  # readers leave it where it is
 
     def test_a_wrong_digest_names_the_leaf(self, finished, tmp_path, caplog):
         workdir = self.copy(finished, tmp_path)
@@ -176,6 +179,64 @@ class TestCheckpoints:
             self.damage(workdir, step)
         with pytest.raises(CheckpointError, match="damaged"):
             train(tiny.config(folder), workdir)
+
+    def test_an_evaluation_that_fails_loses_no_step(self, folder, finished, tmp_path, monkeypatch):
+        """The checkpoint comes first, and the same command evaluates it and goes on."""
+        config = tiny.config(folder)
+        config.evaluate.every = 4
+
+        def fail(*_):
+            raise DataError("no labels any more")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Evaluator, "__call__", fail)
+            with pytest.raises(DataError, match="no labels any more"):
+                train(config, tmp_path)
+        assert Checkpoints(tmp_path).steps() == [2, 4]
+        train(config, tmp_path)
+        assert recorded(tmp_path, 8) == recorded(finished, 8)
+        assert [line["step"] for line in logged(tmp_path) if line["split"] == "validation"] == [4, 8]
+
+    def test_validation_data_are_opened_before_the_first_step(self, folder, tmp_path):
+        config = tiny.config(folder)
+        config.evaluate.every = 8
+        config.data.validation.images = "nowhere"
+        with pytest.raises(ConfigError, match=r"config.data.validation.images: .*nowhere' does not exist"):
+            train(config, tmp_path)
+        assert not (tmp_path / "checkpoints").exists()
+
+    @pytest.mark.parametrize("at", ["save", "wait_until_finished"])
+    def test_a_full_disk_keeps_the_last_checkpoint(self, folder, finished, tmp_path, monkeypatch, at):
+        """One message, and the same command goes on once there is room."""
+        manager, saved = ocp.CheckpointManager, []
+        original = getattr(manager, at)
+
+        def until_full(self, *arguments, **options):
+            saved.append(arguments)
+            if len(saved) > 3:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return original(self, *arguments, **options)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(manager, at, until_full)
+            with pytest.raises(StorageError, match="No space left on device"):
+                train(tiny.config(folder), tmp_path)
+        kept = Checkpoints(tmp_path).steps()
+        assert kept
+        assert kept[-1] < 8
+        train(tiny.config(folder), tmp_path)
+        assert recorded(tmp_path, 8) == recorded(finished, 8)
+
+    def test_a_cut_off_seal_is_no_damage(self, folder, finished, tmp_path, caplog):
+        workdir = self.copy(finished, tmp_path)
+        seal = workdir / "seals" / "8.json"
+        whole = seal.read_text()
+        seal.write_text(whole[: len(whole) // 2])
+        load_for_inference(workdir)
+        assert "8.json: is damaged; the digests of the checkpoint's arrays count" in caplog.text
+        train(tiny.config(folder), workdir)
+        assert seal.read_text() == whole
+        assert not (workdir / "damaged").exists()
 
     def test_checkpoint_of_another_network(self, folder, finished):
         config = tiny.config(folder)
@@ -435,10 +496,19 @@ class TestReports:
     def test_a_run_of_an_earlier_version_lacks_fields(self, finished, tmp_path):
         shutil.copytree(finished, tmp_path / "run")
         content = json.loads((tmp_path / "run" / "config.json").read_text())
-        del content["evaluate"]["rescoring"], content["sharding"]
+        del content["evaluate"]["rescoring"], content["sharding"], content["digest"]
         (tmp_path / "run" / "config.json").write_text(json.dumps(content))
         config, _, _ = load_for_inference(tmp_path / "run")
         assert (config.evaluate.rescoring, config.sharding.fsdp) == ("", 1)
+
+    def test_a_changed_config_is_told(self, finished, tmp_path):
+        """Also where the change is of a kind that shows in no shape."""
+        shutil.copytree(finished, tmp_path / "run")
+        path = tmp_path / "run" / "config.json"
+        path.write_text(re.sub(r'"padding": [0-9.]+', '"padding": 1.35', path.read_text()))
+        for use in (load_for_inference, lambda run: train(tiny.config(finished), run)):
+            with pytest.raises(CheckpointError, match="was changed or damaged since the run wrote it"):
+                use(tmp_path / "run")
 
     def test_fields_of_a_run_are_changed_by_name(self, finished):
         changed, method, _ = load_for_inference(finished, changes={"method.flip_test": False, "evaluate.oks": 0.5})

@@ -19,7 +19,7 @@ from jaxpose import main
 from jaxpose.errors import CheckpointError, ConfigError
 from jaxpose.evaluation import evaluator
 from jaxpose.inference.predictor import load
-from jaxpose.runs import digest
+from jaxpose.runs import digest, run_config
 from jaxpose.runs.checkpoint import Checkpoints
 from jaxpose.runs.reader import load_for_inference
 from jaxpose.training import pretrained, stages, train_step
@@ -149,7 +149,7 @@ class TestConfigs:
 class TestRuns:
     def test_each_stage_is_an_ordinary_run(self, folder, finished):
         for name, run in stages.resolve(staged(folder), finished).items():
-            assert json.loads((finished / name / "config.json").read_text()) == json.loads(run.to_json())
+            assert json.loads(run_config.read(finished / name).to_json()) == json.loads(run.to_json())
             assert Checkpoints(finished / name).steps()[-1] == run.train.steps
         config, method, _ = load_for_inference(finished / "regda")
         assert (config.init_from, method.adapts) == (str(finished / "pretrain"), True)
