@@ -8,7 +8,7 @@ with the same command. A config with stages is several runs in a row, in folders
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 from absl import logging as absl_logging
@@ -64,7 +64,8 @@ def _start(options: argparse.Namespace) -> None:
     startup.start(options.coordinator, options.num_processes, options.process_id)
     if options.platform:
         _require_devices(options.platform)
-    run(config, options.workdir or f"runs/{config.name}", options.mode, options.stage)
+    chosen = [field for field, _ in options.fields]
+    run(config, options.workdir or f"runs/{config.name}", options.mode, options.stage, chosen)
 
 
 def _require_devices(platform: str) -> None:
@@ -74,7 +75,7 @@ def _require_devices(platform: str) -> None:
         raise ConfigError(f"--platform={platform}: JAX finds no such device ({str(error).splitlines()[0]})") from error
 
 
-def run(config: ConfigDict, workdir: str, mode: str, stage: str = "") -> None:
+def run(config: ConfigDict, workdir: str, mode: str, stage: str = "", chosen: Collection[str] | None = None) -> None:
     """Trains a config, or evaluates what was trained; all stages where it has some.
 
     Args:
@@ -82,17 +83,21 @@ def run(config: ConfigDict, workdir: str, mode: str, stage: str = "") -> None:
       workdir: folder of the run.
       mode: "train" or "evaluate".
       stage: name of a stage to end with (train) or of the only one to evaluate; all of them if empty.
+      chosen: fields that the user set, which may differ from the run's in an evaluation; see `evaluator.evaluate`.
 
     Raises:
       JaxposeError: whatever training or evaluation raises.
     """
-    if config.stages:
-        do = stages.evaluate if mode == "evaluate" else stages.train
-        do(config, workdir, stage)
-        return
-    stages.pick(config, stage)
-    do = evaluator.evaluate if mode == "evaluate" else loop.train
-    do(config, workdir)
+    if config.stages and mode == "evaluate":
+        stages.evaluate(config, workdir, stage, chosen)
+    elif config.stages:
+        stages.train(config, workdir, stage)
+    else:
+        stages.pick(config, stage)
+        if mode == "evaluate":
+            evaluator.evaluate(config, workdir, chosen)
+        else:
+            loop.train(config, workdir)
 
 
 def log_to_stderr() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ from jaxpose.files.json_files import write_json
 from jaxpose.methods.base import Method
 from jaxpose.methods.lifting import SequenceInput
 from jaxpose.methods.top_down import CropInput
+from jaxpose.runs import run_config
 from jaxpose.runs.journal import Journal
 from jaxpose.runs.reader import load_for_inference
 from jaxpose.types import Variables
@@ -36,7 +38,7 @@ from jaxpose.viz import overlay
 logger = logging.getLogger(__name__)
 
 
-def evaluate(config: Any, workdir: str | pathlib.Path) -> Numbers:
+def evaluate(config: Any, workdir: str | pathlib.Path, chosen: Collection[str] | None = None) -> Numbers:
     """Evaluates the newest good checkpoint of a run on the data of `config`.
 
     Writes to WORKDIR/evaluation: results.json (for the COCO server), truth.json (the split's labels in COCO format) and
@@ -51,6 +53,8 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> Numbers:
       config: config, whose `method`, `data` and `evaluate` count. Fields of `method` may differ from those of the run,
         such as test scales; the network may not.
       workdir: folder of the run.
+      chosen: fields of the config that are meant to differ from the run's, such as "method.flip_test"; any other
+        difference that changes what the network sees is an error then. None to allow all that fit the network.
 
     Raises:
       JaxposeError: config, data or checkpoint cannot be used.
@@ -68,6 +72,8 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> Numbers:
       >>> sorted(evaluate(config, f"{folder}/run"))[:2]
       ['PCKh@0.1', 'PCKh@0.5']
     """
+    if chosen is not None:
+        run_config.check_same_network(workdir, config, chosen)
     fields = {f"method.{name}": value for name, value in config.method.to_dict().items()}
     _, method, variables = load_for_inference(workdir, changes=fields)
     evaluator = Evaluator(config, method, sharding.make_mesh(config.sharding))

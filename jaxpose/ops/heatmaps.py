@@ -132,7 +132,7 @@ def quarter_offset(maps: Array, positions: Array, amount: float = 0.25, by_axis:
       maps: [..., H, W, K] maps.
       positions: [..., K, 2] positions in pixels of the map, such as those of `maxima`.
       amount: length of a move in pixels of the map.
-      by_axis: True to decide for each axis by itself, as mmpose does: a move along x asks for 1 < px < W - 1 and py > 0.
+      by_axis: True to decide for each axis by itself, as mmpose does: a move along x asks for 1 < px < W - 1, py > 0.
 
     Returns:
       [..., K, 2] positions in pixels of the map.

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -124,6 +125,32 @@ def check_same_run(workdir: pathlib.Path, config: Any) -> None:
         raise ConfigError(f"{workdir} holds a run with another config ({listed}). Choose another --workdir.")
     for key in keys:
         logger.warning("config.%s was %r when this run began and is %r now", key, old.get(key), new.get(key))
+
+
+VIEW = ("data.skeleton", "data.padding", "data.half_pixel", "data.unbiased", "data.antialias")
+"""Fields that decide, besides those of the method, how the network sees pictures."""
+
+
+def check_same_network(workdir: str | pathlib.Path, config: Any, chosen: Collection[str]) -> None:
+    """Before an evaluation from the command line: the config must describe the network that was trained.
+
+    Args:
+      workdir: folder of the run.
+      config: config of the evaluation.
+      chosen: fields that the user set for this evaluation, which may differ.
+
+    Raises:
+      ConfigError: names every other field of the method, or of how pictures are seen, that differs.
+    """
+    old, new = (_flat(json.loads(json.dumps(c.to_dict()))) for c in (read(workdir), config))
+    counted = [k for k in old.keys() & new.keys() if k.startswith("method.") or k in VIEW]
+    differ = sorted(k for k in counted if old[k] != new[k] and k not in chosen and k != "method.dtype")
+    if differ:
+        listed = "; ".join(f"{k}: {old[k]!r} there, {new[k]!r} here" for k in differ[:8])
+        raise ConfigError(
+            f"{workdir} was trained with another config ({listed}). Evaluate it with its own, or give a field that is "
+            f"meant to differ on the command line: --config.{differ[0]}=VALUE"
+        )
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -14,6 +14,7 @@ import functools
 import logging
 import pathlib
 import re
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -56,8 +57,14 @@ def train(config: Any, workdir: str | pathlib.Path, only: str = "") -> None:
         report(config, workdir, {name: last_scores(workdir / name, runs[name].train.steps) for name in chosen})
 
 
-def evaluate(config: Any, workdir: str | pathlib.Path, only: str = "") -> Scores:
+def evaluate(config: Any, workdir: str | pathlib.Path, only: str = "", chosen: Collection[str] | None = None) -> Scores:
     """Evaluates every stage that was begun, or one of them, and shows the scores.
+
+    Args:
+      config: config with `stages`.
+      workdir: folder that holds those of the stages.
+      only: name of a stage to evaluate; empty for all of them.
+      chosen: see `evaluator.evaluate`.
 
     Raises:
       JaxposeError: about the stages, or what evaluation raises.
@@ -73,7 +80,7 @@ def evaluate(config: Any, workdir: str | pathlib.Path, only: str = "") -> Scores
     if missing := [name for name in runs if name not in begun]:
         logger.warning("%s: not begun yet: %s", workdir, ", ".join(missing))
     chosen = [_known(runs, only)] if only else begun
-    scores = {name: evaluator.evaluate(runs[name], workdir / name) for name in chosen}
+    scores = {name: evaluator.evaluate(runs[name], workdir / name, chosen) for name in chosen}
     if jax.process_index() == 0:
         report(config, workdir, scores)
     return scores

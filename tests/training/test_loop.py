@@ -510,6 +510,14 @@ class TestReports:
             with pytest.raises(CheckpointError, match="was changed or damaged since the run wrote it"):
                 use(tmp_path / "run")
 
+    def test_an_evaluation_by_another_config_is_refused(self, folder, finished):
+        """Unless the user set the field for it; from Python, whatever fits the network."""
+        config = tiny.config(folder)
+        config.data.padding = 2.0
+        with pytest.raises(ConfigError, match=r"trained with another config .data.padding: .* there, 2.0 here"):
+            evaluate(config, finished, chosen=())
+        assert evaluate(config, finished, chosen=["data.padding"]).keys() == evaluate(config, finished).keys()
+
     def test_fields_of_a_run_are_changed_by_name(self, finished):
         changed, method, _ = load_for_inference(finished, changes={"method.flip_test": False, "evaluate.oks": 0.5})
         assert (method.flip_test, changed.evaluate.oks) == (False, 0.5)
