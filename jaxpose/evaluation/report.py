@@ -17,6 +17,7 @@ from jaxpose.evaluation.metrics.boxes import CocoBoxes
 from jaxpose.evaluation.metrics.coco import CocoKeypoints, write_results
 from jaxpose.evaluation.rows import Rows
 from jaxpose.evaluation.suppression import Suppression
+from jaxpose.files.whole import whole, write_text
 from jaxpose.methods.base import Method
 from jaxpose.methods.top_down import ClipInput
 from jaxpose.ops import cameras, geometry
@@ -81,7 +82,7 @@ class ImageReport(Report):
         """Writes results.json, boxes.json, raw_poses.json and truth.json; see `evaluator.evaluate`."""
         for name, results in self.results(rows).items():
             write_results(results, folder / name)
-        (folder / "truth.json").write_text(json.dumps(self.context.truth) + "\n")
+        write_text(folder / "truth.json", json.dumps(self.context.truth) + "\n")
 
     def results(self, rows: Rows) -> dict[str, list[dict]]:
         """{file name: poses or boxes in the format of the COCO server}."""
@@ -138,7 +139,8 @@ class SequenceReport(Report):
     def write(self, rows: Rows, folder: pathlib.Path) -> None:
         """Writes poses_3d.npz: every frame's pose with the true one, the columns of `WholeSequences.rows`."""
         columns: dict[str, Any] = dict(rows)
-        np.savez_compressed(folder / "poses_3d.npz", **columns)
+        with whole(folder / "poses_3d.npz") as unfinished:
+            np.savez_compressed(unfinished, **columns)
 
     def picture(self, stream: Stream, found: Poses | Detections, i: int) -> list[np.ndarray]:
         """The 2D joints of the middle frame and, from another side, its 3D pose on the true one."""

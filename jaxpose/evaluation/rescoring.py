@@ -23,6 +23,7 @@ from flax.typing import Dtype
 from jaxpose import skeleton as skeletons
 from jaxpose.convert.conversion import StateDict, apply_rules
 from jaxpose.errors import CheckpointError, ConfigError
+from jaxpose.files.whole import whole
 from jaxpose.nn.names import LINEAR, Rule
 from jaxpose.skeleton import Skeleton
 from jaxpose.types import Array
@@ -185,7 +186,8 @@ def save(path: str | pathlib.Path, rescoring: Rescoring) -> None:
     params = flatten_dict(rescoring.params, sep="/")
     arrays: dict[str, Any] = {_PARAMS + name: np.asarray(value) for name, value in params.items()}
     links = {"links": np.array(features.links, np.int32), "units": np.array(features.units, np.int32)}
-    np.savez(path, **{"joints": np.int32(features.joints)}, **links, **arrays)
+    with whole(path) as unfinished:
+        np.savez(unfinished, **{"joints": np.int32(features.joints)}, **links, **arrays)
 
 
 def load(path: str | pathlib.Path, joints: int) -> Rescoring:

@@ -24,6 +24,7 @@ from jaxpose.evaluation.best_oks import AREA_RANGES, best_oks
 from jaxpose.evaluation.metrics import coco
 from jaxpose.evaluation.metrics.crowdpose import with_box_areas
 from jaxpose.evaluation.rescoring import PoseFeatures, Rescoring, RescoringNet, expected_oks
+from jaxpose.files.whole import write_text
 from jaxpose.skeleton import CROWDPOSE, Skeleton
 from jaxpose.types import Array
 
@@ -194,7 +195,7 @@ def run(annotations: Any, poses: Any, output: pathlib.Path, recipe: Recipe, area
         "loss": losses,
         "recipe": dataclasses.asdict(recipe),
     }
-    output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    write_text(output.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     return report
 
 
