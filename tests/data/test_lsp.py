@@ -140,10 +140,10 @@ def test_marionettes_have_head_sizes(tmp_path):
 
 
 def test_records_without_head_sizes(tmp_path):
-    names = {"width": 1, "height": 1, "person_image": 2, "person_id": 2, "area": 2, "crowd": 2, "track_id": 2}
+    names = {"width": 1, "height": 1, "person_image": 2, "person_id": 2, "track_id": 2}
     columns = {name: np.zeros(count, np.int64) for name, count in names.items()}
     columns |= {"image_id": np.ones(1, np.int64), "file_name": np.array(["a"]), "box": np.ones((2, 4), np.float32)}
-    columns["joints"] = np.zeros((2, 25, 3), np.float32)
+    columns |= {"joints": np.zeros((2, 25, 3), np.float32), "area": np.zeros(2, np.float32), "crowd": np.zeros(2, bool)}
     np.savez(tmp_path / "old.npz", **columns)
     np.testing.assert_array_equal(read_columns(tmp_path / "old.npz").head_size, np.zeros(2, np.float32))
     joints = np.random.default_rng(0).uniform(1000, 1200, (2, 25, 3))

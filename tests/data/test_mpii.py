@@ -131,7 +131,9 @@ class TestMatlab:
             (person(PAIR, position=None), "fields 'objpos' and 'scale' don't tell position and size"),
             (person(PAIR, scale=-1.0), "fields 'center' (or 'objpos') and 'scale' don't tell position and size"),
             (person((point(16, 1.0, 1.0),)), "field 'annopoints' has a point that is no joint"),
-            (person((point(3, np.nan, 1.0),)), "a joint is not finite"),
+            (person((point(3, np.nan, 1.0),)), "field 'annopoints' has a point that is no joint"),
+            (person((point(3, 1e300, 1.0),)), "field 'annopoints' has a point that is no joint"),
+            (person(PAIR, scale=np.inf), "fields 'objpos' and 'scale' don't tell position and size"),
         ],
     )
     def test_bad_person_is_counted_named_and_skipped(self, tmp_path, caplog, bad, reason):
@@ -203,8 +205,14 @@ class TestList:
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
-            ({"joints": [[1, 2]] * 14}, "fields 'center', 'scale', 'joints' or 'joints_vis' are not numbers for 16"),
-            ({"scale": "big"}, "fields 'center', 'scale', 'joints' or 'joints_vis' are not numbers for 16 joints"),
+            ({"joints": [[1, 2]] * 14}, "field 'joints': expected 32 (record 1 has 28 numbers)"),
+            ({"joints": "none"}, "field 'joints': expected a list of 32 numbers (record 1 is 'none')"),
+            ({"joints": [[1, None]] * 16}, "field 'joints': expected finite numbers (record 1 holds None)"),
+            ({"joints_vis": [1e300] * 16}, "field 'joints_vis': expected finite numbers (record 1 holds 1e+300)"),
+            ({"image": 7}, "field 'image': expected text (record 1 is 7)"),
+            ({"scale": float("nan")}, "field 'scale': expected a finite number (record 1 is nan)"),
+            ({"center": [1e300, 0]}, "field 'center': expected finite numbers (record 1 holds 1e+300)"),
+            ({"scale": "big"}, "field 'scale': expected a finite number (record 1 is 'big')"),
             ({"center": [-1, -1]}, "fields 'center' (or 'objpos') and 'scale' don't tell position and size"),
             ({"joints_vis": [0] * 16}, "no joint is labelled"),
         ],
@@ -214,7 +222,7 @@ class TestList:
         with caplog.at_level(logging.WARNING, "jaxpose"):
             assert open_source(data, "train").annotations.num_people == 1
         assert f"skipped 1: {reason}" in caplog.text
-        assert "(record 1)" in caplog.text
+        assert "(record 1" in caplog.text
 
     def test_other_files(self, tmp_path):
         data = self.write(tmp_path, record())

@@ -29,8 +29,9 @@ from jaxpose.data.single_people import choice
 from jaxpose.data.sources import Source, require_folder
 from jaxpose.data.sources.coco import CROWDPOSE_AREA_OF_BOX
 from jaxpose.data.sources.folder import picture_sizes
-from jaxpose.data.sources.mpii import HEAD_SIZE_OF_LENGTH, load_matlab
+from jaxpose.data.sources.mpii import HEAD_SIZE_OF_LENGTH
 from jaxpose.errors import ConfigError, DataError
+from jaxpose.files.matlab import read_variable
 from jaxpose.skeleton import LSP, MPII
 
 BOX_OF_JOINTS = 1.2
@@ -86,12 +87,13 @@ def read_joints(path: str | pathlib.Path) -> tuple[np.ndarray, int]:
     Raises:
       DataError: the file is neither LSP's nor the extension's.
     """
-    joints = np.asarray(load_matlab(path).get("joints"))
+    joints = np.asarray(read_variable(path, "joints"))
     shape = joints.shape
-    if len(shape) != 3 or shape[:2] not in ((3, LSP.num_joints), (LSP.num_joints, 3)):
+    numbers = joints.dtype.kind in "iuf"
+    if len(shape) != 3 or shape[:2] not in ((3, LSP.num_joints), (LSP.num_joints, 3)) or not numbers:
         raise DataError(
             f"{path}: variable 'joints' has shape {shape}, expected (3, 14, people) of LSP or (14, 3, people) of LSP "
-            "Extended; is this their joints.mat?"
+            "Extended, all of them numbers; is this their joints.mat?"
         )
     if shape[0] == 3:
         joints = joints.transpose(2, 1, 0).astype(float)

@@ -15,7 +15,6 @@ the square that the original crops take: `data.padding` = 1 gives those of HRNet
 """
 
 import dataclasses
-import io
 import math
 import pathlib
 from typing import Any
@@ -28,7 +27,10 @@ from jaxpose.data.sources import Source, require_folder, require_inside
 from jaxpose.data.sources.coco import CROWDPOSE_AREA_OF_BOX
 from jaxpose.data.sources.folder import picture_sizes
 from jaxpose.errors import ConfigError, DataError
+from jaxpose.files import fields
+from jaxpose.files.fields import FieldError
 from jaxpose.files.json_files import read_json
+from jaxpose.files.matlab import read_variable
 from jaxpose.skeleton import MPII
 
 HEAD_SIZE_OF_LENGTH = 0.75
@@ -71,17 +73,17 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     root = require_folder(data.dir, "data.dir", what)
     if split not in data or not data[split].annotations:
         raise ConfigError(f"config.data.{split}.annotations is missing: it must name MPII's .mat file or a .json file")
-    fields = data[split]
-    folder = require_folder(str(root / fields.images), f"data.{split}.images", "the folder of the split's images")
-    path = root / fields.annotations
+    chosen = data[split]
+    folder = require_folder(str(root / chosen.images), f"data.{split}.images", "the folder of the split's images")
+    path = root / chosen.annotations
     skipped = Skipped(str(path))
     if path.suffix == ".mat":
-        people = read_matlab(path, skipped, separated=_separated(fields, split))
+        people = read_matlab(path, skipped, separated=_separated(chosen, split))
     else:
-        boxes = fields.get("head_boxes", "")
+        boxes = chosen.get("head_boxes", "")
         people = read_list(path, skipped, read_head_boxes(root / boxes) if boxes else None)
-    if fields.get("names", ""):
-        people = _of_images(people, root / fields.names)
+    if chosen.get("names", ""):
+        people = _of_images(people, root / chosen.names)
     people = [p for p in people if _usable(p, skipped)]
     skipped.log()
     if not people:
@@ -95,8 +97,8 @@ def open_split(data: Any, split: str, *, progress: bool = True) -> Source:
     return Source(name=str(path), annotations=annotations, read=read)
 
 
-def _separated(fields: Any, split: str) -> bool:
-    people = fields.get("people", "") or "all"
+def _separated(chosen: Any, split: str) -> bool:
+    people = chosen.get("people", "") or "all"
     if people not in ("all", "separated"):
         raise ConfigError(f"config.data.{split}.people is {people!r}; it can be 'all' or 'separated'")
     return people == "separated"
@@ -118,9 +120,9 @@ def read_list(path: str | pathlib.Path, skipped: Skipped, head_boxes: np.ndarray
     content = read_json(path)
     if isinstance(content, dict) and "annotations" in content:
         raise DataError(f"{path}: is in COCO's format, not MPII's; read it with config.data.source='coco'")
-    fields = ("image", "center", "scale", "joints", "joints_vis")
+    known = ("image", "center", "scale", "joints", "joints_vis")
     if not isinstance(content, list) or not all(isinstance(r, dict) for r in content):
-        raise DataError(f"{path}: expected a list of records with {list(fields)}; is this MPII's annot/*.json?")
+        raise DataError(f"{path}: expected a list of records with {list(known)}; is this MPII's annot/*.json?")
     if head_boxes is not None and len(head_boxes) != len(content):
         raise DataError(
             f"{path}: lists {len(content)} people, but there are {len(head_boxes)} head boxes; they must fit"
@@ -128,23 +130,32 @@ def read_list(path: str | pathlib.Path, skipped: Skipped, head_boxes: np.ndarray
     people = []
     for k, record in enumerate(content):
         name = f"record {k}"
-        if missing := [field for field in fields if field not in record]:
+        if missing := [field for field in known if field not in record]:
             skipped.add(f"fields {missing} are missing", name)
             continue
         box = None if head_boxes is None else tuple(head_boxes[k].tolist())
         try:
             people.append(_listed(record, name, box))
-        except (TypeError, ValueError):
-            skipped.add("fields 'center', 'scale', 'joints' or 'joints_vis' are not numbers for 16 joints", name)
+        except FieldError as error:
+            skipped.add_field(error, name)
     return people
 
 
 def _listed(record: dict, name: str, box: tuple | None) -> Person:
-    points = np.array(record["joints"], float).reshape(MPII.num_joints, 2)
-    labelled = np.array(record["joints_vis"], float).reshape(MPII.num_joints, 1) > 0
-    x, y = (float(v) for v in record["center"])
-    joints = np.where(labelled, np.concatenate([points, 2.0 * labelled], -1), 0)
-    return Person(name, str(record["image"]), (x, y), float(record["scale"]), joints, box)
+    points, labelled = (
+        fields.numbers({field: _flat(record[field])}, field, count * MPII.num_joints).reshape(MPII.num_joints, count)
+        for field, count in (("joints", 2), ("joints_vis", 1))
+    )
+    x, y = fields.numbers(record, "center", 2).tolist()
+    joints = np.where(labelled > 0, np.concatenate([points, 2.0 * (labelled > 0)], -1), 0)
+    return Person(name, fields.text(record, "image"), (x, y), fields.number(record, "scale"), joints, box)
+
+
+def _flat(values: Any) -> Any:
+    """A list of lists as one list; anything else as it is."""
+    if not isinstance(values, list) or not all(isinstance(value, list) for value in values):
+        return values
+    return [item for value in values for item in value]
 
 
 def read_head_boxes(path: str | pathlib.Path) -> np.ndarray:
@@ -153,34 +164,11 @@ def read_head_boxes(path: str | pathlib.Path) -> np.ndarray:
     Raises:
       DataError: no such file, or no head boxes in it.
     """
-    boxes = load_matlab(path).get("headboxes_src")
-    if boxes is None or boxes.ndim != 3 or boxes.shape[:2] != (2, 2):
-        found = "missing" if boxes is None else f"of shape {boxes.shape}"
+    boxes = read_variable(path, "headboxes_src")
+    if boxes is None or boxes.ndim != 3 or boxes.shape[:2] != (2, 2) or boxes.dtype.kind not in "iuf":
+        found = "missing" if boxes is None else f"of shape {boxes.shape} and {boxes.dtype}"
         raise DataError(f"{path}: variable 'headboxes_src' is {found}, expected (2, 2, people); is this gt_valid.mat?")
     return boxes.transpose(2, 0, 1).reshape(-1, 4).astype(float)
-
-
-def load_matlab(path: str | pathlib.Path, **options: Any) -> dict[str, Any]:
-    """The variables of a .mat file (not of version 7.3).
-
-    Raises:
-      DataError: the file is missing or cannot be read.
-    """
-    import scipy.io
-
-    try:
-        with open(path, "rb") as file:
-            content = io.BytesIO(file.read())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check config.data.dir and file names") from error
-    try:
-        return scipy.io.loadmat(content, **options)
-    except NotImplementedError as error:
-        raise DataError(f"{path}: is a .mat file of version 7.3; save it as version 7 in MATLAB") from error
-    except Exception as error:  # whatever scipy's reader meets in a damaged file
-        raise DataError(
-            f"{path}: is no complete .mat file ({type(error).__name__}: {error}); fetch it again"
-        ) from error
 
 
 def read_matlab(path: str | pathlib.Path, skipped: Skipped, separated: bool = False) -> list[Person]:
@@ -194,10 +182,10 @@ def read_matlab(path: str | pathlib.Path, skipped: Skipped, separated: bool = Fa
     Raises:
       DataError: not that file.
     """
-    release: Any = load_matlab(path, squeeze_me=True, struct_as_record=False).get("RELEASE")
+    release: Any = read_variable(path, "RELEASE", squeeze=True)
     if missing := [f for f in ("annolist", "img_train") if not hasattr(release, f)]:
         raise DataError(f"{path}: structure 'RELEASE' lacks {missing}; expected mpii_human_pose_v1_u12_1.mat")
-    pictures, training = _list_of(release.annolist), np.atleast_1d(release.img_train)
+    pictures, training = _list_of(release.annolist), np.ravel(release.img_train)
     alone = _list_of(getattr(release, "single_person", []))
     if len(training) != len(pictures) or (separated and len(alone) != len(pictures)):
         raise DataError(
@@ -206,15 +194,21 @@ def read_matlab(path: str | pathlib.Path, skipped: Skipped, separated: bool = Fa
         )
     people = []
     for i in np.flatnonzero(training == 1):
-        chosen = {int(number) for number in _list_of(alone[i])} if separated else None
+        chosen = _list_of(alone[i]) if separated else None
         for k, record in enumerate(_list_of(getattr(pictures[i], "annorect", [])), start=1):
             if chosen is None or k in chosen:
-                people += _person(record, pictures[i].image.name, k, skipped)
+                people += _person(record, getattr(getattr(pictures[i], "image", None), "name", None), k, skipped)
     return people
 
 
-def _person(record: Any, image: str, number: int, skipped: Skipped) -> list[Person]:
+def _person(record: Any, image: Any, number: int, skipped: Skipped) -> list[Person]:
     """The person of one "annorect", or nothing."""
+    name = f"{fields.shown(image)}, person {number}"
+    try:
+        image = fields.text({"name": image}, "name")
+    except FieldError as error:
+        skipped.add_field(error, name)
+        return []
     name = f"{image}, person {number}"
     position, scale = getattr(record, "objpos", None), _number(record, "scale")
     center_x, center_y = _number(position, "x"), _number(position, "y")
@@ -246,11 +240,11 @@ def _list_of(value: Any) -> list:
 
 
 def _number(structure: Any, field: str) -> float | None:
-    """A field as a number; None if it is missing or empty. The file has some numbers as text."""
+    """A field as a number; None if it is missing, empty or none. The file has some numbers as text."""
     value = np.asarray(getattr(structure, field, None))
     try:
-        return float(value.item()) if value.size == 1 and value.item() is not None else None
-    except (TypeError, ValueError):
+        return fields.number({field: value.item()}, field) if value.size == 1 else None
+    except FieldError:
         return None
 
 
@@ -326,5 +320,5 @@ def _head_size(person: Person) -> float:
 def _image_ids(names: list[str]) -> np.ndarray:
     """The numbers that the files are named with, where they are; else counted from 1."""
     stems = [pathlib.Path(name).stem for name in names]
-    ids = {int(stem) for stem in stems if stem.isascii() and stem.isdigit()}
+    ids = {int(stem) for stem in stems if stem.isascii() and stem.isdigit() and len(stem) <= 18}
     return np.array(stems if len(ids) == len(names) else np.arange(1, len(names) + 1), np.str_).astype(np.int64)
