@@ -10,9 +10,10 @@ import pytest
 import scipy.io
 from ml_collections import ConfigDict
 
+from jaxpose.data.annotations import Skipped
 from jaxpose.data.formats import pictures, record_files
 from jaxpose.data.sources import folder as folders
-from jaxpose.data.sources import open_source
+from jaxpose.data.sources import mpii, open_source
 from jaxpose.data.sources.records import open_records
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.skeleton import MARIONETTE, MPII
@@ -209,7 +210,6 @@ class TestList:
             ({"joints": "none"}, "field 'joints': expected a list of 32 numbers (record 1 is 'none')"),
             ({"joints": [[1, None]] * 16}, "field 'joints': expected finite numbers (record 1 holds None)"),
             ({"joints_vis": [1e300] * 16}, "field 'joints_vis': expected finite numbers (record 1 holds 1e+300)"),
-            ({"image": 7}, "field 'image': expected text (record 1 is 7)"),
             ({"scale": float("nan")}, "field 'scale': expected a finite number (record 1 is nan)"),
             ({"center": [1e300, 0]}, "field 'center': expected finite numbers (record 1 holds 1e+300)"),
             ({"scale": "big"}, "field 'scale': expected a finite number (record 1 is 'big')"),
@@ -223,6 +223,13 @@ class TestList:
             assert open_source(data, "train").annotations.num_people == 1
         assert f"skipped 1: {reason}" in caplog.text
         assert "(record 1" in caplog.text
+
+    @pytest.mark.parametrize("image", [7, "", None, ["1.jpg"], "a\0.jpg"])
+    def test_an_image_without_name(self, tmp_path, image):
+        (tmp_path / "valid.json").write_text(json.dumps([record() | {"image": image}]))
+        skipped = Skipped("valid.json")
+        assert mpii.read_list(tmp_path / "valid.json", skipped) == []
+        assert skipped.total == 1
 
     def test_other_files(self, tmp_path):
         data = self.write(tmp_path, record())
