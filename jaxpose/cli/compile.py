@@ -23,6 +23,7 @@ from jax.experimental import topologies
 from jaxpose import sharding
 from jaxpose.cli import command, config_flags
 from jaxpose.errors import ConfigError
+from jaxpose.files.whole import write_text
 from jaxpose.training import stages
 from jaxpose.training.train_step import Trainer
 
@@ -247,5 +248,5 @@ def _run(options: argparse.Namespace) -> int:
     compiled, report = compile_step(stages.pick(config, options.stage), options.topology, chip)
     print(report)
     if options.hlo:
-        options.hlo.write_text(compiled.as_text())
+        write_text(options.hlo, compiled.as_text())
     return 0 if report.fits else 1
