@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from jaxpose.cli import command
 from jaxpose.data.sources.coco import read_keypoints
 from jaxpose.evaluation import pose_nms_fitting
+from jaxpose.files.whole import write_text
 from jaxpose.ops.pose_nms import PoseNMS
 
 
@@ -45,5 +46,5 @@ def _run(options: argparse.Namespace) -> None:
     found = pose_nms_fitting.fit(evaluate, start, options.spread)
     values = {"AP": evaluate(found), "AP_before": evaluate(start), "pose_nms": dataclasses.asdict(found)}
     text = json.dumps(values, indent=1)
-    options.output.write_text(text + "\n")
+    write_text(options.output, text + "\n")
     print(text)

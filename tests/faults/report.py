@@ -6,6 +6,7 @@ inputs of every parser; and ends with status 1 if anything was lost, silently wr
 
 import argparse
 import collections
+import importlib
 import logging
 import pathlib
 import sys
@@ -13,7 +14,7 @@ import time
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1])]
 
-from faults import engines_runs, engines_weights, fuzz  # noqa: E402
+from faults import engines_runs, fuzz  # noqa: E402
 
 
 def main() -> int:
@@ -47,7 +48,9 @@ def readers(options: argparse.Namespace) -> int:
 
 def flips(options: argparse.Namespace) -> int:
     silent = 0
-    for engine in (engines_runs, engines_weights):
+    names = sorted(path.stem for path in pathlib.Path(__file__).parent.glob("engines_*.py"))
+    modules = [importlib.import_module(f"faults.{name}") for name in names]
+    for engine in (module for module in modules if hasattr(module, "flips")):
         for kind, (found, harmless, wrong, tried) in engine.flips(options.flips, options.seed).items():
             print(f"flipped bits, {kind}: {found} found, {harmless} without effect, {wrong} silent, of {tried}")
             silent += wrong
