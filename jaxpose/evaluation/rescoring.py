@@ -9,7 +9,6 @@ write a file that --config.evaluate.rescoring names.
 import dataclasses
 import functools
 import pathlib
-import zipfile
 from typing import Any, Self
 
 import flax.linen as nn
@@ -22,7 +21,8 @@ from flax.typing import Dtype
 
 from jaxpose import skeleton as skeletons
 from jaxpose.convert.conversion import StateDict, apply_rules
-from jaxpose.errors import CheckpointError, ConfigError
+from jaxpose.errors import CheckpointError, ConfigError, DataError
+from jaxpose.files.arrays import read_npz
 from jaxpose.files.whole import whole
 from jaxpose.nn.names import LINEAR, Rule
 from jaxpose.skeleton import Skeleton
@@ -175,10 +175,11 @@ def expected_oks(params: Any, features: Array) -> jax.Array:
 
 
 def save(path: str | pathlib.Path, rescoring: Rescoring) -> None:
-    """Writes one .npz file.
+    """Writes one .npz file with a digest, whole or not at all.
 
     Raises:
       CheckpointError: another ending.
+      StorageError: it cannot be written.
     """
     path, features = pathlib.Path(path), rescoring.features
     if path.suffix != ".npz":
@@ -201,14 +202,13 @@ def load(path: str | pathlib.Path, joints: int) -> Rescoring:
       CheckpointError: no such file, another content, or for another number of joints.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise CheckpointError(f"{path}: no readable rescorer ({error}); {_ADVICE}") from error
+        arrays = read_npz(path)
+    except DataError as error:
+        why = str(error).removeprefix(f"{path}: ")
+        raise CheckpointError(f"{path}: no readable rescorer ({why}); {_ADVICE}") from error
     if missing := [name for name in ("joints", "links", "units") if name not in arrays]:
         raise CheckpointError(f"{path} lacks {missing}, it holds {sorted(arrays)[:5]}; {_ADVICE}")
-    links = tuple((int(a), int(b)) for a, b in arrays["links"])
-    features = PoseFeatures(links, tuple(map(int, arrays["units"])), int(arrays["joints"]))
+    features = _features(path, arrays)
     if features.joints != joints:
         raise CheckpointError(f"{path} rescores poses of {features.joints} joints, these have {joints}; {_ADVICE}")
     flat = {name.removeprefix(_PARAMS): a for name, a in arrays.items() if name.startswith(_PARAMS)}
@@ -216,12 +216,33 @@ def load(path: str | pathlib.Path, joints: int) -> Rescoring:
     return Rescoring(features, unflatten_dict(flat, sep="/"))
 
 
+def _features(path: Any, arrays: dict[str, np.ndarray]) -> PoseFeatures:
+    """The features that a file tells.
+
+    Raises:
+      CheckpointError: its arrays have other shapes, or tell links that do not exist.
+    """
+    for name, shape in (("joints", ()), ("links", (-1, 2)), ("units", (-1,))):
+        array = arrays[name]
+        if array.dtype.kind not in "iu" or array.ndim != len(shape) or array.shape[1:] != shape[1:]:
+            raise CheckpointError(f"{path}: array {name!r} is {array.dtype} of shape {array.shape}; {_ADVICE}")
+    links = tuple((a, b) for a, b in arrays["links"].tolist())
+    try:
+        return PoseFeatures(links, tuple(arrays["units"].tolist()), int(arrays["joints"]))
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}; {_ADVICE}") from error
+
+
 def _check_shapes(path: Any, flat: dict[str, np.ndarray], size: int) -> None:
+    """Raises CheckpointError unless the parameters are those of a network, and finite."""
     hidden = np.size(flat.get("layer0/bias", ())) or RescoringNet.hidden
     wanted: dict[str, Any] = flatten_dict(_template(hidden, size)["params"], sep="/")
     found = {name: a.shape for name, a in flat.items()}
     if found != (expected := {name: a.shape for name, a in wanted.items()}):
         raise CheckpointError(f"{path}: the network has parameters {found}, expected {expected}; {_ADVICE}")
+    for name, array in flat.items():
+        if array.dtype.kind != "f" or not np.isfinite(array.astype(np.float32)).all():
+            raise CheckpointError(f"{path}: parameter {name!r} has values that are no finite numbers; {_ADVICE}")
 
 
 # --- released rescorers ---
