@@ -4,18 +4,20 @@
     jaxpose lift WORKDIR found/dance.json --video dance.mp4 --output DIR [--joints coco] [--format gif]
     jaxpose lift WORKDIR --validation 0 3 --output DIR
 
-The first form lifts every person that was followed in a video: the JSON file that predict wrote of it, or one with the
-same fields `frame`, `track_id` and `keypoints` (x, y, score of each joint) by another program. --video shows the frames
-beside the 3D pose; without it, --size says how large they are. --joints names another skeleton than the run's; joints
-that it lacks are put between others. A .npz file with "keypoints" [T, K, 3] (x, y, score) of one person does as well.
-The camera must be at rest, and take about as many frames a second as in training (50 in all configs).
+The first form lifts every person that was followed in a video: the JSON file that predict or track wrote of it, or one
+with the same fields `frame`, `track_id` and `keypoints` (x, y, score of each joint) by another program. AlphaPose's
+results and COCO results do as well: `image_id` (a number, or a name that ends with one) then is the frame, and `idx`
+the person; without tracks an image must show one person. --video shows the frames beside the 3D pose; without it,
+--size says how large they are. Our own files tell their skeleton; of others the number of joints does, or --joints.
+Joints that it lacks are put between others. A .npz file with "keypoints" [T, K, 3] (x, y, score) of one person is read
+too. The camera must be at rest, and take about as many frames a second as in training (50 in all configs).
 
 The second form lifts videos of the run's own validation split, by number, and draws the true poses too.
 
 It writes to DIR, for each person, dance_ID.mp4 or .gif (the picture or the 2D joints, and the 3D pose from two sides)
 and dance_ID.png (some of its frames); and dance_3d.json, a list with one object a person and frame:
   frame     number of the frame
-  time      time of the frame in seconds
+  time      time of the frame in seconds, as the file has it, else by --rate
   track_id  number of the person, as text; in the second form the video's name, with files called validation_N.mp4
   joints    (x, y, z) of each joint: millimetres to the right, down and away from the camera, from the root
   scores    scores of the 2D joints
@@ -92,7 +94,7 @@ def _parser() -> command.Parser:
     where.add_argument("--video", type=pathlib.Path, help="the video: a file, or a folder of frames")
     where.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="size of the video's frames in pixels")
     add("--rate", type=float, default=0.0, help="frames a second (default: that of --video, else 30)")
-    add("--joints", choices=sorted(skeletons.SKELETONS), help="skeleton of the file's joints (default: the run's)")
+    add("--joints", choices=sorted(skeletons.SKELETONS), help="skeleton of the file's joints, if the file doesn't tell")
     add("--people", type=command.positive, default=8, help="most people, those seen longest (default %(default)s)")
     add("--format", choices=("mp4", "gif", "none"), default="mp4", help="format of animations (default %(default)s)")
     add("--step", type=int, help="step of the checkpoint (default: the newest good one)")
@@ -162,8 +164,9 @@ def _validation_scenes(loaded: Lifter, options: argparse.Namespace) -> list[Scen
 
 
 def _video_scenes(loaded: Lifter, options: argparse.Namespace) -> list[Scene]:
-    joints = skeletons.get(options.joints) if options.joints else loaded.skeleton
-    people = lifter.tracks(options.poses, joints)
+    poses = lifter.PoseFile(options.poses)
+    joints = poses.skeleton(loaded.skeleton, options.joints)
+    people = poses.tracks(joints)
     if len(people) > options.people:
         logger.info(
             "%s: %d people; the %d seen longest are lifted (--people)", options.poses, len(people), options.people
