@@ -219,7 +219,7 @@ def _draw(scene: Scene, lifted: Lifted, skeleton: Skeleton, options: argparse.Na
         for _ in kept():
             pass
     else:
-        animation.write_animation(file, kept(), scene.rate)
+        animation.write_animation(file, kept(), scene.rate, scene.track.times)
     write_image(file.with_suffix(".png"), overlay.panel(stills, columns=1))
 
 

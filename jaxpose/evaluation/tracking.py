@@ -142,7 +142,7 @@ class Tracker:
         self.options, self.rate = options, rate
         self._sigmas = np.asarray(sigmas, np.float64)
         self._tracks: list[_Track] = []
-        self._next, self._frame = 1, -1
+        self._next, self._frame, self._time = 1, -1, -math.inf
 
     @property
     def alive(self) -> list[int]:
@@ -150,7 +150,13 @@ class Tracker:
         return [track.id for track in self._tracks]
 
     def update(
-        self, keypoints: Array, scores: Array, person_score: Array, boxes: Array, frame: int | None = None
+        self,
+        keypoints: Array,
+        scores: Array,
+        person_score: Array,
+        boxes: Array,
+        frame: int | None = None,
+        time: float | None = None,
     ) -> Tracked:
         """Finds the tracks of the people of the next frame.
 
@@ -160,9 +166,10 @@ class Tracker:
           person_score: [N] scores of the people.
           boxes: [N, 4] boxes (x, y, w, h) in pixels.
           frame: number of the frame, where frames were left out; the next one if None.
+          time: time of the frame in seconds, for smoothing; by number and rate if None.
 
         Raises:
-          DataError: arrays don't fit each other, hold a number that is not finite, or the frame is not a later one.
+          DataError: arrays don't fit each other, hold a number that is not finite, or frame or time is not a later one.
         """
         found = self._checked(keypoints, scores, person_score, boxes)
         number = self._frame + 1 if frame is None else frame
@@ -170,7 +177,12 @@ class Tracker:
             raise DataError(f"the number of a frame is {number!r}; expected a whole number")
         if number <= self._frame:
             raise DataError(f"frame {number} comes after frame {self._frame}; a tracker takes frames in order of time")
-        self._frame = number
+        time = number / self.rate if time is None else time
+        if not self._time < time < math.inf:
+            raise DataError(
+                f"frame {number} is at {time} s, and the one before at {self._time} s; expected later times"
+            )
+        self._frame, self._time = number, time
         self._tracks = [track for track in self._tracks if number - track.frame <= self.options.patience + 1]
         keypoints, scores, person_score, boxes = found
         pairs = self._match(keypoints, scores, boxes)
@@ -184,7 +196,7 @@ class Tracker:
             ids[row] = track.id
             if track.filter is not None:
                 reliable = scores[row] >= self.options.joint
-                smooth[row] = track.filter(keypoints[row], reliable, number / self.rate, float(_sizes(boxes[row])))
+                smooth[row] = track.filter(keypoints[row], reliable, time, float(_sizes(boxes[row])))
         self._forget()
         return Tracked(ids, smooth)
 

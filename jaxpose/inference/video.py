@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +25,7 @@ from jaxpose.data import images
 from jaxpose.data.examples.clips import neighbours
 from jaxpose.errors import ImageError
 from jaxpose.evaluation.tracking import Tracker, TrackerOptions
+from jaxpose.files.whole import whole
 from jaxpose.inference.predictor import FindBoxes, People, Picture, Predictor
 from jaxpose.methods.top_down import ClipInput
 from jaxpose.viz import animation
@@ -35,6 +35,11 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 DEFAULT_RATE = 30.0
 """Frames a second where a video does not tell."""
+_RESOLUTION = 0.001
+"""Seconds to which some formats round the times of frames."""
+_EVEN = 0.003
+"""Seconds by which distances of evenly spaced frames may differ."""
+_MOST_DIGITS = 18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +48,11 @@ class Frame(Picture):
 
     Attributes:
       number: number of the frame in the video, rising; numbers are left out where frames are missing.
+      time: time of the frame in seconds from the first one; None where only the rate tells.
     """
 
     number: int = 0
+    time: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +65,14 @@ class TrackedFrame:
       people: people in it by falling score; their keypoints are smoothed if the tracker does.
       track_id: [N] ids from 1, the same for a person over the frames of the video; -1 for those too doubtful to begin a
         track.
+      skeleton: name of the skeleton of their joints, if they have any.
     """
 
     frame: Frame
     time: float
     people: People
     track_id: np.ndarray
+    skeleton: str | None = None
 
 
 # --- reading ---
@@ -91,11 +100,11 @@ class Footage(abc.ABC):
     @property
     @abc.abstractmethod
     def length(self) -> int | None:
-        """The number of frames as the video states it; None if it does not."""
+        """The number of frames as the video states it, which is a hint and may be wrong; None if it does not."""
 
 
 class VideoFile(Footage):
-    """A video in one file. A frame's id is its number, from 0.
+    """A video in one file. A frame's id is its number, from 0; its time is that of its stamp, not of the stated rate.
 
     Args:
       path: file that OpenCV can decode.
@@ -112,21 +121,26 @@ class VideoFile(Footage):
             rate, length = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.rate = rate if np.isfinite(rate) and rate > 0 else DEFAULT_RATE
         self._length = int(length) if np.isfinite(length) and length > 0 else None
+        self._told: set[str] = set()
 
     @property
     def length(self) -> int | None:
         return self._length
 
     def __iter__(self) -> Iterator[Frame]:
-        number = -1
+        import cv2
+
+        clock = _Clock(self.rate)
         with self._opened() as capture:
             while (image := _next_image(capture)) is not None:
-                number += 1
-                yield Frame(f"{self.name} (frame {number})", image, id=number, number=number)
-        if number < 0:
+                time, number = clock.next(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000), clock.number
+                yield Frame(f"{self.name} (frame {number})", image, id=number, number=number, time=time)
+        if clock.number < 0:
             raise ImageError(self.name, "none of its frames can be decoded; fetch it again, or write it as MP4")
-        if self.length and number + 1 < self.length:
-            logger.warning("%s: ends after %d of %d frames; is it cut off?", self.name, number + 1, self.length)
+        for remark in clock.remarks():
+            if remark not in self._told:
+                logger.info("%s: %s", self.name, remark)
+                self._told.add(remark)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator:
@@ -143,6 +157,50 @@ class VideoFile(Footage):
             capture.release()
 
 
+class _Clock:
+    """Times of a video's frames by their stamps; from a stamp on that does not rise, by the rate.
+
+    Attributes:
+      number: number of the last frame, from 0; -1 before the first one.
+    """
+
+    def __init__(self, rate: float):
+        self.number, self._rate, self._time, self._first = -1, rate, 0.0, 0.0
+        self._broken: tuple[int, float] | None = None
+        self._steps = (np.inf, 0.0)
+
+    def next(self, stamp: float) -> float:
+        """The time in seconds of the next frame from the first one, which is later than that of the one before.
+
+        Args:
+          stamp: stamp of the frame in seconds.
+        """
+        self.number += 1
+        if self.number == 0:
+            self._first = stamp if np.isfinite(stamp) else 0.0
+            return 0.0
+        time, even = stamp - self._first, self.number / self._rate
+        if abs(time - even) <= _RESOLUTION:
+            time = even
+        if self._broken is None and not self._time < time < np.inf:
+            self._broken = self.number - 1, self._time
+        if self._broken is not None:
+            number, since = self._broken
+            time = since + (self.number - number) / self._rate
+        least, most = self._steps
+        self._steps = min(least, time - self._time), max(most, time - self._time)
+        self._time = time
+        return time
+
+    def remarks(self) -> Iterator[str]:
+        """What users should know of the times."""
+        if self._broken is not None:
+            yield f"times of frames do not rise after frame {self._broken[0]}; then there are {self._rate:g} a second"
+        least, most = self._steps
+        if most - least > _EVEN:
+            yield f"frames are {1000 * least:.0f} to {1000 * most:.0f} ms apart"
+
+
 def _next_image(capture) -> np.ndarray | None:
     good, image = capture.read()
     return np.ascontiguousarray(image[..., ::-1]) if good else None
@@ -151,8 +209,9 @@ def _next_image(capture) -> np.ndarray | None:
 class FrameFolder(Footage):
     """A folder of pictures that are the frames of one video, numbered by the digits that their names end with.
 
-    Where names end without digits, or two with the same, frames are numbered from 0 in order of their names. A picture
-    that cannot be decoded is named in the log and left out.
+    Pictures without such a number among more that have one are no frames. Where most names end without, or two with the
+    same number, frames are numbered from 0 in order of their names. Pictures that are no frames or cannot be decoded
+    are named in the log and left out.
 
     Args:
       path: folder with the frames.
@@ -170,7 +229,12 @@ class FrameFolder(Footage):
         ids: dict[pathlib.Path, int | None] | None = None,
     ):
         self.path, self.name, self.rate, self.ids = pathlib.Path(path), str(path), rate, ids or {}
-        self.files = numbered_files(self.path)
+        self.files, strays = _frames_and_strays(self.path)
+        if strays:
+            named = ", ".join(file.name for file in strays[:5]) + (", ..." if len(strays) > 5 else "")
+            logger.warning(
+                "%s: %d pictures whose names end without a number are no frames: %s", path, len(strays), named
+            )
         if not self.files:
             raise ImageError(self.name, f"the folder holds no frame ({', '.join(images.SUFFIXES)})")
 
@@ -197,13 +261,18 @@ class FrameFolder(Footage):
 
 
 def numbered_files(folder: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
-    """The pictures of a folder with their numbers as frames, see `FrameFolder`, in order."""
+    """The frames of a folder with their numbers, see `FrameFolder`, in order."""
+    return _frames_and_strays(folder)[0]
+
+
+def _frames_and_strays(folder: pathlib.Path) -> tuple[list[tuple[int, pathlib.Path]], list[pathlib.Path]]:
+    """The numbered frames of a folder in order, and its other pictures."""
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in images.SUFFIXES and f.is_file())
-    digits = [re.search(r"\d+$", file.stem) for file in files]
-    numbers = [int(found[0]) for found in digits if found]
-    if len(set(numbers)) < len(files):
-        numbers = list(range(len(files)))
-    return sorted(zip(numbers, files, strict=True))
+    digits = {file: re.search(rf"(?<!\d)\d{{1,{_MOST_DIGITS}}}$", file.stem, re.ASCII) for file in files}
+    numbered = sorted((int(found[0]), file) for file, found in digits.items() if found)
+    if len({number for number, _ in numbered}) < len(numbered) or 2 * len(numbered) <= len(files):
+        return list(enumerate(files)), []
+    return numbered, [file for file, found in digits.items() if not found]
 
 
 def is_video(path: pathlib.Path) -> bool:
@@ -293,14 +362,16 @@ def follow(
         tracker = Tracker(np.zeros(0), dataclasses.replace(options, oks=0.0), rate)
     else:
         tracker = Tracker(np.asarray(predictor.skeleton.sigmas), options, rate)
+    skeleton = None if predictor.is_detector else predictor.skeleton.name
     sees_clips = isinstance(predictor.method, ClipInput)
     frames = with_neighbours(footage, predictor.distance) if sees_clips else footage
     for frame, people in predictor.stream(frames, find_boxes, most=2 * predictor.batch_size):
         assert isinstance(frame, Frame)
         fields = people.keypoints, people.scores, people.person_score, people.boxes
-        tracked = tracker.update(*fields, frame.number)
+        time = frame.number / rate if frame.time is None else frame.time
+        tracked = tracker.update(*fields, frame.number, time)
         people = dataclasses.replace(people, keypoints=tracked.keypoints)
-        yield TrackedFrame(frame, frame.number / rate, people, tracked.track_id)
+        yield TrackedFrame(frame, time, people, tracked.track_id, skeleton)
 
 
 # --- writing ---
@@ -313,8 +384,9 @@ def record(found: Iterable[TrackedFrame], path: pathlib.Path, rate: float, draw:
     """Writes what was found in a video: PATH.mp4 with pictures, and PATH.json with one object a person and frame.
 
     An object has `frame`, its number; `time` in seconds; `image_id`, if the frame has one; `track_id`, or null without
-    a track; and the fields of `People.to_coco`. Frames are in order, a frame's people by falling score. Either file
-    gets its name when it is complete.
+    a track; `skeleton`, the name of the joints' skeleton; and the fields of `People.to_coco`. Frames are in order, a
+    frame's people by falling score, and the video shows each as long as it was in its source. Either file gets its name
+    when it is complete.
 
     Args:
       found: frames as `follow` gives them; taken one by one.
@@ -330,25 +402,26 @@ def record(found: Iterable[TrackedFrame], path: pathlib.Path, rate: float, draw:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = people = 0
-    unfinished = [path.with_name(f"{path.name}.unfinished{suffix}") for suffix in (".mp4", ".json")]
-    try:
-        with animation.film(unfinished[0], rate) as film, unfinished[1].open("w") as text:
-            for each in found:
-                film(draw(each))
-                for entry in _entries(each):
-                    text.write((",\n" if people else "[\n") + json.dumps(entry, allow_nan=False))
-                    people += 1
-                frames += 1
-            text.write("\n]\n" if people else "[]\n")
-        for file in unfinished:
-            os.replace(file, path.with_name(path.name + file.suffix))
-    finally:
-        for file in unfinished:
-            file.unlink(missing_ok=True)
+    shown, listed = (path.with_name(path.name + suffix) for suffix in (".mp4", ".json"))
+    with (
+        whole(shown) as film_file,
+        whole(listed) as list_file,
+        animation.film(film_file, rate) as film,
+        list_file.open("w") as text,
+    ):
+        for each in found:
+            film(draw(each), each.time)
+            for entry in _entries(each):
+                text.write((",\n" if people else "[\n") + json.dumps(entry, allow_nan=False))
+                people += 1
+            frames += 1
+        text.write("\n]\n" if people else "[]\n")
     return frames, people
 
 
 def _entries(found: TrackedFrame) -> Iterator[dict]:
-    place = {"frame": found.frame.number, "time": round(found.time, 4), "image_id": found.frame.id}
+    place: dict = {"frame": found.frame.number, "time": round(found.time, 4), "image_id": found.frame.id}
+    if found.skeleton:
+        place["skeleton"] = found.skeleton
     for track_id, person in zip(found.track_id.tolist(), found.people.to_coco(), strict=True):
         yield place | {"track_id": track_id if track_id >= 0 else None} | person

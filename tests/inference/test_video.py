@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 import weakref
+from fractions import Fraction
 
 import cv2
 import hypothesis
@@ -160,6 +162,20 @@ def test_smoothing_steadies_joints_and_nothing_else(predictor):
         np.testing.assert_array_equal(a.track_id, b.track_id)
 
 
+def test_smoothing_goes_by_the_times_of_frames(predictor):
+    """The longer a frame is after the one before, the closer a joint follows."""
+    still, moved = [(80, 60)], [(90, 60)]
+    found = []
+    for step in (1 / 30, 1.0):
+        frames = [dataclasses.replace(f, time=f.number * step) for f in film(still, moved)]
+        options = TrackerOptions(smoothing=OneEuro(speed=0.0))
+        (_, after) = follow(predictor, frames, options)
+        assert after.time == step
+        found.append(after.people.keypoints[0, 0, 0])
+    assert 80 < found[0] < 83
+    assert 87 < found[1] < 89
+
+
 def test_doubtful_people_begin_no_track(predictor):
     found = list(follow(predictor, film([(30, 40)], [(30, 40)]), TrackerOptions(birth=1.5)))
     assert [each.track_id.tolist() for each in found] == [[-1], [-1]]
@@ -214,6 +230,50 @@ def write_video(path, count=5, size=(64, 48), rate=12.5):
     return path
 
 
+def write_uneven(path, times, rate=30):
+    """A video whose frames are shown at times in seconds."""
+    av = pytest.importorskip("av", reason="PyAV writes videos of uneven times")
+    ticks = Fraction(1, 1000 if path.suffix == ".mkv" else 30_000)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = ticks
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8))
+            frame.pts, frame.time_base = round(time / ticks), ticks
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+class TestClock:
+    """Stamps in seconds at 10 frames a second."""
+
+    @pytest.mark.parametrize(
+        ("stamps", "expected", "remark"),
+        [
+            ([0, 0.1, 0.2, 0.3], [0, 0.1, 0.2, 0.3], None),
+            ([5, 5.1, 5.2], [0, 0.1, 0.2], None),
+            ([0, 0.1004, 0.1996], [0, 0.1, 0.2], None),
+            ([0, 0.1, 0.5, 0.6], [0, 0.1, 0.5, 0.6], "frames are 100 to 400 ms apart"),
+            ([0, 0, 0, 0], [0, 0.1, 0.2, 0.3], "times of frames do not rise after frame 0"),
+            ([0, 0.1, 0.5, 0.3, 0.9], [0, 0.1, 0.5, 0.6, 0.7], "times of frames do not rise after frame 2"),
+            ([np.nan, 0.1, np.nan, 0.5], [0, 0.1, 0.2, 0.3], "times of frames do not rise after frame 1"),
+            ([-1, np.inf], [0, 0.1], "times of frames do not rise after frame 0"),
+        ],
+    )
+    def test_times(self, stamps, expected, remark):
+        clock = video._Clock(10.0)
+        assert [clock.next(stamp) for stamp in stamps] == pytest.approx(expected)
+        remarks = list(clock.remarks())
+        assert remark is None or remarks[0].startswith(remark)
+        assert bool(remarks) == bool(remark)
+
+    def test_stamps_of_nothing_give_the_rate_to_the_bit(self):
+        clock = video._Clock(29.97)
+        assert [clock.next(0.0) for _ in range(500)] == [i / 29.97 for i in range(500)]
+
+
 class TestVideoFile:
     def test_frames_in_order(self, tmp_path):
         footage = video.open_footage(write_video(tmp_path / "a.mp4"))
@@ -224,6 +284,29 @@ class TestVideoFile:
             np.testing.assert_allclose([f.image[..., 0].mean() for f in frames], np.arange(5) * 40, atol=4)
             assert frames[0].image.shape == (48, 64, 3)
             assert max(f.image[..., 2].mean() for f in frames) < 5
+
+    @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+    def test_times_are_those_of_the_stamps(self, tmp_path, name, caplog):
+        times = [*np.arange(15) / 30, *(0.5 + np.arange(4) / 3)]
+        footage = video.open_footage(write_uneven(tmp_path / name, times))
+        for _ in range(2):
+            with caplog.at_level("INFO", "jaxpose"):
+                assert [f.time for f in footage] == pytest.approx(times, abs=0.001)
+        (record,) = caplog.records
+        assert re.fullmatch(r".*/a.m..: frames are 33 to 33[34] ms apart", record.message)
+
+    @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+    def test_times_of_a_constant_rate_are_exact(self, tmp_path, name, caplog):
+        footage = video.open_footage(write_uneven(tmp_path / name, np.arange(20) / 30))
+        assert [f.time for f in footage] == [i / footage.rate for i in range(20)]
+        assert not caplog.records
+
+    def test_more_or_fewer_frames_than_stated_are_no_fault(self, tmp_path, caplog):
+        footage = video.VideoFile(write_video(tmp_path / "a.mp4"))
+        for stated in (3, 500):
+            footage._length = stated
+            assert len(list(footage)) == 5
+        assert not caplog.records
 
     @pytest.mark.parametrize("content", [b"", b"no video at all" * 50])
     def test_what_is_no_video(self, tmp_path, content):
@@ -253,6 +336,12 @@ class TestFrameFolder:
     def test_without_numbers_names_give_the_order(self, tmp_path, names):
         folder = self.write(tmp_path / "v", *names)
         assert [(f.number, f.image[0, 0, 0]) for f in video.open_footage(folder)] == [(0, 0), (1, 20)]
+
+    @pytest.mark.parametrize("stray", ["cover.png", "poster_" + "9" * 19 + ".png", "1 copy.png"])
+    def test_a_stray_picture_is_no_frame(self, tmp_path, stray, caplog):
+        folder = self.write(tmp_path / "v", "f_10.png", "f_2.png", stray)
+        assert [f.number for f in video.open_footage(folder)] == [2, 10]
+        assert f"1 pictures whose names end without a number are no frames: {stray}" in caplog.text
 
     def test_bad_frames_are_left_out_and_named(self, tmp_path, caplog):
         folder = self.write(tmp_path / "v", "1.png", "2.png", "3.png")
@@ -339,6 +428,7 @@ def test_a_video_becomes_a_film_and_poses_with_tracks(command, tmp_path):
     assert [(p["frame"], p["time"], p["image_id"]) for p in people] == [(0, 0, 0), (2, 0.2, 2), (2, 0.2, 2)]
     assert sorted(p["track_id"] for p in people) == [1, 1, 2]
     assert {"category_id", "keypoints", "score", "person_box"} <= people[0].keys()
+    assert {p["skeleton"] for p in people} == {"crowdpose"}
     frames = list(video.open_footage(tmp_path / "out" / "dance.mp4"))
     assert [f.image.shape for f in frames] == [(480, 640, 3)] * 3
     assert video.open_footage(tmp_path / "out" / "dance.mp4").rate == 10
@@ -362,7 +452,7 @@ def test_folders_are_images_or_videos(command, tmp_path):
     ]
 
 
-def test_boxes_of_frames(command, tmp_path):
+def test_boxes_of_frames(command, tmp_path, caplog):
     (tmp_path / "v").mkdir()
     for number in (7, 8):
         cv2.imwrite(str(tmp_path / "v" / f"{number}.png"), picture((40, 40), (100, 60)))
@@ -371,6 +461,10 @@ def test_boxes_of_frames(command, tmp_path):
     _, found = command("v", "--video", "--boxes", "boxes.json")
     assert [(p["frame"], p["person_box"]) for p in found["v.json"]] == [(8, box)]
     cv2.imwrite(str(tmp_path / "v" / "x.png"), picture())
+    assert command("v", "--video", "--boxes", "boxes.json") == (0, found)
+    assert "v: 1 pictures whose names end without a number are no frames: x.png" in caplog.text
+    for name in ("y.png", "z.png"):
+        cv2.imwrite(str(tmp_path / "v" / name), picture())
     assert command("v", "--video", "--boxes", "boxes.json")[0] == 1
 
 
