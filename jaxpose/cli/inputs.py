@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -208,28 +209,39 @@ def _listed_id(path: pathlib.Path, candidates: list[tuple[tuple[str, ...], int]]
     return max(fitting)[1] if fitting else None
 
 
-def read_boxes(detections: pathlib.Path, ids: Sequence[int | None], threshold: float) -> FindBoxes:
+def read_boxes(detections: pathlib.Path, ids: Sequence[int | None] | None, threshold: float) -> FindBoxes:
     """The boxes of a COCO detection file by the id of the picture.
 
     Args:
       detections: COCO detection file.
-      ids: image ids of all pictures that will be asked for.
+      ids: image ids of all pictures that will be asked for; None for frames of which nobody knows how many will come.
       threshold: least score of a box.
 
     Raises:
       DataError: not a detection file.
     """
+    ids = _frames_with_boxes(detections) if ids is None else ids
     found = coco.read_detections(detections, np.array(ids, np.int64))
     good = found["score"] >= threshold
     row_of = {image_id: row for row, image_id in enumerate(ids)}
     watch = suspicions.Watch(detections)
 
     def find(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
-        own = good & (found["image"] == row_of[picture.id])
+        own = good & (found["image"] == row_of.get(picture.id, -1))
         watch.add(found["box"][own], (picture.image.shape[1], picture.image.shape[0]))
         return found["box"][own], found["score"][own]
 
     return find
+
+
+def _frames_with_boxes(detections: pathlib.Path) -> list[int]:
+    """The numbers of frames that a detection file names, rising; `coco.read_detections` says what is wrong with it."""
+    content = read_json(detections)
+    numbers: set[int] = set()
+    for record in content if isinstance(content, list) else ():
+        with contextlib.suppress(FieldError, AttributeError):
+            numbers.add(fields.whole(record, "image_id", least=0))
+    return sorted(numbers)
 
 
 # --- the run ---

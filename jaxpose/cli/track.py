@@ -141,7 +141,7 @@ def _boxes_of_frames(footage: video.VideoFile | video.FrameFolder, options: argp
       DataError: not a detection file.
     """
     if isinstance(footage, video.VideoFile):
-        return inputs.read_boxes(options.boxes, range(footage.length or 10**6), options.box_threshold)
+        return inputs.read_boxes(options.boxes, None, options.box_threshold)
     ids = [footage.ids[file] for _, file in footage.files]
     if None in ids:
         file = footage.files[ids.index(None)][1]

@@ -493,3 +493,15 @@ def test_videos_of_one_name_get_numbers(command, tmp_path):
         (tmp_path / folder).mkdir()
         write_film(tmp_path / folder / "x.avi", [[(40, 40)]])
     assert sorted(command("a/x.avi", "b/x.avi")[1]) == ["x-2.json", "x.json"]
+
+
+@pytest.mark.parametrize("stated", [1, 2, 50, None])
+def test_every_frame_has_its_boxes_whatever_length_is_stated(command, tmp_path, monkeypatch, stated):
+    write_film(tmp_path / "a.avi", 4 * [[(40, 40), (100, 60)]])
+    box = around((100, 60))[0].tolist()
+    boxes = [{"image_id": frame, "category_id": 1, "bbox": box, "score": 0.9} for frame in (0, 1, 3)]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    monkeypatch.setattr(video.VideoFile, "length", stated)
+    status, found = command("a.avi", "--boxes", "boxes.json")
+    assert status == 0
+    assert [(p["frame"], p["person_box"]) for p in found["a.json"]] == [(0, box), (1, box), (3, box)]

@@ -152,6 +152,61 @@ def frames(count: int, shape: tuple[int, int] = (64, 80)) -> list[np.ndarray]:
     return pictures
 
 
+@pytest.fixture(params=["PyAV", "OpenCV"])
+def films(request, monkeypatch):
+    """Films written by either."""
+    if request.param == "OpenCV":
+        monkeypatch.setattr(animation, "has_h264", lambda: False)
+    elif not animation.has_h264():
+        pytest.skip("PyAV with H.264 is not installed")
+    return request.param
+
+
+def read_film(path) -> tuple[list[np.ndarray], list[float]]:
+    """The frames of a film and their times in seconds."""
+    video = cv2.VideoCapture(str(path))
+    found, times = [], []
+    while (read := video.read())[0]:
+        found.append(read[1])
+        times.append(video.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+    return found, times
+
+
+class TestFilms:
+    @pytest.mark.parametrize("shape", [(64, 80), (65, 81)])
+    def test_frames_at_a_constant_rate(self, tmp_path, films, shape):
+        animation.write_animation(tmp_path / "a.mp4", frames(6, shape), 10.0)
+        found, times = read_film(tmp_path / "a.mp4")
+        assert_allclose(times, np.arange(6) / 10, atol=1e-3)
+        for picture, expected in zip(found, frames(6), strict=True):
+            assert np.abs(picture.astype(int) - expected).mean() < 6
+
+    @pytest.mark.parametrize("offset", [0.0, 7.0])
+    def test_frames_come_at_their_times(self, tmp_path, films, offset):
+        shown_at = offset + np.array([0, 0.1, 0.2, 0.6, 0.7, 1.2])
+        animation.write_animation(tmp_path / "a.mp4", frames(6), 10.0, shown_at)
+        found, times = read_film(tmp_path / "a.mp4")
+        for time, expected in zip(shown_at - offset, frames(6), strict=True):
+            shown = found[int(np.searchsorted(times, time + 0.01)) - 1]
+            assert np.abs(shown.astype(int) - expected).mean() < 6
+        assert times[-1] == pytest.approx(1.2, abs=0.01)
+        assert len(found) == (6 if films == "PyAV" else 13)
+
+    def test_browsers_play_it(self, tmp_path, films):
+        animation.write_animation(tmp_path / "a.mp4", frames(2), 10.0)
+        code = int(cv2.VideoCapture(str(tmp_path / "a.mp4")).get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little")
+        assert code.lower() == (b"h264" if films == "PyAV" else b"fmp4") or code == b"avc1"
+
+    def test_a_gap_of_hours_is_shortened(self, tmp_path, films):
+        animation.write_animation(tmp_path / "a.mp4", frames(2), 10.0, [0.0, 1e9])
+        assert read_film(tmp_path / "a.mp4")[1][-1] == pytest.approx(animation.LONGEST, abs=0.01)
+
+    @pytest.mark.parametrize("rate", [1e9, np.nan, np.inf, 0.0])
+    def test_rates_that_no_video_has(self, tmp_path, films, rate):
+        animation.write_animation(tmp_path / "a.mp4", frames(3), rate)
+        assert_allclose(read_film(tmp_path / "a.mp4")[1], np.arange(3) / animation.USUAL, atol=1e-3)
+
+
 class TestAnimation:
     @pytest.mark.parametrize("suffix", animation.SUFFIXES)
     @pytest.mark.parametrize("shape", [(64, 80), (65, 81)])
@@ -164,6 +219,10 @@ class TestAnimation:
         for picture, expected in zip(found, frames(6), strict=True):
             assert picture.shape == (64, 80, 3)
             assert np.abs(picture.astype(int) - expected).mean() < 6
+
+    def test_frames_of_a_gif_stay_until_the_next(self):
+        assert animation._durations([0.0, 0.1, 0.5], 10.0) == pytest.approx([0.1, 0.4, 0.1])
+        assert animation._durations([None, None], 10.0) == [0.1, 0.1]
 
     @pytest.mark.parametrize("suffix", animation.SUFFIXES)
     def test_no_frame(self, tmp_path, suffix):
