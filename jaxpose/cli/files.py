@@ -2,13 +2,15 @@
 
 import json
 import pathlib
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
-from jaxpose.errors import DataError
+from jaxpose.errors import DataError, StorageError
+from jaxpose.files.whole import write_bytes, write_text
 
 
 def write_image(path: pathlib.Path, image: np.ndarray) -> None:
@@ -16,20 +18,25 @@ def write_image(path: pathlib.Path, image: np.ndarray) -> None:
 
     Raises:
       DataError: the name ends in no image format.
+      StorageError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     options = [] if path.suffix.lower() == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 92]
     try:
         _, data = cv2.imencode(path.suffix, image[..., ::-1], options)
     except cv2.error as error:
         raise DataError(f"{path}: there is no image format {path.suffix!r}; take .png or .jpg") from error
-    path.write_bytes(data.tobytes())
+    write_bytes(path, data.tobytes())
 
 
 def write_list(path: pathlib.Path, entries: Sequence[dict[str, Any]]) -> None:
-    """Writes a JSON list with one entry a line."""
+    """Writes a JSON list with one entry a line, whole or not at all.
+
+    Raises:
+      StorageError: it cannot be written.
+    """
     lines = ",\n".join(json.dumps(entry, allow_nan=False) for entry in entries)
-    path.write_text(f"[\n{lines}\n]\n" if entries else "[]\n")
+    write_text(path, f"[\n{lines}\n]\n" if entries else "[]\n")
 
 
 def image_name(relative: pathlib.PurePath) -> pathlib.PurePath:
@@ -38,9 +45,35 @@ def image_name(relative: pathlib.PurePath) -> pathlib.PurePath:
     return relative if kept else relative.with_name(relative.name + ".png")
 
 
-def free_name(path: pathlib.PurePath, taken: set[pathlib.PurePath]) -> pathlib.PurePath:
-    """`path`, with a number added if it is among the names `taken`; adds the result to them."""
+def free_name(path: pathlib.PurePath, taken: set[str]) -> pathlib.PurePath:
+    """`path`, with a number added if it is among the names `taken`, which it joins in the form of `folded`."""
     names = (path if i == 1 else path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(1, len(taken) + 2))
-    name = next(n for n in names if n not in taken)
-    taken.add(name)
+    name = next(n for n in names if folded(n) not in taken)
+    taken.add(folded(name))
     return name
+
+
+def folded(path: pathlib.PurePath | str) -> str:
+    """A name as file systems compare it that don't tell upper from lower case, or forms of one letter apart."""
+    return unicodedata.normalize("NFC", pathlib.PurePath(path).as_posix()).casefold()
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Makes a folder and those that it lies in, where they are missing.
+
+    Raises:
+      StorageError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path}: the folder cannot be made ({error.strerror or error})") from error
+
+
+def identity(path: pathlib.Path) -> tuple[int, int] | None:
+    """What all names of one file share, hard links and symbolic ones too; None if there is no such file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

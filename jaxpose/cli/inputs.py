@@ -14,7 +14,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from jaxpose.cli import config_flags
-from jaxpose.cli.files import free_name, image_name
+from jaxpose.cli.files import free_name, identity, image_name
 from jaxpose.data import images, suspicions
 from jaxpose.data.sources import coco
 from jaxpose.errors import DataError, ImageError
@@ -124,7 +124,7 @@ def open_inputs(options: argparse.Namespace, written: Sequence[str], read: Seque
         for file in [f for f in files if ids[f.path] is None]:
             failed[str(file.path)] = f"has no image id of its own to find its boxes by; {GIVE_ANNOTATIONS}"
         files = [f for f in files if ids[f.path] is not None]
-        find_boxes = read_boxes(options.boxes, [ids[f.path] for f in files], options.box_threshold)
+        find_boxes = Boxes(options.boxes, [ids[f.path] for f in files], options.box_threshold)
     _protect_inputs(options, files, written, read)
     return Inputs(files, ids, failed, find_boxes)
 
@@ -147,7 +147,7 @@ def find_images(inputs: Sequence[pathlib.Path], output: pathlib.Path) -> tuple[l
             found.setdefault(given.resolve(), (given, pathlib.PurePath(given.name)))
         else:
             failed[str(given)] = "there is no such file or folder"
-    taken: set[pathlib.PurePath] = set()
+    taken: set[str] = set()
     return [File(path, free_name(image_name(relative), taken)) for path, relative in sorted(found.values())], failed
 
 
@@ -155,13 +155,16 @@ def _protect_inputs(
     options: argparse.Namespace, files: list[File], written: Sequence[str], read: Sequence[pathlib.Path]
 ) -> None:
     """Raises DataError if anything that will be written would replace something that is read."""
-    others = [p for p in (options.boxes, options.annotations) if p]
-    sources = {path.resolve() for path in [*(f.path for f in files), *others, *read]}
     if options.output.exists() and not options.output.is_dir():
         raise DataError(f"--output {options.output} is a file; give a folder")
-    for name in [*(f.overlay for f in files), *written]:
-        if (options.output / name).resolve() in sources:
-            raise DataError(f"--output {options.output} would replace the input {options.output / name}; give another")
+    others = [p for p in (options.boxes, options.annotations) if p]
+    runs = [p for p in (options.workdir, options.detector) if p]
+    others += [path for run in runs if run.is_dir() for path in run.iterdir()]
+    sources = [*(f.path for f in files), *others, *read]
+    places, known = {path.resolve() for path in sources}, {identity(path) for path in sources} - {None}
+    for path in [options.output / name for name in [*(f.overlay for f in files), *written]]:
+        if path.resolve() in places or identity(path) in known:
+            raise DataError(f"--output {options.output} would replace the input {path}; give another")
 
 
 def image_ids(paths: Sequence[pathlib.Path], annotations: pathlib.Path | None) -> dict[pathlib.Path, int | None]:
@@ -209,39 +212,52 @@ def _listed_id(path: pathlib.Path, candidates: list[tuple[tuple[str, ...], int]]
     return max(fitting)[1] if fitting else None
 
 
-def read_boxes(detections: pathlib.Path, ids: Sequence[int | None] | None, threshold: float) -> FindBoxes:
-    """The boxes of a COCO detection file by the id of the picture.
+class Boxes:
+    """The boxes of a COCO detection file by the id of the picture; a `FindBoxes`.
 
     Args:
       detections: COCO detection file.
-      ids: image ids of all pictures that will be asked for; None for frames of which nobody knows how many will come.
+      ids: image ids of all pictures that will be asked for; all that the file names if None.
       threshold: least score of a box.
 
     Raises:
       DataError: not a detection file.
     """
-    ids = _frames_with_boxes(detections) if ids is None else ids
-    found = coco.read_detections(detections, np.array(ids, np.int64))
-    good = found["score"] >= threshold
-    row_of = {image_id: row for row, image_id in enumerate(ids)}
-    watch = suspicions.Watch(detections)
 
-    def find(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
-        own = good & (found["image"] == row_of.get(picture.id, -1))
-        watch.add(found["box"][own], (picture.image.shape[1], picture.image.shape[0]))
-        return found["box"][own], found["score"][own]
+    def __init__(self, detections: pathlib.Path, ids: Sequence[int | None] | None, threshold: float):
+        ids = _ids_of_boxes(detections) if ids is None else ids
+        found = coco.read_detections(detections, np.array(ids, np.int64))
+        self._path, self._found, self._good = detections, found, found["score"] >= threshold
+        self._row_of = {image_id: row for row, image_id in enumerate(ids)}
+        self._watch, self._asked = suspicions.Watch(detections), set()
 
-    return find
+    def __call__(self, picture: Picture) -> tuple[np.ndarray, np.ndarray]:
+        """The boxes of a picture and their scores; none if the file has none."""
+        self._asked.add(picture.id)
+        own = self._good & (self._found["image"] == self._row_of.get(picture.id, -1))
+        self._watch.add(self._found["box"][own], (picture.image.shape[1], picture.image.shape[0]))
+        return self._found["box"][own], self._found["score"][own]
+
+    def tell_unused(self, name: str) -> None:
+        """Logs how many boxes are of frames that the video `name` turned out not to have."""
+        never = {row: i for i, row in self._row_of.items() if i not in self._asked}
+        rows = [row for row in self._found["image"].tolist() if row in never]
+        if rows:
+            named = sorted({never[row] for row in rows})
+            some = ", ".join(map(str, named[:5])) + (", ..." if len(named) > 5 else "")
+            logger.warning("%s: %d boxes are of frames that %s does not have: %s", self._path, len(rows), name, some)
+        self._asked.clear()
 
 
-def _frames_with_boxes(detections: pathlib.Path) -> list[int]:
-    """The numbers of frames that a detection file names, rising; `coco.read_detections` says what is wrong with it."""
+def _ids_of_boxes(detections: pathlib.Path) -> list[int]:
+    """The image ids that a detection file names, sorted; `coco.read_detections` tells of those that are none."""
     content = read_json(detections)
-    numbers: set[int] = set()
-    for record in content if isinstance(content, list) else ():
-        with contextlib.suppress(FieldError, AttributeError):
-            numbers.add(fields.whole(record, "image_id", least=0))
-    return sorted(numbers)
+    found: set[int] = set()
+    for record in content if isinstance(content, list) else []:
+        with contextlib.suppress(FieldError):
+            if isinstance(record, dict):
+                found.add(fields.whole(record, "image_id", least=0))
+    return sorted(found)
 
 
 # --- the run ---

@@ -46,7 +46,7 @@ def _parser() -> command.Parser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    videos, failed = track.open_videos(options)
+    videos, failed = track.open_videos(options, ("poses", "boxes"))
     written = ["poses.json"] if options.boxes else ["poses.json", "boxes.json"]
     opened = inputs.open_inputs(options, [*written, *track.written(videos)], track.read(videos))
     opened.failed.update(failed)

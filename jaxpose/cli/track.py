@@ -5,13 +5,17 @@
 Of a video it writes DIR/NAME.mp4, with the people drawn on every frame, and DIR/NAME.json, a list with one object a
 person and frame:
   frame        number of the frame, from 0, or as the frames of a folder are numbered
-  time         time of the frame in seconds
+  time         time of the frame in seconds from the first one, by its stamp; for a folder by --rate
   image_id     id of the frame: its number, or for a folder as `jaxpose predict` has it for images
+  skeleton     name of the joints' skeleton, by which jaxpose lift knows them
   category_id  1
   keypoints    x, y, score of each joint, pixels of the frame
   score        score of the person
   person_box   x, y, w, h that was looked at, or of the joints where the method finds people by itself
   track_id     number of the person in the whole video, from 1; null for somebody too doubtful to be followed
+
+NAME.mp4 shows each frame as long as the video does. With PyAV (pip install av) it is H.264, which browsers and phones
+play; without, MPEG-4 Part 2, which players such as VLC and mpv play, but most browsers don't.
 """
 
 import argparse
@@ -25,11 +29,11 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from jaxpose.cli import command, inputs
-from jaxpose.cli.files import free_name
+from jaxpose.cli.files import free_name, make_folder
 from jaxpose.errors import ImageError
 from jaxpose.evaluation.tracking import OneEuro, TrackerOptions
 from jaxpose.inference import video
-from jaxpose.inference.predictor import FindBoxes, People, Picture, Predictor
+from jaxpose.inference.predictor import People, Picture, Predictor
 from jaxpose.viz import draw_boxes, draw_poses
 
 logger = logging.getLogger(__name__)
@@ -86,7 +90,7 @@ class Video:
 
     name: str
     footage: video.VideoFile | video.FrameFolder
-    find_boxes: FindBoxes | None
+    find_boxes: inputs.Boxes | None
 
     @property
     def files(self) -> list[pathlib.Path]:
@@ -105,10 +109,14 @@ def read(videos: Sequence[Video]) -> list[pathlib.Path]:
     return [file for each in videos for file in each.files]
 
 
-def open_videos(options: argparse.Namespace) -> tuple[list[Video], dict[str, str]]:
+def open_videos(options: argparse.Namespace, reserved: Sequence[str] = ()) -> tuple[list[Video], dict[str, str]]:
     """The videos among the inputs, and {input: reason} of those that cannot be used.
 
     Takes them out of `options.inputs`. Folders are videos if `options.video` says so.
+
+    Args:
+      options: options of `inputs.add_inputs` and `add_tracking`.
+      reserved: names, without suffix, of files that are written besides.
 
     Raises:
       DataError: an unusable file of boxes or annotations.
@@ -120,7 +128,7 @@ def open_videos(options: argparse.Namespace) -> tuple[list[Video], dict[str, str
     ids = inputs.image_ids(files, options.annotations) if files else {}
     videos: list[Video] = []
     failed: dict[str, str] = {}
-    taken: set[pathlib.PurePath] = set()
+    taken = set(reserved)
     for path in paths:
         try:
             footage = video.FrameFolder(path, options.rate, ids) if path in folders else video.VideoFile(path)
@@ -133,7 +141,7 @@ def open_videos(options: argparse.Namespace) -> tuple[list[Video], dict[str, str
     return videos, failed
 
 
-def _boxes_of_frames(footage: video.VideoFile | video.FrameFolder, options: argparse.Namespace) -> FindBoxes:
+def _boxes_of_frames(footage: video.VideoFile | video.FrameFolder, options: argparse.Namespace) -> inputs.Boxes:
     """The boxes of --boxes for the frames of a video, by their ids.
 
     Raises:
@@ -141,20 +149,20 @@ def _boxes_of_frames(footage: video.VideoFile | video.FrameFolder, options: argp
       DataError: not a detection file.
     """
     if isinstance(footage, video.VideoFile):
-        return inputs.read_boxes(options.boxes, None, options.box_threshold)
+        return inputs.Boxes(options.boxes, None, options.box_threshold)
     ids = [footage.ids[file] for _, file in footage.files]
     if None in ids:
         file = footage.files[ids.index(None)][1]
         why = f"{file.name} has no image id of its own to find its boxes by; {inputs.GIVE_ANNOTATIONS}"
         raise ImageError(str(file), why)
-    return inputs.read_boxes(options.boxes, ids, options.box_threshold)
+    return inputs.Boxes(options.boxes, ids, options.box_threshold)
 
 
 def follow_all(
     videos: Sequence[Video], predictor: Predictor, options: argparse.Namespace, failed: dict[str, str]
 ) -> int:
     """Writes the people of videos; returns how many videos could be used, and adds the others to `failed`."""
-    options.output.mkdir(parents=True, exist_ok=True)
+    make_folder(options.output)
     done = 0
     for each in videos:
         try:
@@ -180,6 +188,8 @@ def _follow(each: Video, predictor: Predictor, options: argparse.Namespace) -> N
         found = video.follow(predictor, footage, tracks, each.find_boxes)
         found = tqdm(found, total=footage.length, unit="frame", disable=None)
         frames, people = video.record(found, options.output / each.name, footage.rate, draw)
+    if each.find_boxes:
+        each.find_boxes.tell_unused(footage.name)
     logger.info("%d people in %d frames of %s -> %s", people, frames, footage.name, options.output / each.name)
 
 

@@ -1,6 +1,7 @@
 """The command that predicts: its files and failures."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -119,6 +120,26 @@ def test_same_names_get_numbers(command, tmp_path):
     assert status == 0
     assert [p["file_name"] for p in poses] == ["a/x.png", "b/x.png", "c/x.png"]
     assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["x-2.png", "x-3.png", "x.png"]
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+@pytest.mark.parametrize("target", ["out/1.png", "out/poses.json", "out/boxes.json"])
+def test_other_names_of_inputs_are_never_replaced(command, tmp_path, error, link, target):
+    save(tmp_path / "1.png", picture((30, 40)))
+    before = (tmp_path / "1.png").read_bytes()
+    (tmp_path / "out").mkdir()
+    link((tmp_path / "1.png").absolute(), tmp_path / target)
+    assert predict.main(["run", "1.png", "--output", "out"]) == 1
+    assert f"would replace the input {target}" in error()
+    assert (tmp_path / target).samefile(tmp_path / "1.png")
+    assert (tmp_path / "1.png").read_bytes() == before
+
+
+def test_names_that_differ_by_case_get_numbers(command, tmp_path):
+    save(tmp_path / "a" / "X.png", picture((30, 40)))
+    save(tmp_path / "b" / "x.png", picture((30, 40)))
+    assert command("a/X.png", "b/x.png")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["X.png", "x-2.png"]
 
 
 def detections(*records):

@@ -4,9 +4,10 @@ import json
 
 import cv2
 import pytest
-from bright_spot import VARIABLES, BrightSpot, picture
+from bright_spot import VARIABLES, BrightSpot, around, picture
 
 from jaxpose.cli import inputs, track
+from jaxpose.inference import video
 from jaxpose.inference.predictor import Predictor
 
 
@@ -46,3 +47,19 @@ def test_images_are_no_videos(command, tmp_path, caplog):
     assert "no.png: there is no such file" in caplog.text
     assert "2 of 3 inputs could not be used" in caplog.text
     assert not (tmp_path / "out" / "1.png").exists()
+
+
+def test_boxes_do_not_depend_on_the_stated_length(command, tmp_path, monkeypatch, caplog):
+    """Frames beyond the number that a header states have their boxes; boxes of no frame are counted."""
+    film = cv2.VideoWriter("a.avi", cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
+    for _ in range(6):
+        film.write(picture((40, 40)))
+    film.release()
+    monkeypatch.setattr(video.VideoFile, "length", property(lambda _: 2))
+    box = around((40, 40))[0].tolist()
+    boxes = [{"image_id": i, "category_id": 1, "bbox": box, "score": 0.9} for i in (0, 1, 3, 5, 9, 9, 11)]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    status, found = command("a.avi", "--boxes", "boxes.json")
+    assert status == 0
+    assert [(p["frame"], p["person_box"]) for p in found["a.json"]] == [(i, box) for i in (0, 1, 3, 5)]
+    assert "3 boxes are of frames that a.avi does not have: 9, 11" in caplog.text
