@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -86,16 +86,20 @@ class Inputs:
     failed: dict[str, str]
     find_boxes: FindBoxes | None
 
-    def pictures(self) -> Iterator[Picture]:
-        """Decodes files one by one under a progress bar; those that cannot be read go to `failed`."""
+    def pictures(self, without: Collection[pathlib.Path] = ()) -> Iterator[Picture]:
+        """Decodes files one by one under a progress bar, but for some; those that cannot be read go to `failed`."""
         with logging_redirect_tqdm():
-            for file in tqdm(self.files, unit="image", disable=None):
+            for file in tqdm([f for f in self.files if f.path not in without], unit="image", disable=None):
                 try:
                     image = images.decode(images.read(file.path), str(file.path))
                 except ImageError as error:
                     self.failed[str(file.path)] = error.why
                     continue
                 yield Picture(str(file.path), image, self.ids[file.path])
+
+    def fail(self, picture: Picture, error: DataError) -> None:
+        """Adds a picture to `failed`."""
+        self.failed[picture.name] = str(error).removeprefix(f"image {picture.name}: ")
 
     def report(self, done: int) -> int:
         """Logs the inputs that could not be used, beside `done` that could; returns the exit status."""

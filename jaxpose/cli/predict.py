@@ -11,22 +11,27 @@ order of path, the people of an image by falling score:
   keypoints    x, y, score of each joint, pixels of the image
   score        score of the person
   person_box   x, y, w, h that was looked at, or of the joints where the method finds people by itself
-This is the format of COCO results (with two more fields), so COCO tools read it.
+  overlay      name of the overlay in DIR, where it is not the name of the image
+This is the format of COCO results (with more fields), so COCO tools read it.
 
 Top-down methods need the boxes of people: from a detector's run (--detector) or from a file (--boxes). Without either
 each image is taken for one person. A detector's run as WORKDIR draws boxes, and writes DIR/boxes.json instead of
 poses.json, with `bbox` (x, y, w, h) for `keypoints` and `person_box`: COCO detections, which --boxes reads.
+
+An image that cannot be used is left out and named at the end. A command that was stopped goes on where it was with
+--resume: what is done lies in DIR/poses.partial.jsonl (or boxes.partial.jsonl) until everything is.
 
 Videos (files, or with --video folders of frames) are done as by `jaxpose track`, whose help page tells what is written.
 """
 
 import argparse
 import logging
-import pathlib
 from collections.abc import Sequence
 
-from jaxpose.cli import command, inputs, track
-from jaxpose.cli.files import write_image, write_list
+from jaxpose.cli import command, config_flags, inputs, track
+from jaxpose.cli.files import make_folder, write_image, write_list
+from jaxpose.cli.partial import Partial, depends_on, stamp
+from jaxpose.errors import DataError, StorageError
 from jaxpose.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
@@ -47,28 +52,70 @@ def _parser() -> command.Parser:
 
 def _run(options: argparse.Namespace) -> int:
     videos, failed = track.open_videos(options, ("poses", "boxes"))
-    written = ["poses.json"] if options.boxes else ["poses.json", "boxes.json"]
+    partials = ["poses.partial.jsonl", "boxes.partial.jsonl"]
+    written = [*partials, "poses.json"] if options.boxes else [*partials, "poses.json", "boxes.json"]
     opened = inputs.open_inputs(options, [*written, *track.written(videos)], track.read(videos))
     opened.failed.update(failed)
     done = 0
     if opened.files or videos:
         predictor = inputs.load_predictor(options, options.batch_size)
-        done += _predict_images(opened, predictor, options) if opened.files else 0
+        make_folder(options.output)
+        partial = _open_partial(predictor, options) if opened.files else None
+        if partial is not None:
+            done += _predict_images(opened, predictor, options, partial)
         done += track.follow_all(videos, predictor, options, opened.failed)
+        if partial is not None:
+            partial.remove()
     return opened.report(done)
 
 
-def _predict_images(opened: inputs.Inputs, predictor: Predictor, options: argparse.Namespace) -> int:
+def _open_partial(predictor: Predictor, options: argparse.Namespace) -> Partial:
+    files = {f"--{name}": getattr(options, name) for name in ("boxes", "annotations")}
+    depends = depends_on(
+        predictor,
+        WORKDIR=str(options.workdir.resolve()),
+        changes=[[field, repr(value)] for field, value in sorted(config_flags.changes(options).items())],
+        **{"--box-threshold": options.box_threshold, "--threshold": options.threshold},
+        **{name: path and [str(path.resolve()), *stamp(path)] for name, path in files.items()},
+    )
+    name = "boxes" if predictor.is_detector else "poses"
+    return Partial(options.output / f"{name}.partial.jsonl", depends, options.resume)
+
+
+def _predict_images(opened: inputs.Inputs, predictor: Predictor, options: argparse.Namespace, partial: Partial) -> int:
     """Writes what is found in images; returns how many could be used."""
-    options.output.mkdir(parents=True, exist_ok=True)
-    overlays = {str(f.path): options.output / f.overlay for f in opened.files}
-    records: list[dict] = []
-    done = 0
-    for picture, people in predictor.stream(opened.pictures(), opened.find_boxes):
-        write_image(overlays[picture.name], track.draw_people(picture, people, predictor, options))
-        place = {"file_name": pathlib.Path(picture.name).as_posix(), "image_id": picture.id}
-        records += [place | person for person in people.to_coco()]
-        done += 1
+    files = {str(f.path): f for f in opened.files}
+    places = {name: _place(opened, f) for name, f in files.items() if f.path.is_file()}
+    kept = {
+        f.path
+        for name, f in files.items()
+        if name in places
+        and places[name].items() <= partial.done.get(name, {}).items()
+        and (options.output / f.overlay).is_file()
+    }
+    done = {str(path) for path in kept}
+    for picture, people in predictor.stream(opened.pictures(kept), opened.find_boxes, failed=opened.fail):
+        file = files[picture.name]
+        try:
+            write_image(options.output / file.overlay, track.draw_people(picture, people, predictor, options))
+        except (DataError, StorageError) as error:
+            opened.fail(picture, error)
+            continue
+        partial.add(places[picture.name] | {"people": [_of_file(file, picture.id) | p for p in people.to_coco()]})
+        done.add(picture.name)
+    records = [person for name in files if name in done for person in partial.done[name]["people"]]
     write_list(options.output / ("boxes.json" if predictor.is_detector else "poses.json"), records)
-    logger.info("%d people in %d images -> %s", len(records), done, options.output)
-    return done
+    logger.info("%d people in %d images -> %s", len(records), len(done), options.output)
+    return len(done)
+
+
+def _place(opened: inputs.Inputs, file: inputs.File) -> dict:
+    """What must be as it was for results of a file to hold still."""
+    fields = {"name": str(file.path), "stamp": stamp(file.path), "image_id": opened.ids[file.path]}
+    return fields | {"overlay": file.overlay.as_posix()}
+
+
+def _of_file(file: inputs.File, image_id: int | None) -> dict:
+    """The fields of records that tell the file, and the overlay where that has another name."""
+    fields = {"file_name": file.path.as_posix(), "image_id": image_id}
+    return fields if file.overlay.name == file.path.name else fields | {"overlay": file.overlay.as_posix()}

@@ -60,6 +60,7 @@ def add_tracking(parser: argparse.ArgumentParser) -> None:
     add("--smooth", action="store_true", help="steady the joints of people in videos (one-euro filter)")
     add("--birth", type=float, default=0.3, help="least score of a person who begins a track (default %(default)s)")
     add("--threshold", type=float, default=0.3, help="least score of a joint that is drawn (default %(default)s)")
+    add("--resume", action="store_true", help="go on with a command that was stopped: skip what is done already")
     batch_size = "people or images that go through the network at once (default %(default)s)"
     add("--batch-size", type=command.positive, default=16, help=batch_size)
 
@@ -165,6 +166,11 @@ def follow_all(
     make_folder(options.output)
     done = 0
     for each in videos:
+        written = [options.output / f"{each.name}{end}" for end in (".mp4", ".json")]
+        if options.resume and all(path.is_file() for path in written):
+            logger.info("%s: is done already, see %s", each.footage.name, written[1])
+            done += 1
+            continue
         try:
             _follow(each, predictor, options)
             done += 1

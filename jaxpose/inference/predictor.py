@@ -42,6 +42,9 @@ from jaxpose.types import Detections, Poses, Variables
 FindBoxes = Callable[[Picture], tuple[np.ndarray, np.ndarray]]
 """A detector: picture -> boxes [N, 4] (x, y, w, h) in its pixels, and their scores [N]."""
 
+Failed = Callable[[Picture, DataError], None]
+"""What becomes of a picture that cannot be used."""
+
 MAX_WAITING = 4
 """So many batches of crops or canvases are held back at most until one of their size is full."""
 
@@ -212,7 +215,11 @@ class Predictor:
         return [people for _, people in self.stream(named, lambda picture: given[picture.id or 0])]
 
     def stream(
-        self, pictures: Iterable[Picture], find_boxes: FindBoxes | None = None, most: int | None = None
+        self,
+        pictures: Iterable[Picture],
+        find_boxes: FindBoxes | None = None,
+        most: int | None = None,
+        failed: Failed | None = None,
     ) -> Iterator[tuple[Picture, People]]:
         """Pictures with their people, in order, for any number of pictures.
 
@@ -225,9 +232,10 @@ class Predictor:
             one box around everything if there is none.
           most: number of pictures, besides those of a batch, that either stage holds before batches that are not full
             go to the device; 8 batches of one person each if None.
+          failed: function that is told of a picture that cannot be used, which is then left out; None to raise.
 
         Raises:
-          DataError: a picture or box that cannot be used.
+          DataError: a picture or box that cannot be used, without `failed`.
           NonFiniteError: the network's outputs are NaN or infinite.
         """
         waiting: collections.deque[Request] = collections.deque()
@@ -235,9 +243,11 @@ class Predictor:
         running: _Running | None = None
         most = most or 2 * MAX_WAITING * self.batch_size
         together = 1 if self.is_detector else self.batch_size  # boxes wait for nothing: no duplicates are removed
-        for request in self.requests(pictures, find_boxes, most):
+        for request in self.requests(pictures, find_boxes, most, failed):
+            if (looks := self.looks(request, failed)) is None:
+                continue
             waiting.append(request)
-            for each in self.preprocess(request):
+            for each in looks:
                 inputs = pending.setdefault(each.shapes, [])
                 inputs.append(each)
                 if len(inputs) == self.batch_size:
@@ -252,16 +262,35 @@ class Predictor:
         yield from self._finished(waiting)
 
     def requests(
-        self, pictures: Iterable[Picture], find_boxes: FindBoxes | None = None, most: int | None = None
+        self,
+        pictures: Iterable[Picture],
+        find_boxes: FindBoxes | None = None,
+        most: int | None = None,
+        failed: Failed | None = None,
     ) -> Iterator[Request]:
         """Pictures with the boxes to look at; arguments as for `stream`."""
         if self.takes_boxes and find_boxes is None and self.detector is not None:
-            for picture, people in self.detector.stream(pictures, most=most):
-                yield Request.open(picture, people.boxes, people.person_score)
-            return
-        find = find_boxes if self.takes_boxes and find_boxes is not None else whole_image
-        for picture in pictures:
-            yield Request.open(picture, *find(picture))
+            boxed = (
+                (p, found.boxes, found.person_score) for p, found in self.detector.stream(pictures, None, most, failed)
+            )
+        else:
+            find = find_boxes if self.takes_boxes and find_boxes is not None else whole_image
+            boxed = ((picture, *find(picture)) for picture in pictures)
+        for picture, boxes, scores in boxed:
+            try:
+                request = Request.open(picture, boxes, scores)
+            except DataError as error:
+                _fail(picture, error, failed)
+            else:
+                yield request
+
+    def looks(self, request: Request, failed: Failed | None = None) -> list[ModelInput] | None:
+        """The model inputs of a request; None if its picture cannot be used, of which `failed` was told."""
+        try:
+            return list(self.preprocess(request))
+        except DataError as error:
+            _fail(request.picture, error, failed)
+            return None
 
     def _drain(self, running: "_Running | None", pending: dict[Any, list[ModelInput]]) -> None:
         """Collects everything that is under way."""
@@ -318,6 +347,12 @@ def _preprocessor(method: Method, crop: PersonCrop | None) -> Preprocessor:
     if isinstance(method, ImageInput):
         return ImagePreprocessor(method)
     raise DataError(f"{type(method).__name__} takes a {method.input_kind}; prediction looks at pictures")
+
+
+def _fail(picture: Picture, error: DataError, failed: Failed | None) -> None:
+    if failed is None:
+        raise error
+    failed(picture, error)
 
 
 def whole_image(picture: Picture) -> tuple[np.ndarray, np.ndarray]:

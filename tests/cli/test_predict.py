@@ -119,6 +119,7 @@ def test_same_names_get_numbers(command, tmp_path):
     status, poses = command("a/x.png", "b/x.png", "c/x.png", "a/x.png", "a")
     assert status == 0
     assert [p["file_name"] for p in poses] == ["a/x.png", "b/x.png", "c/x.png"]
+    assert [p.get("overlay") for p in poses] == [None, "x-2.png", "x-3.png"]
     assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["x-2.png", "x-3.png", "x.png"]
 
 
@@ -140,6 +141,49 @@ def test_names_that_differ_by_case_get_numbers(command, tmp_path):
     save(tmp_path / "b" / "x.png", picture((30, 40)))
     assert command("a/X.png", "b/x.png")[0] == 0
     assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["X.png", "x-2.png"]
+
+
+def test_a_stopped_command_goes_on(command, predictor, tmp_path, monkeypatch, error, caplog):
+    """Whole lines are kept, a cut one is dropped, and poses.json is that of a command that was not stopped."""
+    for i in range(12):
+        save(tmp_path / "in" / f"{i}.png", picture((30 + 5 * i, 40)))
+    assert command("in")[0] == 0
+    expected = (tmp_path / "out" / "poses.json").read_bytes()
+    (tmp_path / "out" / "poses.json").unlink()
+    write, count = predict.write_image, 0
+
+    def stop(*arguments):
+        nonlocal count
+        count += 1
+        if count > 5:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(predict, "write_image", stop)
+    with pytest.raises(KeyboardInterrupt):
+        command("in")
+    partial = tmp_path / "out" / "poses.partial.jsonl"
+    assert len(partial.read_text().splitlines()) == 6
+    partial.write_bytes(partial.read_bytes()[:-9])
+    written = []
+    monkeypatch.setattr(predict, "write_image", lambda path, image: written.append(path.name) or write(path, image))
+    assert command("in", "--resume", "--box-threshold", "0.5") == (1, None)
+    assert "poses.partial.jsonl: cannot go on, as it was made with other values of --box-threshold" in error()
+    assert command("in", "--resume")[0] == 0
+    assert (tmp_path / "out" / "poses.json").read_bytes() == expected
+    assert len(written) == 8
+    assert not partial.exists()
+
+
+def test_pictures_that_cannot_be_written_or_used_are_left_out(command, tmp_path, monkeypatch, caplog):
+    for i in range(3):
+        save(tmp_path / f"{i}.png", picture((30, 40)))
+    (tmp_path / "out" / "1.png").mkdir(parents=True)
+    status, poses = command("0.png", "1.png", "2.png")
+    assert status == 1
+    assert [p["file_name"] for p in poses] == ["0.png", "2.png"]
+    assert "1.png: " in caplog.text
+    assert "1 of 3 inputs could not be used" in caplog.text
 
 
 def detections(*records):
