@@ -21,12 +21,16 @@ and dance_ID.png (some of its frames); and dance_3d.json, a list with one object
   track_id  number of the person, as text; in the second form the video's name, with files called validation_N.mp4
   joints    (x, y, z) of each joint: millimetres to the right, down and away from the camera, from the root
   scores    scores of the 2D joints
+
+With PyAV (pip install av) an .mp4 is H.264, which browsers and phones play; without, MPEG-4 Part 2, which players such
+as VLC and mpv play, but most browsers don't. A .gif plays everywhere.
 """
 
 import argparse
 import dataclasses
 import functools
 import logging
+import math
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -35,10 +39,11 @@ import numpy as np
 
 from jaxpose import skeleton as skeletons
 from jaxpose.cli import command, config_flags
-from jaxpose.cli.files import write_image, write_list
+from jaxpose.cli.files import free_name, write_image, write_list
 from jaxpose.data.examples.sequences import MILLIMETRES, open_sequences
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.evaluation.metrics.mpjpe import mpjpe
+from jaxpose.files.whole import whole
 from jaxpose.inference import lifter
 from jaxpose.inference.lifter import Lifted, Lifter, Track
 from jaxpose.inference.video import DEFAULT_RATE, open_footage
@@ -51,6 +56,8 @@ logger = logging.getLogger(__name__)
 
 SIDE = 400
 """Side of each part of a picture in pixels."""
+LONGEST_NAME = 100
+"""Most letters of a person's name in the name of a file."""
 STILLS = 5
 """Number of frames on the sheet of a track."""
 
@@ -112,6 +119,8 @@ def _size(text: str) -> tuple[int, int]:
 def _run(options: argparse.Namespace) -> int:
     if (options.poses is None) == (options.validation is None):
         raise ConfigError("give either a JSON file of poses or --validation")
+    if not 0 <= options.rate < math.inf:
+        raise ConfigError(f"--rate {options.rate}: expected a positive number of frames a second")
     startup.start()
     loaded = lifter.load(options.workdir, options.step, config_flags.changes(options))
     scenes = _validation_scenes(loaded, options) if options.validation else _video_scenes(loaded, options)
@@ -181,13 +190,15 @@ def _video_scenes(loaded: Lifter, options: argparse.Namespace) -> list[Scene]:
     if size is None:
         raise DataError(f"{options.poses}: how large the video's pictures are is not known; give --video or --size")
     scenes = []
+    taken: set[str] = set()
     for person in people:
         keypoints = person.keypoints
         if joints != loaded.skeleton:
             keypoints = lifter.convert(keypoints, joints, loaded.skeleton)
         track = dataclasses.replace(person, keypoints=keypoints)
-        name = re.sub(r"[^\w.-]+", "_", person.name)
-        scenes.append(Scene(f"{options.poses.stem}_{name}", track, tuple(size), rate, footage))
+        name = re.sub(r"[^\w.-]+", "_", person.name)[:LONGEST_NAME]
+        name = str(free_name(pathlib.PurePath(f"{options.poses.stem}_{name}"), taken))
+        scenes.append(Scene(name, track, tuple(size), rate, footage))
     return scenes
 
 
@@ -219,7 +230,8 @@ def _draw(scene: Scene, lifted: Lifted, skeleton: Skeleton, options: argparse.Na
         for _ in kept():
             pass
     else:
-        animation.write_animation(file, kept(), scene.rate, scene.track.times)
+        with whole(file) as unfinished:
+            animation.write_animation(unfinished, kept(), scene.rate, scene.track.times)
     write_image(file.with_suffix(".png"), overlay.panel(stills, columns=1))
 
 

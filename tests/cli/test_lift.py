@@ -231,6 +231,13 @@ class TestCommand:
         files = {"a_1.gif", "a_1.png", "a_2.gif", "a_2.png", "a_3d.json"}
         assert {path.name for path in (tmp_path / "out").iterdir()} == files
 
+    def test_names_that_make_one_file_name(self, run, tmp_path):
+        write_people(tmp_path / "a.json", {"x/y": {0: walk(1)[0]}, "x y": {0: walk(1)[0]}, 150 * "z": {0: walk(1)[0]}})
+        status, found = self.call(run, tmp_path, tmp_path / "a.json", "--size", "640x480", "--format", "none")
+        assert (status, len(found)) == (0, 3)
+        files = {"a_x_y.png", "a_x_y-2.png", f"a_{100 * 'z'}.png", "a_3d.json"}
+        assert {path.name for path in (tmp_path / "out").iterdir()} == files
+
     def test_beside_the_video(self, run, tmp_path):
         (tmp_path / "frames").mkdir()
         for t in range(4):
@@ -249,6 +256,19 @@ class TestCommand:
         status, found = self.call(run, tmp_path, tmp_path / "a.json", *arguments)
         assert (status, len(found)) == (0, 2)
         assert not list((tmp_path / "out").glob("*.mp4"))
+
+    def test_the_file_tells_its_skeleton(self, run, tmp_path, error):
+        write_people(tmp_path / "a.json", {1: dict(enumerate(walk(2)))}, skeleton="coco")
+        arguments = (tmp_path / "a.json", "--size", "640x480", "--format", "none")
+        status, found = self.call(run, tmp_path, *arguments)
+        assert (status, len(found)) == (0, 2)
+        keypoints = lifter.convert(lifter.tracks(tmp_path / "a.json", COCO)[0].keypoints, COCO, H36M)
+        assert_allclose(found[0]["joints"], lifter.load(run)(keypoints, SIZE).joints[0], atol=0.06)
+        assert self.call(run, tmp_path, *arguments, "--joints", "h36m")[0] == 1
+        assert "its joints are those of 'coco', but --joints says 'h36m'" in error()
+        write_people(tmp_path / "a.json", {1: dict(enumerate(walk(2)))}, skeleton=None)
+        assert self.call(run, tmp_path, *arguments)[0] == 1
+        assert "17 joints could be coco, posetrack, h36m or ap10k; say which by --joints" in error()
 
     def test_validation_videos_with_their_truth(self, run, tmp_path, caplog):
         with caplog.at_level("INFO", "jaxpose"):
@@ -272,6 +292,9 @@ class TestCommand:
             ((), 2, "either a JSON file of poses or --validation"),
             (("--validation", "9"), 1, r"--validation \[9\]: .* has videos 0 to 1"),
             (("PEOPLE",), 1, "give --video or --size"),
+            (("PEOPLE", "--size", "640x480", "--rate", "nan"), 2, "--rate nan: expected a positive number"),
+            (("PEOPLE", "--size", "640x480", "--rate", "-5"), 2, "--rate -5.0: expected a positive number"),
+            (("PEOPLE", "--size", "640x480", "--rate", "inf"), 2, "--rate inf: expected a positive number"),
         ],
     )
     def test_what_cannot_be_done(self, run, tmp_path, error, arguments, status, message):
