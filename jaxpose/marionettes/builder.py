@@ -6,6 +6,7 @@ lock, so that a killed or a parallel run leaves nothing half-finished under the 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import logging
@@ -13,14 +14,16 @@ import multiprocessing
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import filelock
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxpose.data.formats.storage import LocalBuilder, ordered_fields, write_columns
+from jaxpose.data.formats import checksums
+from jaxpose.data.formats.storage import UNFINISHED, LocalBuilder, write_columns, write_folder
+from jaxpose.errors import DataError, StorageError
 from jaxpose.marionettes.config import GENERATOR_VERSION, SPLITS, MarionettesConfig
 from jaxpose.marionettes.examples import all_records, columns
 
@@ -125,38 +128,68 @@ def prepare(
 
     Raises:
       RuntimeError: worker processes could not start.
+      StorageError: the disk is full, or nothing may be written there. A damaged folder is written anew.
     """
     root = pathlib.Path(data_dir).expanduser().absolute()
     folder = root / "marionettes" / config.fingerprint() / GENERATOR_VERSION
-    if _complete(folder):
+    if _is_whole(folder):
         return folder
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # would wait for its parent, and that for it
         raise RuntimeError(
             'marionettes: put the call of prepare() under `if __name__ == "__main__":`, or pass workers=1'
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder.parent / ".lock"):  # the operating system drops it if the process dies
-        for stale in folder.parent.glob("incomplete.*"):
+    workers = workers or (_cores() if config.train + config.validation > FEW else 1)
+    with _locked(folder):
+        for stale in folder.parent.glob(f"{UNFINISHED}*"):
             shutil.rmtree(stale)
-        if not _complete(folder):
+        if not _is_whole(folder, tell=True):
             count = config.train + config.validation
             logger.info("rendering %s marionettes (%s) to %s; this happens once", f"{count:,}", config.scene, folder)
-            workers = workers or (_cores() if count > FEW else 1)
-            _write(Marionettes(marionettes=config, workers=workers, progress=progress, data_dir=root))
+            options: Any = {"marionettes": config, "workers": workers, "progress": progress}
+            _write(lambda place: Marionettes(data_dir=place, **options), folder)
     return folder
 
 
-def _write(builder: Marionettes) -> None:
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from writing the same folder; the operating system drops the lock if this one dies.
+
+    Raises:
+      StorageError: there may nothing be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder.parent / ".lock")
+        lock.acquire()
+    except OSError as error:
+        raise StorageError(
+            f"{folder.parent}: cannot be written to ({error.strerror or error}); config.data.dir names another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write(make: Callable[[str], LocalBuilder], folder: pathlib.Path) -> None:
     tfds.disable_progress_bar()
     try:
-        with ordered_fields():
-            builder.download_and_prepare(file_format="array_record")
+        write_folder(make, folder)
     finally:
         tfds.enable_progress_bar()
 
 
-def _complete(folder: pathlib.Path) -> bool:
-    return (folder / "dataset_info.json").exists()
+def _is_whole(folder: pathlib.Path, tell: bool = False) -> bool:
+    """Whether a folder is there and fits its list of files; `tell` for a warning if it is damaged."""
+    if not (folder / "dataset_info.json").exists():
+        return False
+    try:
+        checksums.check(folder)
+    except DataError as error:
+        if tell:
+            logger.warning("%s; it is written anew", error)
+        return False
+    return True
 
 
 def _cores() -> int:

@@ -128,9 +128,30 @@ def test_flipped_bits_of_labels(source, folder, tmp_path):
     assert found > 60
 
 
+@pytest.mark.parametrize(
+    "name", ["annotations-train.npz", "dataset_info.json", "features.json", "checksums.json", "pose_records-train*"]
+)
+def test_flipped_bits_of_any_file(folder, tmp_path, name):
+    """Each is found when the folder is opened or its records are read, or changes nothing of them."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (path,) = copy.glob(name)
+    data, rng, found = path.read_bytes(), np.random.default_rng(0), 0
+    whole = open_records(folder, "train")
+    expected = [whole.read(i) for i in range(len(whole))]
+    for _ in range(40):
+        path.write_bytes(flipped(data, rng))
+        try:
+            source = open_records(copy, "train")
+            assert [source.read(i) for i in range(len(source))] == expected
+            assert source.annotations.to_coco() == whole.annotations.to_coco()
+        except DataError:
+            found += 1
+    assert found == 40 or name.endswith("*")
+
+
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
 def test_damaged_descriptions(folder, tmp_path, name):
-    copy = shutil.copytree(folder, tmp_path / "copy")
+    copy = shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("checksums.json"))
     for data in (b"", b"{", b"[]", b"{}", (copy / name).read_bytes()[:-40]):
         (copy / name).write_bytes(data)
         with pytest.raises(DataError, match=r"copy: (is damaged|has no split)"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxpose.data.formats import storage
+from jaxpose.errors import StorageError
 from jaxpose.marionettes import MarionettesConfig, builder, picture, prepare, sequence
 from jaxpose.marionettes import examples as records
 
@@ -98,7 +100,7 @@ def test_sequences_have_no_pictures(tmp_path):
 
 def test_data_do_not_depend_on_the_number_of_processes(folder, tmp_path):
     two = prepare(CONFIG, tmp_path, workers=2, progress=False)
-    assert len(contents(two)) == 6 + 6 + 2
+    assert len(contents(two)) == 6 + 6 + 3
     assert contents(two) == contents(folder)
 
 
@@ -144,9 +146,63 @@ def test_an_error_midway_leaves_nothing(tmp_path, monkeypatch):
 
     made = records.records
     monkeypatch.setattr(records, "records", broken)
-    with pytest.raises(OSError, match="disk on fire"):
+    with pytest.raises(StorageError, match="1.0.0: cannot be written .disk on fire."):
         prepare(CONFIG, tmp_path, workers=1, progress=False)
     assert not list(tmp_path.rglob("dataset_info.json"))
+    assert not list(tmp_path.rglob("incomplete.*"))
+    monkeypatch.undo()
+    assert (prepare(CONFIG, tmp_path, workers=1, progress=False) / "checksums.json").is_file()
+
+
+def test_a_full_disk_is_told(folder, tmp_path):
+    """Nothing that looks whole is left, and the same command goes on once there is room."""
+    script = f"""
+        import resource, signal, sys
+        sys.path[:0] = {sys.path!r}
+        from jaxpose.errors import StorageError
+        from jaxpose.marionettes import MarionettesConfig, prepare
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+        try:
+            prepare(MarionettesConfig(**{SMALL!r}), {str(tmp_path)!r}, workers=1, progress=False)
+        except StorageError as error:
+            print("told:", error)
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
+    assert "told: " in run.stdout, run.stderr[-2000:]
+    assert not list(tmp_path.rglob("dataset_info.json"))
+    assert contents(prepare(CONFIG, tmp_path, workers=1, progress=False)) == contents(folder)
+
+
+@pytest.mark.parametrize("name", ["annotations-train.npz", "dataset_info.json", "features.json", "checksums.json"])
+def test_a_damaged_folder_is_written_anew(folder, tmp_path, caplog, name):
+    copy = tmp_path / folder.relative_to(folder.parents[2])
+    for data in (b"", b"{}", (folder / name).read_bytes()[:-9], (folder / name).read_bytes().replace(b"a", b"b", 1)):
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(folder, copy)
+        (copy / name).write_bytes(data)
+        caplog.clear()
+        assert prepare(CONFIG, tmp_path, workers=1, progress=False) == copy
+        assert contents(copy) == contents(folder)
+        assert "it is written anew" in caplog.text
+
+
+def test_a_folder_of_records_that_are_cut_off_is_written_anew(folder, tmp_path):
+    copy = tmp_path / folder.relative_to(folder.parents[2])
+    shutil.copytree(folder, copy)
+    (records_file,) = copy.glob("marionettes-train*")
+    records_file.write_bytes(records_file.read_bytes()[:-1])
+    assert contents(prepare(CONFIG, tmp_path, workers=1, progress=False)) == contents(folder)
+
+
+def test_a_folder_without_a_list_of_files_is_taken(folder, tmp_path):
+    """As folders were written before."""
+    copy = tmp_path / folder.relative_to(folder.parents[2])
+    shutil.copytree(folder, copy)
+    (copy / "checksums.json").unlink()
+    before = contents(copy)
+    assert prepare(CONFIG, tmp_path, workers=1, progress=False) == copy
+    assert contents(copy) == before
 
 
 def test_two_runs_at_once_share_one_result(folder, tmp_path):

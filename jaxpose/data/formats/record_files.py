@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from jaxpose.data.annotations import Annotations
 from jaxpose.data.formats.regions import Regions
-from jaxpose.data.formats.storage import LocalBuilder, ordered_fields, write_columns
+from jaxpose.data.formats.storage import LocalBuilder, write_columns, write_folder
 from jaxpose.data.sources import Source
 from jaxpose.data.sources.posetrack import VideoAnnotations
 
@@ -95,8 +95,9 @@ def write(sources: dict[str, Source], output: str | pathlib.Path) -> pathlib.Pat
 
     Raises:
       ImageError: an image cannot be read; nothing that looks finished is left behind.
+      StorageError: the folder cannot be written.
     """
-    builder = PoseRecords(sources=sources, data_dir=str(output))
-    with ordered_fields():
-        builder.download_and_prepare()
-    return pathlib.Path(builder.data_dir)
+    folder = pathlib.Path(output).expanduser() / PoseRecords.name / VERSION
+    if not (folder / "dataset_info.json").is_file():
+        write_folder(lambda root: PoseRecords(sources=sources, data_dir=root), folder)
+    return folder

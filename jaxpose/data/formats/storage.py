@@ -1,15 +1,24 @@
-"""Writing data sets as files that depend on their content alone: equal data give equal bytes, whenever and wherever."""
+"""Writing data sets as files that depend on their content alone: equal data give equal bytes, whenever and wherever.
+
+A folder is whole or absent: it is written elsewhere, gets a list of its files with their sizes and digests, and is then
+renamed. `jaxpose.data.formats.checksums` compares the list.
+"""
 
 import contextlib
-import io
 import pathlib
+import shutil
+import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+from jaxpose.data.formats import checksums
+from jaxpose.errors import StorageError
+from jaxpose.files.arrays import write_archive
 
 
 class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -29,13 +38,42 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def write_columns(path: pathlib.Path, table: dict[str, np.ndarray]) -> None:
     """Writes arrays as an .npz file whose bytes depend on nothing but the arrays."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, array in table.items():
-            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            data = io.BytesIO()
-            np.lib.format.write_array(data, np.ascontiguousarray(array), allow_pickle=False)
-            archive.writestr(entry, data.getvalue())
+    with path.open("wb") as file:
+        write_archive(file, table, zipfile.ZIP_DEFLATED)
+
+
+UNFINISHED = "incomplete."
+"""What names of folders begin with that are being written."""
+
+
+def write_folder(make: Callable[[str], LocalBuilder], folder: pathlib.Path) -> None:
+    """Writes the folder of a data set; one that is there is replaced.
+
+    Args:
+      make: function from a root of data sets to a builder, which writes somewhere below it.
+      folder: final place of the folder.
+
+    Raises:
+      StorageError: the disk is full, or nothing may be written there. Nothing that looks whole is left.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = pathlib.Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
+    except OSError as error:
+        raise StorageError(f"{folder.parent}: cannot be written to ({error.strerror or error})") from error
+    try:
+        builder = make(str(unfinished))
+        with ordered_fields():
+            builder.download_and_prepare()
+        written = pathlib.Path(builder.data_dir)
+        checksums.write(written)
+        if folder.is_dir():
+            folder.rename(unfinished / "replaced")
+        written.rename(folder)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxpose import skeleton as skeletons
 from jaxpose.data.annotations import HEAD_SIZE_OF_BOX, Annotations
+from jaxpose.data.formats import checksums
 from jaxpose.data.formats.regions import Regions
 from jaxpose.data.sources import Source, require_folder
 from jaxpose.data.sources.posetrack import VideoAnnotations
@@ -70,6 +71,10 @@ def open_records(folder: str | pathlib.Path, split: str) -> Source:
     folder = pathlib.Path(folder)
     if not (folder / "dataset_info.json").is_file():
         raise DataError(f"{folder}: has no dataset_info.json, so it holds no records; write them again")
+    try:
+        checksums.check(folder)
+    except DataError as error:
+        raise DataError(f"{error}; {_REMEDY}") from error
     try:
         builder: Any = tfds.builder_from_directory(folder)  # TFDS hides what its methods take
         splits = sorted(builder.info.splits)
