@@ -8,6 +8,7 @@ import logging
 import pathlib
 import re
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,7 +18,7 @@ from jaxpose.cli import config_flags
 from jaxpose.cli.files import free_name, identity, image_name
 from jaxpose.data import images, suspicions
 from jaxpose.data.sources import coco
-from jaxpose.errors import DataError, ImageError
+from jaxpose.errors import DataError, ImageError, JaxposeError
 from jaxpose.files import fields
 from jaxpose.files.fields import FieldError
 from jaxpose.files.json_files import read_json
@@ -49,9 +50,17 @@ def add_inputs(parser: argparse.ArgumentParser, what: str = "images, or folders 
     people.add_argument("--boxes", type=pathlib.Path, help="COCO detection file with these boxes")
     add("--annotations", type=pathlib.Path, help="COCO annotation file with the image ids of files")
     threshold = "least score of a box; others, and poses in them, are left out (default %(default)s)"
-    add("--box-threshold", type=float, default=0.3, help=threshold)
+    add("--box-threshold", type=finite, default=0.3, help=threshold)
     add("--step", type=int, help="step of the checkpoint (default: the newest good one)")
     config_flags.add_changes(parser)
+
+
+def finite(text: str) -> float:
+    """A flag's value as a finite number."""
+    try:
+        return fields.number({"": text}, "")
+    except FieldError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number") from error
 
 
 # --- images ---
@@ -97,7 +106,7 @@ class Inputs:
                     continue
                 yield Picture(str(file.path), image, self.ids[file.path])
 
-    def fail(self, picture: Picture, error: DataError) -> None:
+    def fail(self, picture: Picture, error: JaxposeError) -> None:
         """Adds a picture to `failed`."""
         self.failed[picture.name] = str(error).removeprefix(f"image {picture.name}: ")
 
@@ -129,7 +138,7 @@ def open_inputs(options: argparse.Namespace, written: Sequence[str], read: Seque
             failed[str(file.path)] = f"has no image id of its own to find its boxes by; {GIVE_ANNOTATIONS}"
         files = [f for f in files if ids[f.path] is not None]
         find_boxes = Boxes(options.boxes, [ids[f.path] for f in files], options.box_threshold)
-    _protect_inputs(options, files, written, read)
+    protect_inputs(options, files, [*(f.overlay for f in files), *written], read)
     return Inputs(files, ids, failed, find_boxes)
 
 
@@ -155,8 +164,11 @@ def find_images(inputs: Sequence[pathlib.Path], output: pathlib.Path) -> tuple[l
     return [File(path, free_name(image_name(relative), taken)) for path, relative in sorted(found.values())], failed
 
 
-def _protect_inputs(
-    options: argparse.Namespace, files: list[File], written: Sequence[str], read: Sequence[pathlib.Path]
+def protect_inputs(
+    options: argparse.Namespace,
+    files: Sequence[File],
+    written: Sequence[str | pathlib.PurePath],
+    read: Sequence[pathlib.Path] = (),
 ) -> None:
     """Raises DataError if anything that will be written would replace something that is read."""
     if options.output.exists() and not options.output.is_dir():
@@ -166,7 +178,7 @@ def _protect_inputs(
     others += [path for run in runs if run.is_dir() for path in run.iterdir()]
     sources = [*(f.path for f in files), *others, *read]
     places, known = {path.resolve() for path in sources}, {identity(path) for path in sources} - {None}
-    for path in [options.output / name for name in [*(f.overlay for f in files), *written]]:
+    for path in [options.output / name for name in written]:
         if path.resolve() in places or identity(path) in known:
             raise DataError(f"--output {options.output} would replace the input {path}; give another")
 
@@ -233,7 +245,8 @@ class Boxes:
         found = coco.read_detections(detections, np.array(ids, np.int64))
         self._path, self._found, self._good = detections, found, found["score"] >= threshold
         self._row_of = {image_id: row for row, image_id in enumerate(ids)}
-        self._watch, self._asked = suspicions.Watch(detections), set()
+        self._watch = suspicions.Watch(detections)
+        self._asked: set[Any] = set()
 
     def __call__(self, picture: Picture) -> tuple[np.ndarray, np.ndarray]:
         """The boxes of a picture and their scores; none if the file has none."""
@@ -244,7 +257,7 @@ class Boxes:
 
     def tell_unused(self, name: str) -> None:
         """Logs how many boxes are of frames that the video `name` turned out not to have."""
-        never = {row: i for i, row in self._row_of.items() if i not in self._asked}
+        never = {row: i for i, row in self._row_of.items() if i is not None and i not in self._asked}
         rows = [row for row in self._found["image"].tolist() if row in never]
         if rows:
             named = sorted({never[row] for row in rows})
@@ -256,7 +269,7 @@ class Boxes:
 def _ids_of_boxes(detections: pathlib.Path) -> list[int]:
     """The image ids that a detection file names, sorted; `coco.read_detections` tells of those that are none."""
     content = read_json(detections)
-    found: set[int] = set()
+    found: set[Any] = set()
     for record in content if isinstance(content, list) else []:
         with contextlib.suppress(FieldError):
             if isinstance(record, dict):

@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import functools
 import logging
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -20,7 +21,7 @@ import numpy as np
 
 from jaxpose.cli import command, inputs
 from jaxpose.cli.files import write_image
-from jaxpose.errors import DataError
+from jaxpose.errors import DataError, StorageError
 from jaxpose.inference.predictor import Predictor
 from jaxpose.inference.requests import Request, stack
 from jaxpose.types import LayerViews
@@ -45,6 +46,8 @@ def _parser() -> command.Parser:
 
 def _run(options: argparse.Namespace) -> int:
     opened = inputs.open_inputs(options, ())
+    numbers = range(1, options.people + 1)
+    inputs.protect_inputs(options, opened.files, [_sheet_name(f.overlay, n) for f in opened.files for n in numbers])
     done = sheets = 0
     if opened.files:
         predictor = inputs.load_predictor(options, options.people)
@@ -52,18 +55,27 @@ def _run(options: argparse.Namespace) -> int:
         if unknown := sorted(set(options.joints or ()) - set(known)):
             raise DataError(f"--joints: the run has no joints {unknown}; it has {', '.join(known)}")
         show = functools.partial(draw_layers, skeleton=predictor.skeleton, joints=options.joints)
-        overlays = {str(f.path): options.output / f.overlay for f in opened.files}
-        requests = predictor.requests(opened.pictures(), opened.find_boxes)
+        overlays = {str(f.path): f.overlay for f in opened.files}
+        requests = predictor.requests(opened.pictures(), opened.find_boxes, failed=opened.fail)
         watched = jax.jit(predictor.method.layer_views)
         for request in requests:
-            people = views(predictor, watched, request, options.people, options.box_threshold)
-            for number, (canvas, view) in enumerate(people, start=1):
-                overlay = overlays[request.picture.name]
-                write_image(overlay.with_stem(f"{overlay.stem}_{number}"), sheet(show, canvas, view))
-                sheets += 1
+            overlay = overlays[request.picture.name]
+            try:
+                people = views(predictor, watched, request, options.people, options.box_threshold)
+                for number, (canvas, view) in enumerate(people, start=1):
+                    write_image(options.output / _sheet_name(overlay, number), sheet(show, canvas, view))
+                    sheets += 1
+            except (DataError, StorageError) as error:
+                opened.fail(request.picture, error)
+                continue
             done += 1
     logger.info("%d sheets of %d images -> %s", sheets, done, options.output)
     return opened.report(done)
+
+
+def _sheet_name(overlay: pathlib.PurePath, number: int) -> pathlib.PurePath:
+    """The name of the sheet of a picture's person, of whom the first is 1."""
+    return overlay.with_stem(f"{overlay.stem}_{number}")
 
 
 def views(

@@ -56,13 +56,30 @@ def add_tracking(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that `open_videos` and `follow_all` read, besides those of `add_inputs` and `video`."""
     add = parser.add_argument
     rate = "frames a second of folders of frames (default %(default)s)"
-    add("--rate", type=float, default=video.DEFAULT_RATE, help=rate)
+    add("--rate", type=_rate, default=video.DEFAULT_RATE, help=rate)
     add("--smooth", action="store_true", help="steady the joints of people in videos (one-euro filter)")
-    add("--birth", type=float, default=0.3, help="least score of a person who begins a track (default %(default)s)")
-    add("--threshold", type=float, default=0.3, help="least score of a joint that is drawn (default %(default)s)")
+    add(
+        "--birth",
+        type=inputs.finite,
+        default=0.3,
+        help="least score of a person who begins a track (default %(default)s)",
+    )
+    add(
+        "--threshold",
+        type=inputs.finite,
+        default=0.3,
+        help="least score of a joint that is drawn (default %(default)s)",
+    )
     add("--resume", action="store_true", help="go on with a command that was stopped: skip what is done already")
     batch_size = "people or images that go through the network at once (default %(default)s)"
     add("--batch-size", type=command.positive, default=16, help=batch_size)
+
+
+def _rate(text: str) -> float:
+    rate = inputs.finite(text)
+    if rate <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of frames a second; expected one above 0")
+    return rate
 
 
 def _run(options: argparse.Namespace) -> int:

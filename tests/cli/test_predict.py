@@ -2,6 +2,9 @@
 
 import json
 import os
+import pathlib
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -173,6 +176,58 @@ def test_a_stopped_command_goes_on(command, predictor, tmp_path, monkeypatch, er
     assert (tmp_path / "out" / "poses.json").read_bytes() == expected
     assert len(written) == 8
     assert not partial.exists()
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = [{tests!r}]
+from bright_spot import VARIABLES, BrightSpot
+from jaxpose.cli import inputs, predict
+from jaxpose.inference.predictor import Predictor
+inputs.load = lambda *_, **__: Predictor(BrightSpot(), VARIABLES, batch_size=4)
+write, left = predict.write_image, [5]
+def write_image(*arguments):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(*arguments)
+predict.write_image = write_image
+predict.main(["run", "in", "--output", "out"])
+"""
+
+
+def test_a_killed_command_goes_on(command, tmp_path):
+    for i in range(9):
+        save(tmp_path / "in" / f"{i}.png", picture((30 + 5 * i, 40)))
+    tests = str(pathlib.Path(__file__).parents[1])
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    killed = subprocess.run([sys.executable, "-c", KILLED.format(tests=tests)], cwd=tmp_path, env=environment)
+    assert killed.returncode == -9
+    partial = tmp_path / "out" / "poses.partial.jsonl"
+    assert len(partial.read_text().splitlines()) == 6
+    assert command("in", "--resume")[0] == 0
+    resumed = (tmp_path / "out" / "poses.json").read_bytes()
+    assert command("in")[0] == 0
+    assert (tmp_path / "out" / "poses.json").read_bytes() == resumed
+
+
+@pytest.mark.parametrize("content", [None, b"", b"7", b"{}", b"[7]", b'{"images": 5}', b"\xff\x00", b"[" * 10**6])
+@pytest.mark.parametrize("flag", ["--boxes", "--annotations"])
+def test_files_of_another_kind_are_told_in_one_line(command, tmp_path, error, flag, content):
+    save(tmp_path / "1.png", picture((30, 40)))
+    if content is None:
+        (tmp_path / "odd.json").mkdir()
+    else:
+        (tmp_path / "odd.json").write_bytes(content)
+    assert command("1.png", flag, "odd.json") == (1, None)
+    assert error().startswith("jaxpose: error: odd.json: ")
+    assert error().count("\n") == 0
+
+
+@pytest.mark.parametrize("flag", ["--box-threshold=nan", "--threshold=inf", "--birth=x", "--rate=0"])
+def test_numbers_that_make_no_sense_are_refused(command, flag):
+    with pytest.raises(SystemExit):
+        command("1.png", flag)
 
 
 def test_pictures_that_cannot_be_written_or_used_are_left_out(command, tmp_path, monkeypatch, caplog):

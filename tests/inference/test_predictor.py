@@ -85,6 +85,19 @@ def test_bad_pictures_and_boxes_are_named(predictor, image, box, message):
         predictor([image], [box])
 
 
+def test_pictures_that_cannot_be_used_are_left_out(predictor):
+    """The people of all others are found, in order, and the reason is handed over."""
+    pictures = [Picture(f"{i}", picture((30 + 10 * i, 40))) for i in range(5)]
+    pictures[2] = Picture("2", np.zeros((5, 5), np.uint8))
+    failed = {}
+    found = list(predictor.stream(pictures, failed=lambda image, error: failed.update({image.name: str(error)})))
+    assert [image.name for image, _ in found] == ["0", "1", "3", "4"]
+    for image, people in found:
+        np.testing.assert_allclose(people.keypoints[0, 0], [30 + 10 * int(image.name), 40], atol=3)
+    assert list(failed) == ["2"]
+    assert "expected uint8" in failed["2"]
+
+
 def test_lists_that_do_not_fit(predictor):
     with pytest.raises(DataError, match="boxes are for 1 images, but there are 2"):
         predictor([picture(), picture()], [around()])
