@@ -63,3 +63,15 @@ def test_boxes_do_not_depend_on_the_stated_length(command, tmp_path, monkeypatch
     assert status == 0
     assert [(p["frame"], p["person_box"]) for p in found["a.json"]] == [(i, box) for i in (0, 1, 3, 5)]
     assert "3 boxes are of frames that a.avi does not have: 9, 11" in caplog.text
+
+
+def test_videos_that_are_done_are_skipped_by_resume(command, tmp_path, caplog):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "1.png"), picture((40, 40)))
+    assert command("a")[0] == 0
+    before = (tmp_path / "out" / "a.json").stat().st_mtime_ns
+    status, found = command("a", "b", "--resume")
+    assert (status, sorted(found)) == (0, ["a.json", "b.json"])
+    assert (tmp_path / "out" / "a.json").stat().st_mtime_ns == before
+    assert "a: is done already, see out/a.json" in caplog.text
