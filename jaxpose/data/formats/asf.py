@@ -13,9 +13,14 @@ from collections.abc import Iterable
 import numpy as np
 
 from jaxpose.errors import DataError
+from jaxpose.files import fields
+from jaxpose.files.fields import FieldError
 
 METRES_PER_INCH = 0.0254
 _ROOT_ORDER = ("tx", "ty", "tz", "rx", "ry", "rz")
+_TURNS = ("rx", "ry", "rz")
+LONGEST_WORD = 64
+"""Most letters of a word in a clip."""
 _ANGLES = {":degrees": np.pi / 180, ":radians": 1.0}
 
 
@@ -126,7 +131,11 @@ def read_figure(path: str | pathlib.Path) -> Figure:
     radians = {"deg": _ANGLES[":degrees"], "rad": _ANGLES[":radians"]}.get(units.get("angle", "deg"))
     if radians is None:
         raise DataError(f"{path}: field 'angle' of :units is {units['angle']!r}; expected deg or rad")
-    described = {bone["name"][0]: bone for bone in _blocks(path, sections["bonedata"])}
+    described: dict[str, dict] = {}
+    for bone in _blocks(path, sections["bonedata"]):
+        if (name := bone["name"][0]) in described:
+            raise DataError(f"{path}: :bonedata has two bones {name!r}; fetch the file again")
+        described[name] = bone
     bones = []
     for name, parent in _tree(path, sections["hierarchy"], described):
         bones.append(_bone(path, described[name], parent, scale, radians))
@@ -189,28 +198,29 @@ def _tree(path: str | pathlib.Path, lines: list[list[str]], described: dict[str,
         raise DataError(f"{path}: :hierarchy leaves out the bones {lost} of :bonedata")
 
 
-def _bone(path: str | pathlib.Path, fields: dict[str, list[str]], parent: str, scale: float, radians: float) -> Bone:
-    name = fields["name"][0]
-    direction = np.array(_numbers(path, f"direction of bone {name!r}", fields["direction"]))
-    length = _numbers(path, f"length of bone {name!r}", fields["length"])[0]
-    *angles, order = fields["axis"]
+def _bone(path: str | pathlib.Path, said: dict[str, list[str]], parent: str, scale: float, radians: float) -> Bone:
+    name = said["name"][0]
+    direction = np.array(_numbers(path, f"direction of bone {name!r}", said["direction"]))
+    length = _numbers(path, f"length of bone {name!r}", said["length"])[0]
+    *angles, order = said["axis"]
     axes = np.array(_numbers(path, f"axis of bone {name!r}", angles))
-    freedoms = tuple(word.lower() for word in fields.get("dof", ()))
+    freedoms = tuple(word.lower() for word in said.get("dof", ()))
     if len(direction) != 3 or len(axes) != 3 or sorted(order.lower()) != ["x", "y", "z"]:
         raise DataError(
-            f"{path}: bone {name!r} has direction {fields['direction']} and axis {fields['axis']}; expected three "
+            f"{path}: bone {name!r} has direction {said['direction']} and axis {said['axis']}; expected three "
             "numbers, and three numbers with their order such as XYZ"
         )
-    if strange := set(freedoms) - {"rx", "ry", "rz"}:
-        raise DataError(f"{path}: field 'dof' of bone {name!r} has {sorted(strange)}; expected rx, ry, rz only")
+    if strange := sorted(word for word in freedoms if word not in _TURNS or freedoms.count(word) > 1):
+        raise DataError(f"{path}: field 'dof' of bone {name!r} has {strange}; expected rx, ry, rz, each once")
     return Bone(name, parent, direction * length * scale, euler_matrix(order, axes * radians), freedoms)
 
 
 def _numbers(path: str | pathlib.Path, field: str, words: list[str]) -> list[float]:
     try:
-        return [float(word) for word in words]
-    except ValueError:
-        raise DataError(f"{path}: {field} is {' '.join(words)!r}; expected numbers. Fetch the file again.") from None
+        return fields.numbers({field: words}, field).tolist()
+    except FieldError:
+        shown = fields.shown(" ".join(words))
+        raise DataError(f"{path}: {field} is {shown}; expected numbers. Fetch the file again.") from None
 
 
 def read_clip(path: str | pathlib.Path, figure: Figure) -> dict[str, np.ndarray]:
@@ -227,7 +237,9 @@ def read_clip(path: str | pathlib.Path, figure: Figure) -> dict[str, np.ndarray]
       DataError: the file is missing, is none, is of another figure, or is cut off.
     """
     words = re.sub("(?m)^#.*$", "", _read(path, "an .amc file")).split()
-    first = next((i for i, word in enumerate(words) if word.isdigit()), len(words))
+    if long := next((word for word in words if len(word) > LONGEST_WORD), None):
+        raise DataError(f"{path}: has the word {fields.shown(long)}; expected names of bones and numbers")
+    first = next((i for i, word in enumerate(words) if _is_number(word)), len(words))
     for word in words[:first]:
         if _ANGLES.get(word.lower(), figure.radians) != figure.radians:
             raise DataError(f"{path}: says {word}, which is not the unit of angles of {figure.path}; expected the same")
@@ -249,9 +261,14 @@ def read_clip(path: str | pathlib.Path, figure: Figure) -> dict[str, np.ndarray]
             clip[name] = frames[:, start + 1 : start + 1 + sizes[name]].astype(np.float64)
         except ValueError as error:
             raise DataError(f"{path}: bone {name!r}: {error}; fetch the file again") from None
-        if not np.isfinite(clip[name]).all():
-            raise DataError(f"{path}: bone {name!r} has numbers that are not finite; fetch the file again")
+        if not (np.abs(clip[name]) <= fields.LARGEST).all():
+            raise DataError(f"{path}: bone {name!r} has numbers that are not finite or too large; fetch the file again")
     return clip
+
+
+def _is_number(word: str) -> bool:
+    """Whether a word is the number of a frame."""
+    return word.isascii() and word.isdigit() and len(word) < 10
 
 
 def _layout(words: list[str], limit: int) -> list[str]:
@@ -260,7 +277,7 @@ def _layout(words: list[str], limit: int) -> list[str]:
     for word in words:
         if word[0].isalpha() and word.lower() not in ("nan", "inf"):
             names.append(word)
-        elif word.isdigit() and len(names) >= limit:
+        elif _is_number(word) and len(names) >= limit:
             break
     return names
 

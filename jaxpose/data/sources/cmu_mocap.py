@@ -156,6 +156,8 @@ def clip_videos(path: pathlib.Path, figure: asf.Figure, options: Options) -> lis
     """
     world = resample(joints_of(figure, figure.pose(asf.read_clip(path, figure))), options.captured_rate, options.rate)
     world = with_lengths(world, rest_lengths(figure))
+    if not np.isfinite(world).all():
+        raise DataError(f"{path}: joints of {figure.path} lie on each other, so that bones have no direction")
     clip = zlib.crc32(path.stem.encode())
     videos = []
     for number in range(options.cameras):
@@ -191,7 +193,8 @@ def rest_lengths(figure: asf.Figure) -> np.ndarray:
 def with_lengths(joints: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Joints [T, 17, 3] whose bones point where they did and have these lengths [16]; the pelvis stays."""
     vectors = bones.vectors(bones.H36M, joints)
-    vectors = vectors * (lengths / np.linalg.norm(vectors, axis=-1))[..., None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        vectors = vectors * (lengths / np.linalg.norm(vectors, axis=-1))[..., None]
     return joints[:, :1] + np.einsum("kn,tnc->tkc", bones.H36M.paths, vectors)
 
 

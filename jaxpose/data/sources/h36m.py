@@ -27,6 +27,7 @@ from jaxpose.data.examples.sequences import Camera, SequenceSource, Video
 from jaxpose.data.formats import pickles
 from jaxpose.data.sources import require_folder
 from jaxpose.errors import ConfigError, DataError
+from jaxpose.files import fields
 from jaxpose.ops import cameras
 from jaxpose.skeleton import H36M
 
@@ -140,9 +141,9 @@ def open_sequences(data: Any, split: str, *, progress: bool = True) -> SequenceS
         )
     root = require_folder(data.dir, "data.dir", "the folder that holds data_3d_h36m.npz")
     chosen = sequences.options(Options, data, "h36m")
-    fields = data.get(split, {})
-    subjects = tuple(fields.get("subjects", ())) or SUBJECTS[split]
-    actions = tuple(fields.get("actions", ()))
+    wanted = data.get(split, {})
+    subjects = tuple(wanted.get("subjects", ())) or SUBJECTS[split]
+    actions = tuple(wanted.get("actions", ()))
     world = read_world(root / "data_3d_h36m.npz", subjects)
     detections = _Detections.open(root, chosen)
     videos = [
@@ -183,6 +184,8 @@ def read_world(path: str | pathlib.Path, subjects: tuple[str, ...]) -> dict[str,
     for subject in subjects:
         where = f"{path}: 'positions_3d' of {subject}"
         motions = _mapping(positions[subject], where)
+        if strange := [action for action in motions if not isinstance(action, str)]:
+            raise DataError(f"{where} has the key {fields.shown(strange[0])}, expected names of actions")
         world[subject] = {action: keep_joints(motion, f"{where}, {action!r}") for action, motion in motions.items()}
     return world
 
@@ -193,10 +196,11 @@ def keep_joints(motion: np.ndarray, where: str = "joints") -> np.ndarray:
     Raises:
       DataError: another shape.
     """
-    shape = np.shape(motion)
+    motion = _array(motion, where)
+    shape = motion.shape
     if len(shape) != 3 or shape[1:] != (32, 3) or not shape[0]:
         raise DataError(f"{where} has shape {shape}, expected (frames, 32, 3); is it the original file?")
-    return np.asarray(motion, np.float32)[:, KEPT]
+    return motion.astype(np.float32)[:, KEPT]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,8 +228,8 @@ class _Detections:
             return np.concatenate([cameras.project(joints, seen.intrinsics), score], -1)
         views = _mapping(self.positions.get(subject), f"{self.path}: 'positions_2d' of {subject}").get(action)
         where = f"{self.path}: 'positions_2d' of {subject}, {action!r}"
-        if views is None or len(views) != len(CAMERAS):
-            found = "is missing" if views is None else f"has {len(views)} cameras"
+        if not isinstance(views, list | tuple | np.ndarray) or len(views) != len(CAMERAS):
+            found = "is missing" if views is None else f"has {len(views)} cameras" if _counts(views) else "is no list"
             raise DataError(f"{where} {found}, expected {len(CAMERAS)} cameras; fetch the file again")
         pixels = _frames(views[CAMERAS.index(seen.name)], 2, f"{where}, camera {seen.name}")
         if len(pixels) < len(joints):
@@ -255,9 +259,9 @@ class _Scores:
                 f"{next(iter(self.values), '')!r}; fetch the original file, or set "
                 "config.data.h36m.scores to '' for scores of 1"
             )
-        values = np.asarray(self.values[key])
+        values = _array(self.values[key], f"{self.path}: {key!r}")
         values = _frames(values[..., None] if values.ndim == 2 else values, 1, f"{self.path}: {key!r}")
-        if values.min() < 0 or values.max() > 1:
+        if not (values.min() >= 0 and values.max() <= 1):
             raise DataError(
                 f"{self.path}: {key!r} is from {values.min():g} to {values.max():g}, expected 0 to 1: confidences"
             )
@@ -265,10 +269,38 @@ class _Scores:
 
 
 def _frames(values: Any, width: int, where: str) -> np.ndarray:
-    values = np.asarray(values)
+    values = _array(values, where)
     if values.shape[1:] != (H36M.num_joints, width) or not len(values):
         raise DataError(f"{where} has shape {values.shape}, expected (frames, {H36M.num_joints}, {width})")
     return values.astype(np.float32)
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
+def _numbers(value: Any) -> list[int] | None:
+    """A list of whole numbers; None for anything else."""
+    if not _counts(value) or not all(isinstance(item, int | np.integer) for item in value):
+        return None
+    return [int(item) for item in value]
+
+
+def _array(value: Any, where: str) -> np.ndarray:
+    """An array of numbers that float32 can hold, NaN among them.
+
+    Raises:
+      DataError: it is something else.
+    """
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, MemoryError) as error:
+        raise DataError(f"{where} is no array of numbers ({error}); is it the original file?") from error
+    if array.dtype.kind not in "fiu":
+        raise DataError(f"{where} is an array of {array.dtype}, expected numbers; is it the original file?")
+    if (np.abs(array) > fields.LARGEST).any():
+        raise DataError(f"{where} has numbers beyond {fields.LARGEST:g}, expected metres, pixels or scores")
+    return array
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
@@ -281,8 +313,9 @@ def _check_layout(path: pathlib.Path, metadata: Any) -> None:
     """Only keypoints in the order of the 3D joints will do: detectors trained on COCO have others."""
     sides = [[i for i, side in enumerate(H36M.sides) if side == name] for name in ("left", "right")]
     found = _mapping(metadata, f"{path}: 'metadata'").get("keypoints_symmetry")
-    if found is None or [list(side) for side in found] != sides:
+    if found is None or not _counts(found) or [_numbers(side) for side in found] != sides:
+        shown = fields.shown(found)
         raise DataError(
-            f"{path}: 'metadata' has keypoints_symmetry {found}, expected {sides}, the left and right joints of "
+            f"{path}: 'metadata' has keypoints_symmetry {shown}, expected {sides}, the left and right joints of "
             "Human3.6M; take a file of keypoints in its order, such as cpn_ft_h36m_dbb"
         )

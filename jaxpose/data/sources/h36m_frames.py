@@ -87,8 +87,10 @@ def read_frames(folder: pathlib.Path, subject: int) -> tuple[list[str], np.ndarr
     if not isinstance(frames, list) or not frames:
         raise DataError(f"{_path(folder, subject, 'data')}: field 'images': expected a list of frames")
     frames = frames[::EVERY]
+    if not all(isinstance(frame, dict) for frame in frames):
+        raise DataError(f"{_path(folder, subject, 'data')}: field 'images': expected a list of objects")
+    names = texts(frames, "file_name", _path(folder, subject, "data"))
     try:
-        names = [str(frame["file_name"]) for frame in frames]
         used = [str(frame["cam_idx"]) for frame in frames]
         joints = [
             joints_3d[str(frame["action_idx"])][str(frame["subaction_idx"])][str(frame["frame_idx"])]
