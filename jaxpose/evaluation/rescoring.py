@@ -22,8 +22,7 @@ from flax.typing import Dtype
 from jaxpose import skeleton as skeletons
 from jaxpose.convert.conversion import StateDict, apply_rules
 from jaxpose.errors import CheckpointError, ConfigError, DataError
-from jaxpose.files.arrays import read_npz
-from jaxpose.files.whole import whole
+from jaxpose.files.arrays import read_npz, write_npz
 from jaxpose.nn.names import LINEAR, Rule
 from jaxpose.skeleton import Skeleton
 from jaxpose.types import Array
@@ -187,8 +186,7 @@ def save(path: str | pathlib.Path, rescoring: Rescoring) -> None:
     params = flatten_dict(rescoring.params, sep="/")
     arrays: dict[str, Any] = {_PARAMS + name: np.asarray(value) for name, value in params.items()}
     links = {"links": np.array(features.links, np.int32), "units": np.array(features.units, np.int32)}
-    with whole(path) as unfinished:
-        np.savez(unfinished, **{"joints": np.int32(features.joints)}, **links, **arrays)
+    write_npz(path, {"joints": np.int32(features.joints)} | links | arrays)
 
 
 def load(path: str | pathlib.Path, joints: int) -> Rescoring:
@@ -222,13 +220,14 @@ def _features(path: Any, arrays: dict[str, np.ndarray]) -> PoseFeatures:
     Raises:
       CheckpointError: its arrays have other shapes, or tell links that do not exist.
     """
-    for name, shape in (("joints", ()), ("links", (-1, 2)), ("units", (-1,))):
+    for name in ("joints", "links", "units"):
         array = arrays[name]
-        if array.dtype.kind not in "iu" or array.ndim != len(shape) or array.shape[1:] != shape[1:]:
+        fits = {"joints": array.size == 1, "links": array.ndim == 2 and array.shape[1] == 2, "units": array.ndim == 1}
+        if array.dtype.kind not in "iu" or not fits[name]:
             raise CheckpointError(f"{path}: array {name!r} is {array.dtype} of shape {array.shape}; {_ADVICE}")
     links = tuple((a, b) for a, b in arrays["links"].tolist())
     try:
-        return PoseFeatures(links, tuple(arrays["units"].tolist()), int(arrays["joints"]))
+        return PoseFeatures(links, tuple(arrays["units"].tolist()), arrays["joints"].item())
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}; {_ADVICE}") from error
 

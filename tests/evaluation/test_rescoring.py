@@ -98,3 +98,37 @@ def test_files_that_are_none(tmp_path):
         rescoring.load(tmp_path / "text.npz", 14)
     with pytest.raises(CheckpointError, match=r"must end in \.npz"):
         rescoring.save(tmp_path / "rescoring.json", convert(state_dict(), FEATURES))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"links": np.zeros((3, 3), int)}, r"array 'links' is int64 of shape \(3, 3\)"),
+        ({"links": np.float32([[0, 1]])}, "array 'links' is float32"),
+        ({"links": np.array([[0, 99]])}, r"links \[\(0, 99\)\]: expected pairs"),
+        ({"units": np.array(0)}, "array 'units'"),
+        ({"joints": np.arange(3)}, "array 'joints'"),
+        ({"params/layer1/bias": np.full(8, np.nan, np.float32)}, "'layer1/bias' has values that are no finite numbers"),
+        ({"params/layer1/bias": np.full(8, 1e300)}, "'layer1/bias' has values that are no finite numbers"),
+    ],
+)
+def test_odd_arrays(tmp_path, change, message):
+    path = tmp_path / "rescoring.npz"
+    rescoring.save(path, convert(state_dict(), FEATURES))
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files} | change
+    np.savez(path, **arrays)
+    with pytest.raises(CheckpointError, match=rf"rescoring.npz: .*{message}"):
+        rescoring.load(path, 14)
+
+
+def test_every_flipped_bit_is_found(tmp_path):
+    path = tmp_path / "rescoring.npz"
+    rescoring.save(path, convert(state_dict(), FEATURES))
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(100):
+        changed = bytearray(data)
+        changed[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError, match="no readable rescorer"):
+            rescoring.load(path, 14)

@@ -31,6 +31,7 @@ from jaxpose.data.sources.coco import CROWDPOSE_AREA_OF_BOX
 from jaxpose.data.sources.folder import picture_sizes
 from jaxpose.data.sources.mpii import HEAD_SIZE_OF_LENGTH
 from jaxpose.errors import ConfigError, DataError
+from jaxpose.files.fields import LARGEST
 from jaxpose.files.matlab import read_variable
 from jaxpose.skeleton import LSP, MPII
 
@@ -105,11 +106,11 @@ def read_joints(path: str | pathlib.Path) -> tuple[np.ndarray, int]:
 def _columns(rows: np.ndarray, names: list[str], sizes: np.ndarray, joints: np.ndarray, where: str) -> Annotations:
     """One person an image; one with fewer than two labelled joints gets a box without area, which is no example."""
     skipped = Skipped(where)
-    broken = ~np.isfinite(joints).all((1, 2))
-    for name in np.array(names)[broken]:
+    usable = np.abs(joints) <= LARGEST
+    for name in np.array(names)[~usable.all((1, 2))]:
         skipped.add("a joint is not finite: taken as not labelled", name)
     skipped.log()
-    joints = np.where(np.isfinite(joints).all(-1, keepdims=True), joints, 0)
+    joints = np.where(usable.all(-1, keepdims=True), joints, 0)
     visibility = joints[..., 2]
     keypoints = np.where(visibility[..., None] > 0, joints[..., :2], 0)
     tight = tight_boxes(keypoints, visibility)

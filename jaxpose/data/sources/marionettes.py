@@ -23,12 +23,13 @@ from jaxpose.marionettes.sequences import FRAME_RATE
 from jaxpose.ops import bones, cameras
 from jaxpose.skeleton import H36M, MARIONETTE, Skeleton
 
+_FRAMES = -1
 _COLUMNS: dict[str, tuple[int, ...]] = {
     "subject": (),
     "action": (),
-    "detections": (MARIONETTE.num_joints, 2),
-    "visibility_score": (MARIONETTE.num_joints,),
-    "joints_3d": (MARIONETTE.num_joints, 3),
+    "detections": (_FRAMES, MARIONETTE.num_joints, 2),
+    "visibility_score": (_FRAMES, MARIONETTE.num_joints),
+    "joints_3d": (_FRAMES, MARIONETTE.num_joints, 3),
     "intrinsics": (3, 3),
     "rotation": (3, 3),
     "translation": (3,),
@@ -86,11 +87,14 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
         columns = read_npz(path, _COLUMNS)
     except DataError as error:
         raise DataError(f"{error}. Delete the folder {path.parent}: it will be written again") from error
-    count = columns["subject"].size
+    count, frames = columns["subject"].size, columns["detections"].shape[1:2]
     for name, tail in _COLUMNS.items():
         shape = columns[name].shape
-        if shape[:1] != (count,) or shape[len(shape) - len(tail) :] != tail:
+        if shape != (count, *(frames if tail[:1] == (_FRAMES,) else ()), *(size for size in tail if size != _FRAMES)):
             raise DataError(f"{path}: array {name!r} has shape {shape}; delete its folder, it will be written again")
+    turns = columns["rotation"].astype(np.float64)
+    if not np.allclose(turns @ turns.mT, np.eye(3), atol=1e-3) or not (np.linalg.det(turns) > 0).all():
+        raise DataError(f"{path}: array 'rotation' has no rotations; delete its folder, it will be written again")
     return columns
 
 

@@ -30,6 +30,7 @@ _REQUIRED = (
     "track_id",
 )
 _OF_IMAGES = {"image_id": "iu", "width": "iu", "height": "iu", "file_name": "U", "crowd_index": "f"}
+_OF_SKELETON = {f"skeleton_{part}" for part in ("joints", "limbs", "sigmas", "upper_body")}
 _OF_PEOPLE = {
     **dict.fromkeys(("person_image", "person_id", "track_id", "num_keypoints"), "iu"),
     **dict.fromkeys(("area", "head_size"), "f"),
@@ -43,6 +44,7 @@ _COLUMNS: dict[str, tuple] = {
     "joints": ("f", "P", "K", 3),
     "joints_3d": ("f", "P", "K", 3),
     "intrinsics": ("f", "I", 3, 3),
+    "skeleton_upper_body": ("U", "J"),
     "skeleton_joints": ("U", "K"),
     "skeleton_sigmas": ("f", "K"),
     "skeleton_limbs": ("U", "L", 2),
@@ -127,7 +129,7 @@ def read_columns(path: pathlib.Path) -> Annotations:
         area=columns["area"],
         crowd=columns["crowd"],
         track_id=columns["track_id"],
-        clip_boxes=bool(columns.get("clip_boxes", True)),
+        clip_boxes=bool(np.all(columns.get("clip_boxes", True))),
         unlabelled=_regions(columns, "unlabelled"),
         **{name: columns[name] for name in ("num_keypoints", "crowd_index", "mirror") if name in columns},
         **_head_size(columns),
@@ -146,6 +148,10 @@ def _check_columns(columns: dict[str, np.ndarray], path: pathlib.Path) -> None:
         array = columns[name]
         if array.dtype.kind not in kinds or not _fits(array.shape, axes, sizes):
             raise DataError(f"{path}: array {name!r} is {array.dtype} of shape {array.shape}; {_REMEDY}")
+    if "skeleton" in columns and (columns["skeleton"].size != 1 or columns["skeleton"].dtype.kind != "U"):
+        raise DataError(f"{path}: array 'skeleton' is no name; {_REMEDY}")
+    if "skeleton" in columns and (missing := sorted(_OF_SKELETON - set(columns))):
+        raise DataError(f"{path}: lacks the arrays {missing}; {_REMEDY}")
     for name in ("box", "joints", "area"):
         if not np.isfinite(columns[name]).all():
             raise DataError(f"{path}: array {name!r} is not finite; {_REMEDY}")
