@@ -275,7 +275,9 @@ def _load_legacy(data: bytes) -> Any:
         number, count, view = pid[2], pid[4], pid[5] if len(pid) > 5 else None
         if (number, view) not in storages:
             dtype = _dtype_of(pid[1], order)
-            part = (0, count) if view is None else view[1:3]
+            part = (0, count) if view is None else tuple(view[1:3])
+            if len(part) != 2 or not all(type(n) is int and n >= 0 for n in part):
+                raise RefusedError("it names a part of its numbers that is none")
             storages[number, view] = _Storage(dtype, lambda: _slice(places, number, part, dtype))
         return storages[number, view]
 

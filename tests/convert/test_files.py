@@ -1,4 +1,5 @@
 import argparse
+import json
 import sys
 
 import jax
@@ -7,7 +8,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from jaxpose.convert import load_state_dict, load_variables, save_variables
-from jaxpose.errors import CheckpointError
+from jaxpose.errors import CheckpointError, StorageError
 
 VARIABLES = {
     "params": {"head": {"kernel": np.arange(6.0, dtype=np.float32).reshape(2, 3).T, "bias": np.ones(2, np.float32)}},
@@ -162,3 +163,78 @@ def test_file_without_arrays_is_named(torch, tmp_path):
     torch.save({"epoch": 3}, tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match=r"holds no arrays; its entries are \['epoch'\]"):
         load_state_dict(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("name", ["variables.npz", "variables.safetensors"])
+def test_every_flipped_bit_of_weights_is_found(tmp_path, name):
+    save_variables(tmp_path / name, VARIABLES)
+    data = (tmp_path / name).read_bytes()
+    for at in range(len(data)):
+        changed = bytearray(data)
+        changed[at] ^= 1 << at % 8
+        (tmp_path / name).write_bytes(changed)
+        with pytest.raises(CheckpointError, match=f"{name} cannot be read as .*it is damaged"):
+            load_variables(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["variables.npz", "variables.safetensors"])
+def test_weights_are_written_whole_or_not_at_all(tmp_path, name, monkeypatch):
+    save_variables(tmp_path / name, VARIABLES)
+    before = (tmp_path / name).read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jaxpose.files.whole.os.replace", full)
+    with pytest.raises(StorageError, match=f"{name}: cannot be written .No space left on device."):
+        save_variables(tmp_path / name, {"params": {"a": np.zeros(3)}})
+    assert (tmp_path / name).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_weights_of_others_have_no_digest(tmp_path):
+    from safetensors.numpy import save_file
+
+    np.savez(tmp_path / "x.npz", **{"params/a": np.ones(3, np.float32)})
+    save_file({"params/a": np.ones(3, np.float32)}, tmp_path / "x.safetensors", {"format": "pt", "sha256": "0" * 64})
+    for name in ("x.npz", "x.safetensors"):
+        assert_array_equal(load_variables(tmp_path / name)["params"]["a"], np.ones(3))
+
+
+def test_half_precision_of_safetensors_widens(tmp_path, torch):
+    from safetensors.torch import save_file
+
+    kinds = (torch.bfloat16, torch.float16, torch.float64, torch.int32, torch.bool, torch.uint8)
+    entries = {str(kind): torch.tensor([1, 2.5, 3]).to(kind) for kind in kinds}
+    save_file(entries, tmp_path / "x.safetensors")
+    for name, value in load_state_dict(tmp_path / "x.safetensors").items():
+        assert_array_equal(value, entries[name].float().numpy())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape": [3]}, "array 'a' of shape .3. has 8 bytes"),
+        ({"shape": [-1, -2]}, "array 'a' has dtype"),
+        ({"shape": [1 << 40]}, "array 'a' of shape"),
+        ({"dtype": "F4"}, "array 'a' has dtype 'F4'"),
+        ({"dtype": ["F32"]}, "array 'a' has dtype"),
+        ({"data_offsets": [0, 16]}, "array 'a' of shape"),
+        ({"data_offsets": [4, 12]}, "bytes that are of no array or of several"),
+        ({"data_offsets": [8, 16]}, "is cut off within array 'a'|bytes that are of no array"),
+        ({"data_offsets": None}, "array 'a' has dtype"),
+    ],
+)
+def test_odd_headers_of_safetensors(tmp_path, change, message):
+    header = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | change,
+              "b": {"dtype": "F32", "shape": [1], "data_offsets": [8, 12]}}  # fmt: skip
+    text = json.dumps(header).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 12)
+    with pytest.raises(CheckpointError, match=f"x.safetensors cannot be read as .safetensors .*{message}"):
+        load_state_dict(tmp_path / "x.safetensors")
+
+
+def test_an_array_and_a_group_of_one_name(tmp_path):
+    np.savez(tmp_path / "x.npz", **{"params/a": np.ones(3), "params/a/b": np.ones(3)})
+    with pytest.raises(CheckpointError, match=r"arrays and groups of arrays of the same names, \['params/a'\]"):
+        load_variables(tmp_path / "x.npz")

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import struct
 
 import numpy as np
 import pytest
@@ -140,6 +141,12 @@ class TestBadFiles:
             (lambda m, f, s: f["S1"].update(Walking=[np.zeros((8, 16, 2))] * 4), r"has shape \(8, 16, 2\), expected"),
             (lambda m, f, s: s.pop("S1_Walking.2"), r"score.pkl: has no 'S1_Walking.2', only 15 others such as"),
             (lambda m, f, s: s["S1_Walking.0"].fill(2), r"'S1_Walking.0' is from 2 to 2, expected 0 to 1"),
+            (lambda m, f, s: s["S1_Walking.0"].fill(np.nan), r"'S1_Walking.0' is from nan to nan, expected 0 to 1"),
+            (lambda m, f, s: m["S1"].update({7: np.zeros((3, 32, 3))}), "has the key 7, expected names of actions"),
+            (lambda m, f, s: m["S1"].update(Walking="x"), "'Walking' is an array of <U1, expected numbers"),
+            (lambda m, f, s: m["S1"].update(Walking=[[1], [1, 2]]), "'Walking' is no array of numbers"),
+            (lambda m, f, s: m["S1"].update(Walking=np.full((3, 32, 3), 1e300)), r"has numbers beyond 1e\+09"),
+            (lambda m, f, s: f["S1"].update(Walking=3), "'Walking' is no list, expected 4 cameras"),
             (lambda m, f, s: m["S1"]["Walking"].fill(np.nan), r"S1 Walking camera .*not finite in frame 0"),
         ],
     )
@@ -218,6 +225,45 @@ class TestPickles:
         with pytest.raises(DataError, match="refused"):
             pickles.read_npz_object(tmp_path / "y.npz", "a")
         assert not trap.exists()
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"\x80\x04\x8e" + struct.pack("<Q", 1 << 60) + b".",  # bytes without end
+            b"\x80\x05\x96" + struct.pack("<Q", 1 << 36) + b".",
+            b"\x80\x02\x8b" + struct.pack("<i", (1 << 31) - 1) + b"\xff.",
+            b"]" * 1_000_000 + b"a" * 999_999 + b".",
+            b"(" * 1_000_000 + b"t" * 1_000_000 + b".",
+            b"}" + b"(" * 1_000_000 + b"t" * 1_000_000 + b"Ns.",
+            b"]q\x00h\x00a.",  # a list that holds itself
+            b"]" + b"".join(b"q" + bytes([i]) + b"]" + (b"h" + bytes([i]) + b"a") * 20 for i in range(20)) + b".",
+            b"cnumpy\ndtype\n(S'f8'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI63\ntb.",  # numbers that are called objects
+            b"cnumpy\ndtype\n(S'V1000000000'\nI0\nI1\ntR.",
+        ],
+        ids=range(10),
+    )
+    def test_bombs(self, tmp_path, data):
+        """Each is refused in no time and without memory."""
+        (tmp_path / "x.pkl").write_bytes(data)
+        with pytest.raises(DataError, match="x.pkl is (refused|damaged)"):
+            pickles.read_pickle(tmp_path / "x.pkl")
+
+    def test_places_and_sizes_that_are_not_used(self, tmp_path):
+        """They are not made either: a place far away, and an array that never gets its values."""
+        (tmp_path / "x.pkl").write_bytes(b"\x80\x02Nr" + struct.pack("<I", (1 << 32) - 1) + b".")
+        assert pickles.read_pickle(tmp_path / "x.pkl") is None
+        make = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I1000000000000\ntS'b'\ntR."
+        (tmp_path / "x.pkl").write_bytes(make)
+        assert pickles.read_pickle(tmp_path / "x.pkl").size == 0
+
+    def test_bytes_that_are_not_there(self, tmp_path):
+        data = pickle.dumps(np.arange(5.0), 2)
+        assert data.count(b"K\x05\x85") == 1
+        (tmp_path / "x.pkl").write_bytes(data.replace(b"K\x05\x85", b"J\xff\xff\xff\x7f\x85"))
+        with pytest.raises(
+            DataError, match=r"x.pkl is refused: .*states shape \(2147483647,\), but not as many values"
+        ):
+            pickles.read_pickle(tmp_path / "x.pkl")
 
 
 class TestCameras:
