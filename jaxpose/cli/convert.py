@@ -4,7 +4,9 @@
     jaxpose convert resnet50-19c8e357.pth --config=prtr:coco --backbone --output=resnet50.npz
     jaxpose convert final_rescore_coco_kpt.pth --rescorer --skeleton=coco --output=rescoring.npz
 
-CHECKPOINT is a PyTorch file (.pth, .pth.tar, ...), .npz or .safetensors. The first form takes all of a method's
+CHECKPOINT is a PyTorch file (.pth, .pth.tar, ...), which is read without PyTorch and without running anything in it,
+.npz or .safetensors. Where a trainer has put the network among other things, or something before its names, the log
+says what was taken. The first form takes all of a method's
 network, the second a network pretrained for something else (torchvision ResNet, ImageNet or pose HRNet), of which the
 method's backbone takes what it needs. The output (.npz or .safetensors) is for the config field `init_from`. The third
 form takes a network that rescores poses; its output (.npz) is for the config field `evaluate.rescoring`.

@@ -134,11 +134,12 @@ def _made(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Arrays from what `_described` gave; what NumPy cannot make or write is no input."""
     try:
         content = json.loads(path.read_bytes())
-        return {
-            name: np.array(values, np.dtype(dtype)).reshape(shape)
-            for name, (dtype, shape, values) in content.items()
-            if np.dtype(dtype).kind in "biufU" and len(name) < 100 and name.isascii() and "\0" not in name
-        }
+        with np.errstate(all="ignore"):
+            return {
+                name: np.array(values, np.dtype(dtype)).reshape(shape)
+                for name, (dtype, shape, values) in content.items()
+                if np.dtype(dtype).kind in "biufU" and len(name) < 100 and name.isascii() and "\0" not in name
+            }
     except Exception as error:
         raise DataError(f"no input: {error}") from error
 
