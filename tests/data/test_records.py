@@ -166,6 +166,7 @@ def test_damaged_descriptions(folder, tmp_path, name):
         ("box", np.zeros((12, 3), np.float32)),
         ("box", np.full((12, 4), np.nan, np.float32)),
         ("joints", np.zeros((12, 16, 3), np.float32)),
+        ("joints", np.full((12, 17, 3), 0.9, np.float32)),
         ("area", np.zeros(12, int)),
         ("width", np.zeros(11, np.int32)),
         ("file_name", np.zeros(12)),

@@ -155,6 +155,8 @@ def _check_columns(columns: dict[str, np.ndarray], path: pathlib.Path) -> None:
     for name in ("box", "joints", "area"):
         if not np.isfinite(columns[name]).all():
             raise DataError(f"{path}: array {name!r} is not finite; {_REMEDY}")
+    if not np.isin(columns["joints"][..., 2], (0, 1, 2)).all():
+        raise DataError(f"{path}: array 'joints' has a visibility that is not 0, 1 or 2; {_REMEDY}")
     for name, axis in (("person_image", "I"), ("unlabelled_image", "I"), ("ignored_image", "I")):
         rows = columns.get(name, np.zeros(0))
         if len(rows) and not 0 <= rows.min() <= rows.max() < sizes[axis]:
