@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path("~/.cache/jaxpose/xla").expanduser()))
@@ -12,6 +13,7 @@ import pytest
 from absl import flags
 
 from jaxpose.runs import startup
+from jaxpose.skeleton import SKELETONS
 
 jax.config.update("jax_num_cpu_devices", 8)
 startup.use_fast_cpu_preset()
@@ -19,6 +21,15 @@ if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
 
 TEST_DATA = os.environ.get("JAXPOSE_TEST_DATA", "")
+
+
+@pytest.fixture(autouse=True)
+def known_skeletons() -> Iterator[None]:
+    """Skeletons that a test adds are unknown to the next."""
+    before = dict(SKELETONS)
+    yield
+    SKELETONS.clear()
+    SKELETONS.update(before)
 
 
 @pytest.fixture(scope="session")

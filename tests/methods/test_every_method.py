@@ -148,7 +148,7 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("field", "value", "message"),
         [
-            ("skeleton", "octopus", "skeleton is 'octopus', but .* needs one of coco, "),
+            ("skeleton", "octopus", "skeleton is 'octopus', but .* needs one of ap10k, coco, "),
             ("dtype", "float16", "dtype is 'float16', but .* needs float32 or bfloat16"),
             ("dtype", 32, "dtype is 32, but .* needs a string"),
             ("skeletom", "coco", "skeletom is set, but .* has no such field. Did you mean 'skeleton'"),

@@ -234,7 +234,9 @@ class TestScores:
 
     def test_one_stage(self, folder, finished, monkeypatch):
         called = []
-        monkeypatch.setattr(evaluator, "evaluate", lambda config, workdir: called.append(workdir) or {"PCK@0.05": 1.0})
+        monkeypatch.setattr(
+            evaluator, "evaluate", lambda config, workdir, chosen: called.append(workdir) or {"PCK@0.05": 1.0}
+        )
         before = (finished / "scores.json").read_text()
         main.run(staged(folder), str(finished), "evaluate", "regda")
         found = json.loads((finished / "scores.json").read_text())
@@ -247,7 +249,7 @@ class TestScores:
             main.run(staged(folder), str(tmp_path), "evaluate")
         (tmp_path / "pretrain").mkdir()
         (tmp_path / "pretrain" / "config.json").write_text("{}")
-        monkeypatch.setattr(evaluator, "evaluate", lambda config, workdir: {"PCK@0.05": 0.5})
+        monkeypatch.setattr(evaluator, "evaluate", lambda config, workdir, chosen: {"PCK@0.05": 0.5})
         main.run(staged(folder), str(tmp_path), "evaluate")
         assert "not begun yet: regda" in caplog.text
 
