@@ -107,7 +107,7 @@ class LayerViews:
         return LayerViews(**own, grid=self.grid)
 
 
-MOST_CANVAS_SIDE = 1 << 14
+MOST_CANVAS_SIDE = 1 << 16
 """Most pixels of a side of a canvas in inference: long strips, enlarged to a usual height, would fill the memory."""
 
 

@@ -376,7 +376,7 @@ STRIPS = [(4000, 10), (10, 4000), (65535, 1)]
 def test_strips_on_endless_canvases_are_refused(size, name):
     """4000 x 10 pixels would be 76,800 x 192 on a canvas whose short side is 192."""
     method = methods.create({"name": name, "skeleton": "coco", "input_size": 192})
-    with pytest.raises(DataError, match=r"the canvas .* has [\d,]+ x [\d,]+ pixels; the limit is 16,384 a side"):
+    with pytest.raises(DataError, match=r"the canvas .* has [\d,]+ x [\d,]+ pixels; the limit is 65,536 a side"):
         method.layout(*size)
     with pytest.raises(ImageError, match=rf"image 1.png: has {size[0]} x {size[1]} pixels: the canvas"):
         EvaluationImages(make_source([(50, 60), size]), layout=method.layout)
