@@ -16,8 +16,7 @@ import dataclasses
 import json
 import logging
 import pathlib
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -39,6 +38,7 @@ _RESOLUTION = 0.001
 """Seconds to which some formats round the times of frames."""
 _EVEN = 0.003
 """Seconds by which distances of evenly spaced frames may differ."""
+_DIGITS = "0123456789"
 _MOST_DIGITS = 18
 
 
@@ -209,9 +209,11 @@ def _next_image(capture) -> np.ndarray | None:
 class FrameFolder(Footage):
     """A folder of pictures that are the frames of one video, numbered by the digits that their names end with.
 
-    Pictures without such a number among more that have one are no frames. Where most names end without, or two with the
-    same number, frames are numbered from 0 in order of their names. Pictures that are no frames or cannot be decoded
-    are named in the log and left out.
+    Frames are the pictures with the pattern of names that more than half of all share: what stands before the number;
+    where one number would come twice, the suffix too, then also how many digits there are. If no pattern is so common,
+    the names that end with a number are frames, if they are more than half and each number comes once; else all
+    pictures are, numbered from 0 in order of their names. Pictures that are no frames or cannot be decoded are named in
+    the log and left out, and it says where numbers of names are not used.
 
     Args:
       path: folder with the frames.
@@ -233,8 +235,10 @@ class FrameFolder(Footage):
         if strays:
             named = ", ".join(file.name for file in strays[:5]) + (", ..." if len(strays) > 5 else "")
             logger.warning(
-                "%s: %d pictures whose names end without a number are no frames: %s", path, len(strays), named
+                "%s: %d pictures whose names are unlike the others' are no frames: %s", path, len(strays), named
             )
+        if any(_number(file) not in (None, number) for number, file in self.files):
+            logger.warning("%s: numbers in names are of no use; frames are numbered from 0 in order of names", path)
         if not self.files:
             raise ImageError(self.name, f"the folder holds no frame ({', '.join(images.SUFFIXES)})")
 
@@ -268,11 +272,37 @@ def numbered_files(folder: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
 def _frames_and_strays(folder: pathlib.Path) -> tuple[list[tuple[int, pathlib.Path]], list[pathlib.Path]]:
     """The numbered frames of a folder in order, and its other pictures."""
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in images.SUFFIXES and f.is_file())
-    digits = {file: re.search(rf"(?<!\d)\d{{1,{_MOST_DIGITS}}}$", file.stem, re.ASCII) for file in files}
-    numbered = sorted((int(found[0]), file) for file, found in digits.items() if found)
-    if len({number for number, _ in numbered}) < len(numbered) or 2 * len(numbered) <= len(files):
-        return list(enumerate(files)), []
-    return numbered, [file for file, found in digits.items() if not found]
+    shown = [file for file in files if not file.name.startswith(".")]
+    chosen = next(filter(None, (_most(shown, pattern) for pattern in _PATTERNS)), None)
+    numbered = list(enumerate(shown)) if chosen is None else sorted((_number(file) or 0, file) for file in chosen)
+    frames = {file for _, file in numbered}
+    return numbered, [file for file in files if file not in frames]
+
+
+_PATTERNS: Sequence[Callable[[pathlib.Path], Hashable]] = (
+    lambda file: file.stem.rstrip(_DIGITS),
+    lambda file: (file.stem.rstrip(_DIGITS), file.suffix),
+    lambda file: (file.stem.rstrip(_DIGITS), file.suffix, len(file.stem)),
+    lambda file: None,
+)
+"""What names of frames share, from loose to strict; then nothing but that they end with a number."""
+
+
+def _most(files: Sequence[pathlib.Path], pattern: Callable[[pathlib.Path], Hashable]) -> list[pathlib.Path] | None:
+    """The files with the commonest pattern, if they are more than half and each has a number of its own."""
+    groups: dict[Hashable, list[pathlib.Path]] = {}
+    for file in files:
+        if _number(file) is not None:
+            groups.setdefault(pattern(file), []).append(file)
+    most = max(groups.values(), key=len, default=[])
+    fits = 2 * len(most) > len(files) and len({_number(file) for file in most}) == len(most)
+    return most if fits else None
+
+
+def _number(file: pathlib.Path) -> int | None:
+    """The number that the name of a file ends with."""
+    digits = file.stem[len(file.stem.rstrip(_DIGITS)) :]
+    return int(digits) if 0 < len(digits) <= _MOST_DIGITS else None
 
 
 def is_video(path: pathlib.Path) -> bool:

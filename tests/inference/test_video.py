@@ -337,11 +337,35 @@ class TestFrameFolder:
         folder = self.write(tmp_path / "v", *names)
         assert [(f.number, f.image[0, 0, 0]) for f in video.open_footage(folder)] == [(0, 0), (1, 20)]
 
-    @pytest.mark.parametrize("stray", ["cover.png", "poster_" + "9" * 19 + ".png", "1 copy.png"])
+    @pytest.mark.parametrize(
+        "stray",
+        [
+            "cover.png",
+            "poster_" + "9" * 19 + ".png",
+            "1 copy.png",
+            "f_2 (copy).png",
+            "copy_f_2.png",
+            "thumb_5.png",
+            "f_2.jpg",
+            "f_02.png",
+            ".f_2.png",
+            "._f_2.png",
+        ],
+    )
     def test_a_stray_picture_is_no_frame(self, tmp_path, stray, caplog):
-        folder = self.write(tmp_path / "v", "f_10.png", "f_2.png", stray)
-        assert [f.number for f in video.open_footage(folder)] == [2, 10]
-        assert f"1 pictures whose names end without a number are no frames: {stray}" in caplog.text
+        folder = self.write(tmp_path / "v", "f_3.png", "f_2.png", "f_7.png", stray)
+        assert [(f.number, f.image[0, 0, 0]) for f in video.open_footage(folder)] == [(2, 20), (3, 0), (7, 40)]
+        assert f"1 pictures whose names are unlike the others' are no frames: {stray}" in caplog.text
+
+    def test_frames_of_no_common_name_keep_their_numbers(self, tmp_path, caplog):
+        folder = self.write(tmp_path / "v", "a4.png", "b2.jpg")
+        assert [f.number for f in video.open_footage(folder)] == [2, 4]
+        assert not caplog.records
+
+    def test_numbers_that_come_twice_are_told(self, tmp_path, caplog):
+        folder = self.write(tmp_path / "v", "a4.png", "b4.png")
+        assert [f.number for f in video.open_footage(folder)] == [0, 1]
+        assert "numbers in names are of no use; frames are numbered from 0 in order of names" in caplog.text
 
     def test_bad_frames_are_left_out_and_named(self, tmp_path, caplog):
         folder = self.write(tmp_path / "v", "1.png", "2.png", "3.png")
@@ -462,7 +486,7 @@ def test_boxes_of_frames(command, tmp_path, caplog):
     assert [(p["frame"], p["person_box"]) for p in found["v.json"]] == [(8, box)]
     cv2.imwrite(str(tmp_path / "v" / "x.png"), picture())
     assert command("v", "--video", "--boxes", "boxes.json") == (0, found)
-    assert "v: 1 pictures whose names end without a number are no frames: x.png" in caplog.text
+    assert "v: 1 pictures whose names are unlike the others' are no frames: x.png" in caplog.text
     for name in ("y.png", "z.png"):
         cv2.imwrite(str(tmp_path / "v" / name), picture())
     assert command("v", "--video", "--boxes", "boxes.json")[0] == 1
