@@ -3,7 +3,7 @@
 import json
 import pathlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import cv2
@@ -68,6 +68,12 @@ def make_folder(path: pathlib.Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{path}: the folder cannot be made ({error.strerror or error})") from error
+
+
+def first_replaced(written: Iterable[pathlib.Path], read: Collection[pathlib.Path]) -> pathlib.Path | None:
+    """The first of the paths to write to that is, by any name or link, one of the files that are read."""
+    places, known = {path.resolve() for path in read}, {identity(path) for path in read} - {None}
+    return next((path for path in written if path.resolve() in places or identity(path) in known), None)
 
 
 def identity(path: pathlib.Path) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from jaxpose.cli import config_flags
-from jaxpose.cli.files import free_name, identity, image_name
+from jaxpose.cli.files import first_replaced, free_name, image_name
 from jaxpose.data import images, suspicions
 from jaxpose.data.sources import coco
 from jaxpose.errors import DataError, ImageError, JaxposeError
@@ -177,10 +177,8 @@ def protect_inputs(
     runs = [p for p in (options.workdir, options.detector) if p]
     others += [path for run in runs if run.is_dir() for path in run.iterdir()]
     sources = [*(f.path for f in files), *others, *read]
-    places, known = {path.resolve() for path in sources}, {identity(path) for path in sources} - {None}
-    for path in [options.output / name for name in written]:
-        if path.resolve() in places or identity(path) in known:
-            raise DataError(f"--output {options.output} would replace the input {path}; give another")
+    if replaced := first_replaced([options.output / name for name in written], sources):
+        raise DataError(f"--output {options.output} would replace the input {replaced}; give another")
 
 
 def image_ids(paths: Sequence[pathlib.Path], annotations: pathlib.Path | None) -> dict[pathlib.Path, int | None]:

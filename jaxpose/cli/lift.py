@@ -39,7 +39,7 @@ import numpy as np
 
 from jaxpose import skeleton as skeletons
 from jaxpose.cli import command, config_flags
-from jaxpose.cli.files import free_name, write_image, write_list
+from jaxpose.cli.files import first_replaced, free_name, make_folder, write_image, write_list
 from jaxpose.data.examples.sequences import MILLIMETRES, open_sequences
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.evaluation.metrics.mpjpe import mpjpe
@@ -125,8 +125,9 @@ def _run(options: argparse.Namespace) -> int:
     loaded = lifter.load(options.workdir, options.step, config_flags.changes(options))
     scenes = _validation_scenes(loaded, options) if options.validation else _video_scenes(loaded, options)
     written = options.output / f"{options.poses.stem if options.poses else 'validation'}_3d.json"
-    _protect_inputs(options, [written, *(_animation(scene, options) for scene in scenes)])
-    options.output.mkdir(parents=True, exist_ok=True)
+    animations = [_animation(scene, options) for scene in scenes]
+    _protect_inputs(options, [written, *animations, *(path.with_suffix(".png") for path in animations)])
+    make_folder(options.output)
     entries: list[dict] = []
     for scene in scenes:
         lifted = loaded(scene.track.keypoints, scene.size)
@@ -148,9 +149,11 @@ def _animation(scene: Scene, options: argparse.Namespace) -> pathlib.Path:
 
 def _protect_inputs(options: argparse.Namespace, written: Sequence[pathlib.Path]) -> None:
     """Raises DataError if anything that will be written would replace something that is read."""
-    read = {path.resolve() for path in (options.poses, options.video) if path}
-    if replaced := [path for path in written if path.resolve() in read]:
-        raise DataError(f"--output {options.output} would replace the input {replaced[0]}; give another")
+    read = [path for path in (options.poses, options.video) if path]
+    if options.video and options.video.is_dir():
+        read += options.video.iterdir()
+    if replaced := first_replaced(written, read):
+        raise DataError(f"--output {options.output} would replace the input {replaced}; give another")
 
 
 # --- people to lift ---

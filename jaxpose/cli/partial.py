@@ -1,5 +1,6 @@
-"""Results of pictures that are done already, kept until all are, so that a restart goes on where it stopped."""
+"""What is done already of pictures and videos, kept until all are, so that a restart goes on where it stopped."""
 
+import argparse
 import json
 import logging
 import pathlib
@@ -8,6 +9,7 @@ from typing import Any
 
 import jax
 
+from jaxpose.cli import config_flags
 from jaxpose.errors import DataError, StorageError
 from jaxpose.files.whole import write_bytes
 from jaxpose.inference.predictor import Predictor
@@ -15,9 +17,12 @@ from jaxpose.runs import digest
 
 logger = logging.getLogger(__name__)
 
+FILES = ("poses.partial.jsonl", "boxes.partial.jsonl")
+"""Names of the file: for poses, and for the boxes of a detector."""
+
 
 class Partial:
-    """A file with one line a picture, appended to as pictures are done.
+    """A file with one line a picture or video, appended to as they are done.
 
     The first line holds what the results depend on. A last line that was cut off is dropped.
 
@@ -27,7 +32,7 @@ class Partial:
       resume: whether to go on with what the file holds; else it begins anew.
 
     Attributes:
-      done: {name of a picture: its line}.
+      done: {name of a picture or video: its line}.
 
     Raises:
       DataError: it is to go on, but the file is of another run, checkpoint or other options.
@@ -45,11 +50,11 @@ class Partial:
             _compare(path, lines[0], depends)
             kept = lines
             self.done = {line["name"]: line for line in lines[1:]}
-            logger.info("%s: %d images are done already", path, len(self.done))
+            logger.info("%s: %d inputs are done already", path, len(self.done))
         write_bytes(path, b"".join(map(_line, kept)))
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Appends the line of a picture, with its `name`.
+        """Appends the line of a picture or video, with its `name`.
 
         Raises:
           StorageError: it cannot be written.
@@ -97,6 +102,23 @@ def _compare(path: pathlib.Path, found: Mapping[str, Any], depends: Mapping[str,
             f"{path}: cannot go on, as it was made with other values of {', '.join(other)}; "
             "repeat the command as it was, or begin anew without --resume"
         )
+
+
+def open_partial(predictor: Predictor, options: argparse.Namespace) -> Partial:
+    """The file of a command with the options of `inputs.add_inputs` and `track.add_tracking`.
+
+    Raises:
+      DataError, StorageError: as `Partial`.
+    """
+    files = {f"--{name}": getattr(options, name) for name in ("boxes", "annotations")}
+    depends = depends_on(
+        predictor,
+        WORKDIR=str(options.workdir.resolve()),
+        changes=[[field, repr(value)] for field, value in sorted(config_flags.changes(options).items())],
+        **{"--box-threshold": options.box_threshold, "--threshold": options.threshold},
+        **{name: path and [str(path.resolve()), *stamp(path)] for name, path in files.items()},
+    )
+    return Partial(options.output / FILES[predictor.is_detector], depends, options.resume)
 
 
 def depends_on(predictor: Predictor, **options: Any) -> dict[str, Any]:

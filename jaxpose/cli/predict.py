@@ -28,9 +28,9 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from jaxpose.cli import command, config_flags, inputs, track
+from jaxpose.cli import command, inputs, track
 from jaxpose.cli.files import make_folder, write_image, write_list
-from jaxpose.cli.partial import Partial, depends_on, stamp
+from jaxpose.cli.partial import FILES, Partial, open_partial, stamp
 from jaxpose.errors import DataError, StorageError
 from jaxpose.inference.predictor import Predictor
 
@@ -52,34 +52,19 @@ def _parser() -> command.Parser:
 
 def _run(options: argparse.Namespace) -> int:
     videos, failed = track.open_videos(options, ("poses", "boxes"))
-    partials = ["poses.partial.jsonl", "boxes.partial.jsonl"]
-    written = [*partials, "poses.json"] if options.boxes else [*partials, "poses.json", "boxes.json"]
+    written = [*FILES, "poses.json"] if options.boxes else [*FILES, "poses.json", "boxes.json"]
     opened = inputs.open_inputs(options, [*written, *track.written(videos)], track.read(videos))
     opened.failed.update(failed)
     done = 0
     if opened.files or videos:
         predictor = inputs.load_predictor(options, options.batch_size)
         make_folder(options.output)
-        partial = _open_partial(predictor, options) if opened.files else None
-        if partial is not None:
+        partial = open_partial(predictor, options)
+        if opened.files:
             done += _predict_images(opened, predictor, options, partial)
-        done += track.follow_all(videos, predictor, options, opened.failed)
-        if partial is not None:
-            partial.remove()
+        done += track.follow_all(videos, predictor, options, opened.failed, partial)
+        partial.remove()
     return opened.report(done)
-
-
-def _open_partial(predictor: Predictor, options: argparse.Namespace) -> Partial:
-    files = {f"--{name}": getattr(options, name) for name in ("boxes", "annotations")}
-    depends = depends_on(
-        predictor,
-        WORKDIR=str(options.workdir.resolve()),
-        changes=[[field, repr(value)] for field, value in sorted(config_flags.changes(options).items())],
-        **{"--box-threshold": options.box_threshold, "--threshold": options.threshold},
-        **{name: path and [str(path.resolve()), *stamp(path)] for name, path in files.items()},
-    )
-    name = "boxes" if predictor.is_detector else "poses"
-    return Partial(options.output / f"{name}.partial.jsonl", depends, options.resume)
 
 
 def _predict_images(opened: inputs.Inputs, predictor: Predictor, options: argparse.Namespace, partial: Partial) -> int:

@@ -23,6 +23,7 @@ import dataclasses
 import logging
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -30,7 +31,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from jaxpose.cli import command, inputs
 from jaxpose.cli.files import free_name, make_folder
-from jaxpose.errors import ImageError
+from jaxpose.cli.partial import FILES, Partial, open_partial, stamp
+from jaxpose.errors import DataError, ImageError, StorageError
 from jaxpose.evaluation.tracking import OneEuro, TrackerOptions
 from jaxpose.inference import video
 from jaxpose.inference.predictor import People, Picture, Predictor
@@ -87,12 +89,15 @@ def _run(options: argparse.Namespace) -> int:
     for path in options.inputs:
         failed[str(path)] = "is no video; jaxpose predict looks at images" if path.exists() else "there is no such file"
     options.inputs = []
-    opened = inputs.open_inputs(options, written(videos), read(videos))
+    opened = inputs.open_inputs(options, [*FILES, *written(videos)], read(videos))
     opened.failed.update(failed)
     done = 0
     if videos:
         predictor = inputs.load_predictor(options, options.batch_size)
-        done = follow_all(videos, predictor, options, opened.failed)
+        make_folder(options.output)
+        partial = open_partial(predictor, options)
+        done = follow_all(videos, predictor, options, opened.failed, partial)
+        partial.remove()
     return opened.report(done)
 
 
@@ -177,23 +182,41 @@ def _boxes_of_frames(footage: video.VideoFile | video.FrameFolder, options: argp
 
 
 def follow_all(
-    videos: Sequence[Video], predictor: Predictor, options: argparse.Namespace, failed: dict[str, str]
+    videos: Sequence[Video],
+    predictor: Predictor,
+    options: argparse.Namespace,
+    failed: dict[str, str],
+    partial: Partial,
 ) -> int:
     """Writes the people of videos; returns how many videos could be used, and adds the others to `failed`."""
-    make_folder(options.output)
     done = 0
     for each in videos:
-        written = [options.output / f"{each.name}{end}" for end in (".mp4", ".json")]
-        if options.resume and all(path.is_file() for path in written):
-            logger.info("%s: is done already, see %s", each.footage.name, written[1])
-            done += 1
-            continue
+        name, written = each.footage.name, [options.output / f"{each.name}{end}" for end in (".mp4", ".json")]
         try:
-            _follow(each, predictor, options)
+            line = _line(each, options)
+            if partial.done.get(name) == line and all(path.is_file() for path in written):
+                logger.info("%s: is done already, see %s", name, written[1])
+            else:
+                _follow(each, predictor, options)
+                partial.add(line)
             done += 1
-        except ImageError as error:
-            failed[each.footage.name] = str(error)
+        except (DataError, StorageError) as error:
+            failed[name] = str(error)
     return done
+
+
+def _line(each: Video, options: argparse.Namespace) -> dict[str, Any]:
+    """What must be as it was for the files of a video to hold still.
+
+    Raises:
+      ImageError: a file vanished.
+    """
+    try:
+        stamps = [stamp(file) for file in each.files]
+    except OSError as error:
+        raise ImageError(each.footage.name, f"cannot be read ({error.strerror or error})") from error
+    flags = {f"--{name}": getattr(options, name) for name in ("rate", "smooth", "birth")}
+    return {"name": each.footage.name, "stamp": stamps, "written": each.name} | flags
 
 
 def _follow(each: Video, predictor: Predictor, options: argparse.Namespace) -> None:

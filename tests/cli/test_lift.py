@@ -1,6 +1,7 @@
 """Lifting 2D joints of other programs: reading tracks, filling gaps, other skeletons, the call and the command."""
 
 import json
+import os
 import re
 
 import cv2
@@ -285,6 +286,17 @@ class TestCommand:
         write_people(tmp_path / "a.json", {1: dict(enumerate(walk(2)))})
         assert self.call(run, tmp_path, tmp_path / "a.json", "--video", frames) == (1, [])
         assert "would replace the input" in error()
+
+    @pytest.mark.parametrize("written", ["a_1.mp4", "a_1.png", "a_3d.json"])
+    @pytest.mark.parametrize("link", [os.link, os.symlink])
+    def test_other_names_of_inputs_are_not_replaced(self, run, tmp_path, error, written, link):
+        write_people(tmp_path / "a.json", {1: dict(enumerate(walk(2)))})
+        before = (tmp_path / "a.json").read_bytes()
+        (tmp_path / "out").mkdir()
+        link(tmp_path / "a.json", tmp_path / "out" / written)
+        assert self.call(run, tmp_path, tmp_path / "a.json", "--size", "640x480")[0] == 1
+        assert f"would replace the input {tmp_path / 'out' / written}" in error()
+        assert (tmp_path / "a.json").read_bytes() == before
 
     @pytest.mark.parametrize(
         ("arguments", "status", "message"),

@@ -3,10 +3,12 @@
 import json
 
 import cv2
+import numpy as np
 import pytest
 from bright_spot import VARIABLES, BrightSpot, around, picture
 
 from jaxpose.cli import inputs, track
+from jaxpose.errors import DataError, StorageError
 from jaxpose.inference import video
 from jaxpose.inference.predictor import Predictor
 
@@ -65,13 +67,73 @@ def test_boxes_do_not_depend_on_the_stated_length(command, tmp_path, monkeypatch
     assert "3 boxes are of frames that a.avi does not have: 9, 11" in caplog.text
 
 
-def test_videos_that_are_done_are_skipped_by_resume(command, tmp_path, caplog):
+class TestResume:
+    @pytest.fixture
+    def stopped(self, command, tmp_path, monkeypatch):
+        """The names of the videos that are gone through, after a command on a and b was stopped in b."""
+        for folder in "ab":
+            (tmp_path / folder).mkdir()
+            cv2.imwrite(str(tmp_path / folder / "1.png"), picture((40, 40)))
+        follow, followed = track._follow, []
+
+        def stop(each, *arguments):
+            if each.name == "b":
+                raise KeyboardInterrupt
+            follow(each, *arguments)
+
+        monkeypatch.setattr(track, "_follow", stop)
+        with pytest.raises(KeyboardInterrupt):
+            command("a", "b")
+        assert (tmp_path / "out" / "poses.partial.jsonl").exists()
+        monkeypatch.setattr(track, "_follow", lambda each, *rest: followed.append(each.name) or follow(each, *rest))
+        return followed
+
+    def test_what_is_done_is_skipped(self, command, stopped, tmp_path, caplog):
+        status, found = command("a", "b", "--resume")
+        assert (status, sorted(found), stopped) == (0, ["a.json", "b.json"], ["b"])
+        assert "a: is done already, see out/a.json" in caplog.text
+        assert not (tmp_path / "out" / "poses.partial.jsonl").exists()
+        before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        assert command("a", "b") == (0, found)
+        assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+    def test_files_of_an_earlier_command_are_not_taken_for_done(self, command, stopped):
+        assert command("a", "b")[0] == 0
+        assert stopped == ["a", "b"]
+        assert command("a", "b", "--resume")[0] == 0
+        assert stopped == ["a", "b", "a", "b"]
+
+    @pytest.mark.parametrize("change", ["--smooth", "--rate=7", "--birth=0.1", "source", "film"])
+    def test_what_changed_is_done_anew(self, command, stopped, tmp_path, change):
+        if change == "source":
+            cv2.imwrite(str(tmp_path / "a" / "2.png"), picture((50, 40)))
+        if change == "film":
+            (tmp_path / "out" / "a.mp4").unlink()
+        flags = [change] if change.startswith("--") else []
+        assert command("a", "b", "--resume", *flags)[0] == 0
+        assert stopped == ["a", "b"]
+
+    def test_other_parameters_are_refused(self, command, stopped, monkeypatch, error):
+        other = Predictor(BrightSpot(), {"params": {"spread": np.float32(1)}}, batch_size=8)
+        monkeypatch.setattr(inputs, "load", lambda *_, **__: other)
+        assert command("a", "b", "--resume")[0] == 1
+        assert "cannot go on, as it was made with other values of checkpoint" in error()
+
+
+@pytest.mark.parametrize("kind", [DataError, StorageError])
+def test_a_video_that_cannot_be_written_costs_no_other(command, tmp_path, monkeypatch, kind, caplog):
     for folder in "ab":
         (tmp_path / folder).mkdir()
         cv2.imwrite(str(tmp_path / folder / "1.png"), picture((40, 40)))
-    assert command("a")[0] == 0
-    before = (tmp_path / "out" / "a.json").stat().st_mtime_ns
-    status, found = command("a", "b", "--resume")
-    assert (status, sorted(found)) == (0, ["a.json", "b.json"])
-    assert (tmp_path / "out" / "a.json").stat().st_mtime_ns == before
-    assert "a: is done already, see out/a.json" in caplog.text
+    record = video.record
+
+    def fail(found, path, *rest):
+        if path.name == "a":
+            raise kind("a.mp4: there is no room")
+        return record(found, path, *rest)
+
+    monkeypatch.setattr(video, "record", fail)
+    status, found = command("a", "b")
+    assert (status, list(found)) == (1, ["b.json"])
+    assert "a: a.mp4: there is no room" in caplog.text
+    assert "1 of 2 inputs could not be used" in caplog.text
