@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import struct
 import weakref
 from fractions import Fraction
 
@@ -300,6 +301,33 @@ class TestVideoFile:
         footage = video.open_footage(write_uneven(tmp_path / name, np.arange(20) / 30))
         assert [f.time for f in footage] == [i / footage.rate for i in range(20)]
         assert not caplog.records
+
+    @pytest.mark.parametrize(
+        ("matrix", "size", "corner"),
+        [
+            ((1, 0, 0, 1), (48, 64), (0, 0)),
+            ((0, 1, -1, 0), (64, 48), (0, -1)),
+            ((-1, 0, 0, -1), (48, 64), (-1, -1)),
+            ((0, -1, 1, 0), (64, 48), (-1, 0)),
+        ],
+    )
+    def test_films_of_phones_are_upright(self, tmp_path, matrix, size, corner):
+        """Stored frames are white in their top left quarter; the header says how they were turned."""
+        image = np.zeros((48, 64, 3), np.uint8)
+        image[:24, :32] = 255
+        writer = cv2.VideoWriter(str(tmp_path / "a.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+        writer.write(image)
+        writer.release()
+        content = bytearray((tmp_path / "a.mp4").read_bytes())
+        at = content.index(b"tkhd") + 44
+        a, b, c, d = (number << 16 for number in matrix)
+        assert struct.unpack(">9i", content[at : at + 36]) == (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+        content[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+        (tmp_path / "a.mp4").write_bytes(content)
+        (frame,) = video.open_footage(tmp_path / "a.mp4")
+        assert frame.image.shape == (*size, 3)
+        corners = {(y, x): frame.image[y, x, 0] > 128 for y in (0, -1) for x in (0, -1)}
+        assert [where for where, white in corners.items() if white] == [corner]
 
     def test_more_or_fewer_frames_than_stated_are_no_fault(self, tmp_path, caplog):
         footage = video.VideoFile(write_video(tmp_path / "a.mp4"))
