@@ -41,7 +41,8 @@ def add_inputs(parser: argparse.ArgumentParser, what: str = "images, or folders 
       what: kinds of inputs, for the help page.
     """
     add = parser.add_argument
-    add("workdir", type=pathlib.Path, help="folder of a trained run")
+    source = "folder of a trained run, file of released weights, or their name (jaxpose zoo lists them)"
+    add("workdir", type=pathlib.Path, help=source)
     add("inputs", type=pathlib.Path, nargs="+", help=what)
     add("--output", type=pathlib.Path, required=True, help="folder to write to")
     people = parser.add_mutually_exclusive_group()
@@ -52,6 +53,8 @@ def add_inputs(parser: argparse.ArgumentParser, what: str = "images, or folders 
     threshold = "least score of a box; others, and poses in them, are left out (default %(default)s)"
     add("--box-threshold", type=finite, default=0.3, help=threshold)
     add("--step", type=int, help="step of the checkpoint (default: the newest good one)")
+    alike = "config that says what the entries of released weights can't, such as heatmap:coco_w32_384 (default: known)"
+    add("--as", dest="like", default="", metavar="CONFIG", help=alike)
     config_flags.add_changes(parser)
 
 
@@ -297,6 +300,7 @@ def load_predictor(options: argparse.Namespace, batch_size: int) -> Predictor:
         config_flags.changes(options),
         detector=options.detector,
         box_threshold=options.box_threshold,
+        like=options.like,
     )
     if options.boxes and not predictor.takes_boxes:
         raise DataError(f"--boxes {options.boxes}: {options.workdir} looks at whole images and finds people by itself")

@@ -115,7 +115,7 @@ def open_partial(predictor: Predictor, options: argparse.Namespace) -> Partial:
         predictor,
         WORKDIR=str(options.workdir.resolve()),
         changes=[[field, repr(value)] for field, value in sorted(config_flags.changes(options).items())],
-        **{"--box-threshold": options.box_threshold, "--threshold": options.threshold},
+        **{"--as": options.like, "--box-threshold": options.box_threshold, "--threshold": options.threshold},
         **{name: path and [str(path.resolve()), *stamp(path)] for name, path in files.items()},
     )
     return Partial(options.output / FILES[predictor.is_detector], depends, options.resume)

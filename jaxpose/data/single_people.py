@@ -14,8 +14,8 @@ import numpy as np
 
 from jaxpose.data import images, square_boxes
 from jaxpose.data.annotations import Annotations, Skipped, tight_boxes
+from jaxpose.data.formats.coco import AREA_OF_BOX
 from jaxpose.data.sources import Source, require_folder
-from jaxpose.data.sources.coco import CROWDPOSE_AREA_OF_BOX
 from jaxpose.data.sources.folder import picture_sizes
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.files import fields
@@ -247,7 +247,7 @@ def _columns(
         box=boxes.astype(np.float32),
         keypoints=np.where(visibility[..., None] > 0, keypoints, 0).astype(np.float32),
         visibility=visibility.astype(np.uint8),
-        area=(CROWDPOSE_AREA_OF_BOX * np.maximum(extent, 1).prod(-1)).astype(np.float32),
+        area=(AREA_OF_BOX * np.maximum(extent, 1).prod(-1)).astype(np.float32),
         crowd=np.zeros(len(names), bool),
         track_id=np.full(len(names), -1, np.int64),
         clip_boxes=False,

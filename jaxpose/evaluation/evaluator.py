@@ -114,14 +114,12 @@ class Evaluator:
         self._compiled: dict[Method, Any] = {}
 
     def open(self) -> None:
-        """Opens the validation data with the first example, and the labels, so that faults are found before training.
+        """Opens the validation data with the first example, so that faults are found before training.
 
         Raises:
           DataError: they cannot be used, or there are none.
         """
         self.examples.load(0, None)
-        for kind in self.metrics.values():
-            kind(self.context)
 
     @functools.cached_property
     def examples(self) -> Examples:

@@ -56,19 +56,22 @@ def load(
     changes: Mapping[str, Any] | None = None,
     detector: "str | pathlib.Path | Predictor | None" = None,
     box_threshold: float = 0.3,
+    like: str = "",
 ) -> "Predictor":
-    """A predictor from what a run learned: averaged parameters where it keeps an average.
+    """A predictor from what a run learned (averaged parameters where it keeps an average) or from released weights.
 
     Args:
-      workdir: folder of a run.
+      workdir: folder of a run, file of released weights, or their name in the zoo.
       step: step of the checkpoint; the newest good one if None.
       batch_size: number of crops or images that go through the network at once, in the detector too.
       changes: new values of fields of the run's config: {"method.flip_test": False, "evaluate.pose_nms.file": FILE}.
       detector: detector that finds people for a top-down method: folder of its run, or its predictor.
       box_threshold: least score of the boxes that a run finds; others are left out, with the poses in them.
+      like: config of released weights that says what their entries can't, such as "heatmap:coco_w32_384"; that of the
+        zoo's table if empty.
 
     Raises:
-      CheckpointError: no run or no good checkpoint there.
+      CheckpointError: no run or no good checkpoint there, or a file that cannot be used.
       ConfigError: a change of a field that there is not, or one that makes another network.
       DataError: a detector for a method that finds people by itself, or one that finds no boxes; a run that looks at
         no pictures (see `jaxpose.inference.lifter`).
@@ -90,7 +93,7 @@ def load(
     """
     from jaxpose.runs.reader import load_for_inference
 
-    config, method, variables = load_for_inference(workdir, step, changes)
+    config, method, variables = load_for_inference(workdir, step, changes, like)
     if isinstance(method, SequenceInput):
         raise DataError(f"{workdir} lifts 2D joints to 3D and looks at no pictures; jaxpose lift reads it")
     predictor = Predictor(

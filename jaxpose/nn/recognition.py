@@ -38,6 +38,21 @@ def under(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
     return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
 
 
+def trunk_and_head(shapes: Shapes) -> tuple[Shapes, Shapes]:
+    """The entries of a backbone and of its head, without prefixes: as mmpose names them, or all together.
+
+    mmpose puts "backbone." before the one and "head." ("keypoint_head." in its versions 0.x) before the other.
+    """
+    if not is_mmpose(shapes):
+        return shapes, shapes
+    return under(shapes, "backbone."), under(shapes, "keypoint_head.") or under(shapes, "head.")
+
+
+def is_mmpose(shapes: Shapes) -> bool:
+    """Whether entries have the prefixes of mmpose."""
+    return any(name.startswith("backbone.") for name in shapes)
+
+
 def count(shapes: Shapes, pattern: str) -> int:
     """How many numbers a pattern's group takes among the names that begin so, counted from 0 without a gap.
 

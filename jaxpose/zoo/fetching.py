@@ -14,11 +14,10 @@ def find_file(row: Weights) -> pathlib.Path:
     Raises:
       CheckpointError: it is not here, and cannot be downloaded; the message says what to download and where to put it.
     """
-    if (path := place(row)).is_file():
-        check_digest(path, row)
-        return path
-    for path in sorted(table.folder().glob(row.file)) if not row.is_one_file else ():
-        return path
+    found = sorted(table.folder().glob(str(place(row).relative_to(table.folder()))))
+    if found:
+        check_digest(found[0], row)
+        return found[0]
     if row.hub:
         return _from_hub(row)
     raise CheckpointError(f"{row.name}: {how_to_get(row)}")
@@ -31,9 +30,10 @@ def place(row: Weights) -> pathlib.Path:
 
 def how_to_get(row: Weights) -> str:
     """What to download and where to put it, in a sentence."""
-    what = row.file if row.is_one_file else f"a file like {row.file}"
-    where = row.url or row.page
-    return f"download {what} from {where} ({row.licence}) and put it at {place(row)}"
+    where = f"{row.url or row.page} ({row.licence})"
+    if row.is_one_file:
+        return f"download {row.file} from {where} and put it at {place(row)}"
+    return f"download a file like {row.file} from {where} and put it into {place(row).parent}"
 
 
 def _from_hub(row: Weights) -> pathlib.Path:

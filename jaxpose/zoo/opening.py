@@ -53,7 +53,7 @@ def open_file(path: str | pathlib.Path, like: str = "") -> tuple[ConfigDict, Met
     name, told = recognize(shapes_of(entries), str(path))
     config = load_config(like or (row.config if row else told.config))
     if config.method.name != name:
-        raise ConfigError(f"{path}: is of {name}, but {like or row} is a config of {config.method.name}")
+        raise ConfigError(f"{path}: is of {name}, but {like or config.name} is a config of {config.method.name}")
     config.dtype = "float32"
     if like:
         _warn_of_another_network(config, told, like, path)

@@ -17,7 +17,7 @@ def command(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(method, *arguments, variables=None):
-        def load(workdir, step, batch_size, changes, detector, box_threshold):
+        def load(workdir, step, batch_size, changes, detector, box_threshold, like):
             found = Predictor(method, variables or method.init(jax.random.key(1)), batch_size=batch_size)
             return found.with_detector(Predictor(BrightBoxes(), {}, batch_size=4)) if detector else found
 

@@ -27,7 +27,7 @@ def command(predictor, monkeypatch, tmp_path):
     """Runs the command on the spot finder, or another run; returns (exit status, content of poses.json or None)."""
     methods = {"detector": BrightBoxes, "finder": BrightSpots}
 
-    def load(workdir, step, batch_size, changes, detector, box_threshold):
+    def load(workdir, step, batch_size, changes, detector, box_threshold, like=""):
         if str(workdir) == "run":
             found = predictor
         else:

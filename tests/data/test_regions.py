@@ -9,6 +9,7 @@ from numpy.testing import assert_array_equal
 from jaxpose.data.formats import regions
 from jaxpose.data.formats.regions import Regions
 from jaxpose.data.sources import coco
+from jaxpose.files.json_files import read_json
 
 WIDTH, HEIGHT = 37, 29
 CORNER = st.tuples(st.floats(-5, WIDTH + 5), st.floats(-5, HEIGHT + 5))
@@ -132,7 +133,7 @@ def test_no_region_is_drawn_in_an_image_that_fills_the_memory():
 
 def test_real_crowds_and_unlabelled_people(real_data):
     path = real_data / "coco_mini" / "annotations" / "person_keypoints_train2017.json"
-    content, annotations = coco.read_json(path), coco.read_keypoints(path)
+    content, annotations = read_json(path), coco.read_keypoints(path)
     ignored = [a for a in content["annotations"] if a["iscrowd"] or not a["num_keypoints"]]
     assert len(annotations.unlabelled) == len(ignored) > 5
     with_regions = 0

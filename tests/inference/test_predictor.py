@@ -297,7 +297,7 @@ def test_what_cannot_be_a_cascade_is_refused(predictor, detector, finder):
 def test_runs_are_loaded_with_their_detector(monkeypatch, detector):
     config = base("any")
     runs = {"pose": (BrightSpot(), VARIABLES), "detector": (BrightBoxes(), {}), "finder": (BrightSpots(), {})}
-    monkeypatch.setattr(reader, "load_for_inference", lambda name, step, changes: (config, *runs[name]))
+    monkeypatch.setattr(reader, "load_for_inference", lambda name, step, changes, like: (config, *runs[name]))
     image = picture((30, 40))
     image[60, 100] = 102
     for given, threshold, count in (("detector", 0.3, 2), ("detector", 0.5, 1), (detector, 0.5, 2)):

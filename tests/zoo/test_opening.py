@@ -1,15 +1,22 @@
 """Files open by themselves: entries tell the network, the table or the user what they can't."""
 
+import json
 import logging
 
+import cv2
 import jax
 import numpy as np
 import pytest
 from convert import originals
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
+from jaxpose.cli import predict
 from jaxpose.convert.conversion import convert
+from jaxpose.data.build import person_crop
 from jaxpose.errors import CheckpointError, ConfigError
+from jaxpose.inference.predictor import Predictor
+from jaxpose.runs.reader import load_for_inference
+from jaxpose.zoo import table
 from jaxpose.zoo.opening import open_file
 from jaxpose.zoo.recognition import recognize, shapes_of
 
@@ -25,7 +32,8 @@ def pose_resnet(joints=JOINTS, features=8):
         shapes |= originals.norm(f"deconv_layers.{3 * i + 1}", features, True)
         inputs = features
     shapes |= {"final_layer.weight": (joints, features, 1, 1), "final_layer.bias": (joints,)}
-    return originals.fill(shapes)
+    entries = originals.fill(shapes)
+    return {name: abs(value) if name.endswith("running_var") else value for name, value in entries.items()}
 
 
 def as_mmpose(entries, head="head."):
@@ -114,3 +122,61 @@ def test_joints_that_no_skeleton_has(tmp_path):
 def test_entries_of_a_classifier_are_no_pose_network():
     with pytest.raises(CheckpointError, match="no network that jaxpose knows"):
         recognize(shapes_of(originals.fill(originals.resnet(WIDTH, classes=10))), "resnet.pth")
+
+
+# --- used like a run ---
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (120, 90, 3), np.uint8))
+    return path
+
+
+def poses_of(file, photo, output, *flags):
+    assert predict.main([str(file), str(photo), "--output", str(output), *flags]) == 0
+    return json.loads((output / "poses.json").read_text())
+
+
+def test_predict_takes_a_file(tmp_path, photo):
+    """mmpose's names, no config: the poses that the network gives, in the pixels of the photograph."""
+    file = write(tmp_path / "weights.npz", as_mmpose(pose_resnet()))
+    (found,) = poses_of(file, photo, tmp_path / "found")
+    config, method, variables = open_file(file)
+    predictor = Predictor(method, variables, crop=person_crop(config.data, method))
+    (people,) = predictor([cv2.imread(str(photo))[..., ::-1]])
+    assert_allclose(found["keypoints"], people.to_coco()[0]["keypoints"], rtol=0, atol=0.02)
+    assert len(found["keypoints"]) == 3 * JOINTS
+
+
+def test_predict_takes_a_name_of_the_zoo(tmp_path, photo, monkeypatch):
+    monkeypatch.setenv("JAXPOSE_WEIGHTS", str(tmp_path))
+    with pytest.raises(CheckpointError, match="download a file like pose_resnet_50_256x192.pth"):
+        load_for_inference("resnet50-coco-authors")
+    write(tmp_path / "weights.npz", pose_resnet()).rename(tmp_path / "hourglass.npz")
+    row = table.Weights("mine", "hourglass.npz", "https://example.org", "MIT", "A paper", "heatmap:coco")
+    monkeypatch.setattr(table, "rows", lambda: (row,))
+    (found,) = poses_of("mine", photo, tmp_path / "found")
+    assert len(found["keypoints"]) == 3 * JOINTS
+
+
+def test_predict_is_told_what_entries_cannot(tmp_path, photo):
+    """By a config, and field by field."""
+    file = write(tmp_path / "weights.npz", as_mmpose(pose_resnet()))
+    usual = poses_of(file, photo, tmp_path / "usual")
+    for number, flag in enumerate(["--as=heatmap:coco", "--config.method.decoding=dark"]):
+        other = poses_of(file, photo, tmp_path / f"other{number}", flag)
+        assert other[0]["keypoints"] != usual[0]["keypoints"]
+
+
+def test_what_goes_with_runs_alone_is_refused(tmp_path, photo, capsys):
+    file = write(tmp_path / "weights.npz", pose_resnet())
+    (tmp_path / "run").mkdir()
+    for source, flag, message in (
+        (file, "--step=3", "is a file of weights, which has no steps"),
+        (tmp_path / "run", "--as=heatmap:coco", "is a run, which knows its config"),
+        (file, "--config.method.deconv_features=4", "another network"),
+    ):
+        assert predict.main([str(source), str(photo), "--output", str(tmp_path / "found"), flag]) != 0
+        assert message in capsys.readouterr().err

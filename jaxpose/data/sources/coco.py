@@ -25,7 +25,6 @@ from jaxpose import skeleton as skeletons
 from jaxpose.data import images, suspicions
 from jaxpose.data.annotations import Annotations, Skipped
 from jaxpose.data.formats import coco as records
-from jaxpose.data.formats.coco import AREA_OF_BOX as CROWDPOSE_AREA_OF_BOX
 from jaxpose.data.formats.regions import Regions
 from jaxpose.data.sources import Source, require_folder, require_inside
 from jaxpose.errors import ConfigError, DataError
@@ -33,8 +32,6 @@ from jaxpose.files import fields
 from jaxpose.files.fields import FieldError
 from jaxpose.files.json_files import read_json
 from jaxpose.skeleton import Skeleton
-
-__all__ = ["CROWDPOSE_AREA_OF_BOX", "open_split", "parse_keypoints", "read_detections", "read_json", "read_keypoints"]
 
 logger = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ import numpy as np
 
 from jaxpose.data import images
 from jaxpose.data.annotations import Annotations, Skipped, tight_boxes
+from jaxpose.data.formats.coco import AREA_OF_BOX
 from jaxpose.data.single_people import choice
 from jaxpose.data.sources import Source, require_folder
-from jaxpose.data.sources.coco import CROWDPOSE_AREA_OF_BOX
 from jaxpose.data.sources.folder import picture_sizes
 from jaxpose.data.sources.mpii import HEAD_SIZE_OF_LENGTH
 from jaxpose.errors import ConfigError, DataError
@@ -127,7 +127,7 @@ def _columns(rows: np.ndarray, names: list[str], sizes: np.ndarray, joints: np.n
         box=box.astype(np.float32),
         keypoints=keypoints.astype(np.float32),
         visibility=visibility.astype(np.uint8),
-        area=(CROWDPOSE_AREA_OF_BOX * grown.prod(-1)).astype(np.float32),
+        area=(AREA_OF_BOX * grown.prod(-1)).astype(np.float32),
         crowd=np.zeros(len(rows), bool),
         track_id=np.full(len(rows), -1, np.int64),
         head_size=_head_size(keypoints, visibility),

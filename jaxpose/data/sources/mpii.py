@@ -23,8 +23,8 @@ import numpy as np
 
 from jaxpose.data import images
 from jaxpose.data.annotations import HEAD_SIZE_OF_BOX, Annotations, Skipped, tight_boxes
+from jaxpose.data.formats.coco import AREA_OF_BOX
 from jaxpose.data.sources import Source, require_folder, require_inside
-from jaxpose.data.sources.coco import CROWDPOSE_AREA_OF_BOX
 from jaxpose.data.sources.folder import picture_sizes
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.files import fields
@@ -294,7 +294,7 @@ def _columns(people: list[Person], folder: pathlib.Path) -> Annotations:
         box=np.array([square((p.center[0] - 1, p.center[1] - 1), p.scale) for p in people], np.float32),
         keypoints=keypoints.astype(np.float32),
         visibility=joints[..., 2].astype(np.uint8),
-        area=(CROWDPOSE_AREA_OF_BOX * np.maximum(extent, 1).prod(-1)).astype(np.float32),
+        area=(AREA_OF_BOX * np.maximum(extent, 1).prod(-1)).astype(np.float32),
         crowd=np.zeros(len(people), bool),
         track_id=np.full(len(people), -1, np.int64),
         head_size=np.array([_head_size(p) for p in people], np.float32),

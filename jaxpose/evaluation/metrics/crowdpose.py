@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxpose.data.formats.coco import AREA_OF_BOX
 from jaxpose.errors import DataError
 from jaxpose.evaluation.metrics import coco
 from jaxpose.files import fields
 from jaxpose.files.fields import FieldError
 from jaxpose.skeleton import Skeleton
 
-AREA_OF_BOX = 0.53
 CROWDED = {"AP_easy": (-np.inf, 0.2), "AP_medium": (0.2, 0.8), "AP_hard": (0.8, np.inf)}
 """Bounds of the crowd index, lower one included: those of the released evaluation, behind all published numbers."""
 

@@ -57,9 +57,7 @@ def rules(method: Heatmap) -> tuple[Rule, ...]:
 
 def recognize(shapes: Shapes) -> Recognized | None:
     """A ResNet with transposed convolutions, an HRNet or an hourglass, and a last convolution for maps."""
-    mmpose = any(name.startswith("backbone.") for name in shapes)
-    trunk = recognition.under(shapes, "backbone.") if mmpose else shapes
-    head = recognition.under(shapes, "keypoint_head.") or recognition.under(shapes, "head.") if mmpose else shapes
+    trunk, head = recognition.trunk_and_head(shapes)
     last = head.get("final_layer.weight") or head.get("multi_final_layers.0.weight")
     if last is None or len(last) != 4 or _has_tags(last[0]):
         return None
@@ -68,7 +66,7 @@ def recognize(shapes: Shapes) -> Recognized | None:
         return None
     if last[2] != 1:
         fields["final_kernel"] = last[2]
-    usual: dict[str, Any] = {"decoding": "mmpose", "channels": "rgb"} if mmpose else {}
+    usual: dict[str, Any] = {"decoding": "mmpose", "channels": "rgb"} if recognition.is_mmpose(shapes) else {}
     if fields["backbone"] == HOURGLASS:
         usual["input_size"] = (256, 256)
     hrnet = "_w32" if fields["backbone"].startswith("hrnet") else ""

@@ -25,9 +25,7 @@ def rules(method: HigherHRNet) -> tuple[Rule, ...]:
 
 def recognize(shapes: Shapes) -> Recognized | None:
     """An HRNet with maps of joints and tags, at one resolution or more."""
-    mmpose = any(name.startswith("backbone.") for name in shapes)
-    trunk = recognition.under(shapes, "backbone.") if mmpose else shapes
-    head = recognition.under(shapes, "keypoint_head.") or recognition.under(shapes, "head.") if mmpose else shapes
+    trunk, head = recognition.trunk_and_head(shapes)
     fields, first = recognition.hrnet(trunk), head.get("final_layers.0.weight") or head.get("final_layer.weight")
     if fields is None or first is None or len(first) != 4:
         return None
