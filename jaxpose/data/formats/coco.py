@@ -402,7 +402,8 @@ def numbered(ids: Sequence[int | None], name: str) -> np.ndarray:
     known = [number for number in ids if number is not None]
     if len(set(known)) == len(ids):
         return np.array(known, np.int64)
-    repeated = [number for number, count in collections.Counter(known).items() if count > 1]
-    what = f"{len(ids) - len(known)} of {len(ids)} people have no usable id, and {len(repeated)} ids occur repeatedly"
-    logger.warning("%s: %s; people are numbered anew, from 1", name, what)
+    repeated = sum(count > 1 for count in collections.Counter(known).values())
+    missing = len(ids) - len(known)
+    faults = [f"{missing} people have no usable id"] * (missing > 0) + [f"{repeated} ids occur repeatedly"] * (repeated > 0)
+    logger.warning("%s: %s; all %d people are numbered anew, from 1", name, " and ".join(faults), len(ids))
     return np.arange(1, len(ids) + 1, dtype=np.int64)
