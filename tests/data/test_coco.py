@@ -316,7 +316,7 @@ def test_perfect_poses_score_one_whatever_the_ids(caplog, ids):
     assert a.person_id.tolist() == list(range(1, 9))
     found = [(p["image_id"], np.reshape(p["keypoints"], (17, 3))[:, :2], 0.5) for p in content["annotations"]]
     assert average_precision(a, found) == pytest.approx(1.0)
-    assert caplog.text.count("people are numbered anew, from 1") == 1
+    assert caplog.text.count("are numbered anew, from 1") == 1
 
 
 def test_ids_of_the_file_stay_where_they_can():
