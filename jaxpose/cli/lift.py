@@ -10,7 +10,7 @@ results and COCO results do as well: `image_id` (a number, or a name that ends w
 the person; without tracks an image must show one person. --video shows the frames beside the 3D pose; without it,
 --size says how large they are. Our own files tell their skeleton; of others the number of joints does, or --joints.
 Joints that it lacks are put between others. A .npz file with "keypoints" [T, K, 3] (x, y, score) of one person is read
-too. The camera must be at rest, and take about as many frames a second as in training (50 in all configs).
+too. The camera must be at rest. Joints are brought to the 50 frames a second of training by the frames' times.
 
 The second form lifts videos of the run's own validation split, by number, and draws the true poses too.
 
@@ -84,6 +84,11 @@ class Scene:
     truth: np.ndarray | None = None
     orientation: np.ndarray | None = None
 
+    @property
+    def times(self) -> np.ndarray:
+        """[T] times of the frames in seconds: the file's own, else by the rate."""
+        return self.track.times_at(self.rate)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status: 0, or 1 if it could not be done."""
@@ -130,7 +135,7 @@ def _run(options: argparse.Namespace) -> int:
     make_folder(options.output)
     entries: list[dict] = []
     for scene in scenes:
-        lifted = loaded(scene.track.keypoints, scene.size)
+        lifted = loaded(scene.track.keypoints, scene.size, times=scene.times)
         entries += lifter.to_json(scene.track, lifted, scene.rate)
         _draw(scene, lifted, loaded.skeleton, options)
         error = ""

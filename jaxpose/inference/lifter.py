@@ -91,20 +91,33 @@ class Lifter:
         """Of 2D and 3D joints."""
         return self.method.joints
 
-    def __call__(self, keypoints: np.ndarray, size: tuple[int, int], lengths: np.ndarray | None = None) -> Lifted:
+    def __call__(
+        self,
+        keypoints: np.ndarray,
+        size: tuple[int, int],
+        lengths: np.ndarray | None = None,
+        times: np.ndarray | None = None,
+    ) -> Lifted:
         """The 3D poses of a person whom a camera at rest sees.
 
         Args:
-          keypoints: [T, K, 3] (x, y, score), pixels of the picture, score in [0, 1]; consecutive frames at the rate of
-            the data that the run was trained with.
+          keypoints: [T, K, 3] (x, y, score), pixels of the picture, score in [0, 1].
           size: (width, height) of the picture.
           lengths: [N] lengths of the person's bones in metres, if they are known, such as from `measure` of another
             video.
+          times: [T] times of the frames in seconds, rising. Joints are brought to the rate of the videos that the run
+            was trained with, `method.rate`, and back, on lines. Frames of that rate if None.
 
         Raises:
           DataError: another shape, or numbers that are not finite.
           NonFiniteError: the network's numbers are not.
         """
+        if times is not None and not at_rate(times, self.method.rate):
+            moments = moments_between(times, self.method.rate)
+            logger.info("%d frames are lifted as %d, %g a second", len(times), len(moments), self.method.rate)
+            lifted = self(between(keypoints, times, moments), size, lengths)
+            joints = between(lifted.joints, moments, times).astype(np.float32)
+            return Lifted(joints, between(lifted.valid, moments, times) > 0.999)
         stream = self._stream(keypoints, size)
         if lengths is not None:
             stream["lengths"] = np.asarray(lengths, np.float32)[None]
@@ -147,6 +160,53 @@ class Lifter:
         }
 
 
+# --- time ---
+
+ALIKE = 0.02
+"""Largest share of a frame's time by which steps of time may differ from those of the rate."""
+
+
+def at_rate(times: np.ndarray, rate: float) -> bool:
+    """Whether frames at times [T] in seconds are as far apart as `rate` frames a second."""
+    return bool(np.all(np.abs(np.diff(times) * rate - 1) < ALIKE))
+
+
+def moments_between(times: np.ndarray, rate: float) -> np.ndarray:
+    """[T'] times in seconds at `rate` frames a second, from the first to the last of `times` [T] or just after it.
+
+    Raises:
+      DataError: `times` are not finite or don't rise, or there would be more than `MOST_FRAMES`.
+
+    Examples:
+      >>> moments_between(np.array([2.0, 2.1]), 25.0).round(2).tolist()
+      [2.0, 2.04, 2.08, 2.12]
+    """
+    times = np.asarray(times, np.float64)
+    if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
+        raise DataError("times of frames have to be finite and to rise")
+    count = np.ceil((times[-1] - times[0]) * rate - 1e-6) + 1
+    if count > MOST_FRAMES:
+        raise DataError(
+            f"frames from {times[0]:.10g} to {times[-1]:.10g} seconds are {count:.10g} at {rate:g} a second; at most "
+            f"{MOST_FRAMES:,} can be lifted. Are times in seconds?"
+        )
+    return times[0] + np.arange(int(count)) / rate
+
+
+def between(values: np.ndarray, times: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """Values [T, ...] at rising times [T], on lines between them, at other moments [T']; the nearest beyond the ends.
+
+    Examples:
+      >>> between(np.array([0.0, 10.0]), np.array([0.0, 1.0]), np.array([0.25, 0.5, 2.0])).tolist()
+      [2.5, 5.0, 10.0]
+    """
+    values = np.asarray(values, np.float64)
+    at = np.interp(moments, times, np.arange(len(times)))
+    before = np.minimum(at.astype(int), max(len(times) - 2, 0))
+    share = (at - before).reshape(-1, *[1] * (values.ndim - 1))
+    return (1 - share) * values[before] + share * values[np.minimum(before + 1, len(times) - 1)]
+
+
 # --- 2D joints of other programs ---
 
 MOST_FRAMES = 10**6
@@ -177,6 +237,10 @@ class Track:
 
     def __len__(self) -> int:
         return len(self.keypoints)
+
+    def times_at(self, rate: float) -> np.ndarray:
+        """[T] times of the frames in seconds: the file's, else those of `rate` frames a second."""
+        return (self.first + np.arange(len(self))) / rate if self.times is None else self.times
 
 
 def tracks(path: str | pathlib.Path, skeleton: Skeleton) -> list[Track]:
@@ -563,7 +627,7 @@ def convert(keypoints: np.ndarray, source: Skeleton, target: Skeleton) -> np.nda
 
 def to_json(track: Track, lifted: Lifted, rate: float) -> Sequence[dict]:
     """One object for each frame in which the person was seen and has a pose; see `jaxpose.cli.lift`."""
-    times = (track.first + np.arange(len(track))) / rate if track.times is None else track.times
+    times = track.times_at(rate)
     entries = []
     for t in np.flatnonzero(track.seen & lifted.valid).tolist():
         place = {"frame": track.first + t, "time": round(float(times[t]), 4), "track_id": track.name}

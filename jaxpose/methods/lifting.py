@@ -17,9 +17,11 @@ class SequenceInput(Method):
 
     Attributes:
       causal: whether the pose of a frame depends on the frames up to it alone.
+      rate: frames a second of the videos that it learns from. Joints of other videos are brought to it in time.
     """
 
     causal: bool = False
+    rate: float = 50.0
 
     input_kind: ClassVar[str] = "sequence of 2D joints"
 

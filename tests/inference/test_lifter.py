@@ -2,13 +2,16 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
+from jaxpose import methods
 from jaxpose import skeleton as skeletons
 from jaxpose.errors import ConfigError, DataError
 from jaxpose.inference import lifter
+from jaxpose.methods.anatomy3d import tiny
 from jaxpose.skeleton import COCO, CROWDPOSE, H36M, HALPE26, LSP, MARIONETTE, MPII, POSETRACK
 
 
@@ -258,3 +261,53 @@ class TestJointsBetween:
         others = [i for i, joint in enumerate(H36M.joints) if made[0, i, 2] > 0]
         assert {H36M.joints[i] for i in range(17)} - {H36M.joints[i] for i in others} == unseen | {"pelvis", "spine"}
         assert_allclose(made[0, H36M.index("pelvis"), :2], made[0, others, :2].mean(0))
+
+
+@pytest.fixture(scope="module")
+def lift():
+    method = methods.create({"name": "anatomy3d"} | tiny.FIELDS["anatomy3d"])
+    return lifter.Lifter(None, method, method.init(jax.random.key(0)))  # pyright: ignore[reportArgumentType]
+
+
+class TestTimes:
+    """Joints are brought to the rate of training by the frames' times, and back."""
+
+    @pytest.fixture
+    def keypoints(self):
+        """[21, 17, 3] at 50 frames a second; every other frame lies on a line between its neighbours."""
+        rng = np.random.default_rng(0)
+        steps = rng.uniform(0, 9, (11, 17, 3)).cumsum(0) + 200
+        steps[..., 2] = rng.uniform(0.5, 1, (11, 17))
+        made = np.repeat(steps, 2, 0)[:-1]
+        made[1::2] = (steps[1:] + steps[:-1]) / 2
+        return made
+
+    def test_frames_of_the_rate_are_as_without_times(self, lift, keypoints):
+        plain = lift(keypoints, (640, 480))
+        timed = lift(keypoints, (640, 480), times=7 + np.arange(21) / 50)
+        assert_array_equal(timed.joints, plain.joints)
+
+    @pytest.mark.parametrize("kept", [np.arange(0, 21, 2), np.r_[0:10:2, 10:21:1], np.r_[0, 2, 3, 4, 6, 8:21]])
+    def test_fewer_frames_are_lifted_as_all_of_them(self, lift, keypoints, kept):
+        whole = lift(keypoints, (640, 480))
+        some = lift(keypoints[kept], (640, 480), times=3 + kept / 50)
+        assert_allclose(some.joints, whole.joints[kept], atol=0.01)
+        assert some.valid.all()
+
+    def test_more_frames_than_the_rate(self, lift, keypoints):
+        doubled = lifter.between(keypoints, np.arange(21.0), np.arange(0, 20.5, 0.5))
+        whole, fine = lift(keypoints, (640, 480)), lift(doubled, (640, 480), times=np.arange(41) / 100)
+        assert_allclose(fine.joints[::2], whole.joints, atol=0.01)
+
+    def test_one_frame(self, lift, keypoints):
+        assert_array_equal(
+            lift(keypoints[:1], (640, 480), times=np.array([5.0])).joints, lift(keypoints[:1], (640, 480)).joints
+        )
+
+    @pytest.mark.parametrize(
+        ("times", "message"),
+        [([0, 1, 1], "rise"), ([0, np.nan, 1], "finite"), ([0, 1, 1e9], "at 50 a second; at most 1,000,000")],
+    )
+    def test_odd_times(self, lift, keypoints, times, message):
+        with pytest.raises(DataError, match=message):
+            lift(keypoints[:3], (640, 480), times=np.array(times, float))
