@@ -144,6 +144,7 @@ class TestFigure:
             ("name ltibia", "name lfemur", "has two bones 'lfemur'"),
             ("direction 0 -1 0", "direction 0 -1", r"bone 'lfemur' has direction \['0', '-1'\]"),
             ("length 7.2\n", "\n", r"bone 'lfemur' has no fields \['length'\]"),
+            ("name lfemur\n", "name\n", r"bone '\?' has no fields \['name'\]"),
             ("dof rx ry rz", "dof rx ry l", r"'dof' of bone 'lfemur' has \['l'\]; expected rx, ry, rz"),
             ("order TX TY TZ RX RY RZ", "order TX TY TZ", r"'order' of :root is \('tx', 'ty', 'tz'\)"),
             ("orientation 0 0 0", "orientation 0 90 0", r"'orientation' of :root .*expected 0 0 0"),

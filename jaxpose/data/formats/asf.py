@@ -175,9 +175,8 @@ def _blocks(path: str | pathlib.Path, lines: list[list[str]]) -> Iterable[dict[s
         elif words[0] != "end":
             block.setdefault(words[0], words[1:])
         elif missing := [field for field in ("name", "direction", "length", "axis") if not block.get(field)]:
-            raise DataError(
-                f"{path}: bone {block.get('name', ['?'])[0]!r} has no fields {missing}; fetch the file again"
-            )
+            name = fields.shown(" ".join(block.get("name", [])) or "?")
+            raise DataError(f"{path}: bone {name} has no fields {missing}; fetch the file again")
         else:
             yield block
 
