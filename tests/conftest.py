@@ -1,4 +1,4 @@
-"""Every test runs on the CPU, seen as eight devices, with compiled programs kept between runs."""
+"""Every test runs on the CPU, seen as eight devices, and downloads nothing; compiled programs are kept between runs."""
 
 import os
 import pathlib
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path("~/.cache/jaxpose/xla").expanduser()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ["JAXPOSE_OFFLINE"] = "1"
 
 import jax
 import pytest

@@ -48,7 +48,6 @@ def listed(rows: Sequence[Weights]) -> str:
 
 def described(row: Weights) -> str:
     """All about some weights."""
-    get = fetching.how_to_get(row)
     parts = {
         "paper": row.paper,
         "config": row.config,
@@ -56,7 +55,15 @@ def described(row: Weights) -> str:
         "licence": row.licence,
         "page": row.page,
         "file": str(fetching.place(row)) + ("" if fetching.place(row).is_file() else " (not here)"),
-        "get it": f"downloaded at first use (pip install 'jaxpose[hub]'); or {get}" if row.hub else get,
+        "get it": _way(row),
         "use it": f"jaxpose predict {row.name} photo.jpg --output found",
     }
     return "\n".join([row.name, *(f"  {name:<10} {text}" for name, text in parts.items())])
+
+
+def _way(row: Weights) -> str:
+    """How a file comes here."""
+    get = fetching.how_to_get(row)
+    if row.hub:
+        return f"downloaded at first use (pip install 'jaxpose[hub]'); or {get}"
+    return f"downloaded at first use; or {get}" if fetching.is_downloaded(row) else get

@@ -1,11 +1,15 @@
 """Finding the file of released weights on this machine, or fetching it."""
 
+import logging
 import pathlib
 
 from jaxpose.errors import CheckpointError
 from jaxpose.zoo import table
+from jaxpose.zoo.downloading import download
 from jaxpose.zoo.opening import check_digest
 from jaxpose.zoo.table import Weights
+
+logger = logging.getLogger(__name__)
 
 
 def find_file(row: Weights) -> pathlib.Path:
@@ -20,7 +24,14 @@ def find_file(row: Weights) -> pathlib.Path:
         return found[0]
     if row.hub:
         return _from_hub(row)
+    if is_downloaded(row):
+        return _from_url(row)
     raise CheckpointError(f"{row.name}: {how_to_get(row)}")
+
+
+def is_downloaded(row: Weights) -> bool:
+    """Whether the file is fetched from its publisher: one whose address and digest are known."""
+    return bool(row.url and row.sha256)
 
 
 def place(row: Weights) -> pathlib.Path:
@@ -34,6 +45,21 @@ def how_to_get(row: Weights) -> str:
     if row.is_one_file:
         return f"download {row.file} from {where} and put it at {place(row)}"
     return f"download a file like {row.file} from {where} and put it into {place(row).parent}"
+
+
+def _from_url(row: Weights) -> pathlib.Path:
+    path = place(row)
+    logger.info("%s: downloading %s -> %s", row.name, row.url, path)
+    try:
+        got = download(row.url, path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{row.name}: cannot be downloaded: {error}. Else {how_to_get(row)}") from error
+    try:
+        check_digest(got, row)
+    except CheckpointError:
+        got.unlink()
+        raise
+    return got.replace(path)
 
 
 def _from_hub(row: Weights) -> pathlib.Path:

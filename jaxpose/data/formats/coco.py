@@ -403,7 +403,7 @@ def numbered(ids: Sequence[int | None], name: str) -> np.ndarray:
     if len(set(known)) == len(ids):
         return np.array(known, np.int64)
     repeated = sum(count > 1 for count in collections.Counter(known).values())
-    missing = len(ids) - len(known)
-    faults = [f"{missing} people have no usable id"] * (missing > 0) + [f"{repeated} ids occur repeatedly"] * (repeated > 0)
-    logger.warning("%s: %s; all %d people are numbered anew, from 1", name, " and ".join(faults), len(ids))
+    counts = {"people have no usable id": len(ids) - len(known), "ids occur repeatedly": repeated}
+    faults = " and ".join(f"{count} {fault}" for fault, count in counts.items() if count)
+    logger.warning("%s: %s; all %d people are numbered anew, from 1", name, faults, len(ids))
     return np.arange(1, len(ids) + 1, dtype=np.int64)
