@@ -5,7 +5,8 @@
     jaxpose zoo vitpose-b-coco
 
 Without NAME all weights are listed; part of a name, paper or method lists those that have it; a whole name tells all
-about one. Published scores are their publishers', by the protocol that is named; jaxpose hosts no weights.
+about one. Scores are their publishers', by the protocol that is named; those of weights that are called marionettes-...
+were measured here, on drawn people. Those come with the package; jaxpose hosts no others.
 """
 
 import argparse
@@ -38,9 +39,9 @@ def _run(options: argparse.Namespace) -> None:
 
 def listed(rows: Sequence[Weights]) -> str:
     """A line for each of some weights."""
-    cells = [("NAME", "PAPER", "PUBLISHED", "HERE")]
+    cells = [("NAME", "PAPER", "SCORE", "HERE")]
     for row in rows:
-        cells.append((row.name, row.paper, row.published or "-", "yes" if fetching.place(row).is_file() else "no"))
+        cells.append((row.name, row.paper, row.published or row.measured or "-", "yes" if fetching.place(row).is_file() else "no"))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
     return "\n".join([*lines, "", "jaxpose zoo NAME tells how to get and use one."])
@@ -51,14 +52,16 @@ def described(row: Weights) -> str:
     parts = {
         "paper": row.paper,
         "config": row.config,
-        "published": f"{row.published} ({row.protocol})" if row.published else "-",
+        "published": f"{row.published} ({row.protocol})" if row.published else "",
+        "measured": f"{row.measured} ({row.protocol})" if row.measured else "",
+        "made by": row.command,
         "licence": row.licence,
         "page": row.page,
         "file": str(fetching.place(row)) + ("" if fetching.place(row).is_file() else " (not here)"),
         "get it": _way(row),
         "use it": f"jaxpose predict {row.name} photo.jpg --output found",
     }
-    return "\n".join([row.name, *(f"  {name:<10} {text}" for name, text in parts.items())])
+    return "\n".join([row.name, *(f"  {name:<10} {text}" for name, text in parts.items() if text)])
 
 
 def _way(row: Weights) -> str:

@@ -1,5 +1,6 @@
 """Finding the file of released weights on this machine, or fetching it."""
 
+import importlib.resources
 import logging
 import pathlib
 
@@ -18,8 +19,7 @@ def find_file(row: Weights) -> pathlib.Path:
     Raises:
       CheckpointError: it is not here, and cannot be downloaded; the message says what to download and where to put it.
     """
-    found = sorted(table.folder().glob(str(place(row).relative_to(table.folder()))))
-    if found:
+    if found := sorted(place(row).parent.glob(place(row).name)):
         check_digest(found[0], row)
         return found[0]
     if row.hub:
@@ -36,11 +36,15 @@ def is_downloaded(row: Weights) -> bool:
 
 def place(row: Weights) -> pathlib.Path:
     """The path at which the file is looked for; files of one name for many weights lie in a folder of their own."""
+    if row.is_packaged:
+        return pathlib.Path(str(importlib.resources.files("jaxpose.zoo"))) / "marionettes" / row.file
     return table.folder() / row.name / row.file if row.hub else table.folder() / row.file
 
 
 def how_to_get(row: Weights) -> str:
     """What to download and where to put it, in a sentence."""
+    if row.is_packaged:
+        return f"it comes with jaxpose; install that again if {place(row)} is missing"
     where = f"{row.url or row.page} ({row.licence})"
     if row.is_one_file:
         return f"download {row.file} from {where} and put it at {place(row)}"

@@ -29,7 +29,14 @@ class Weights:
     method: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     published: str = ""
+    measured: str = ""
     protocol: str = ""
+    command: str = ""
+
+    @property
+    def is_packaged(self) -> bool:
+        """Whether the file comes with the package: those that our own command made."""
+        return bool(self.command)
 
     @property
     def is_one_file(self) -> bool:
