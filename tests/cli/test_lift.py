@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxpose
-from jaxpose.cli import lift
+from jaxpose.cli import lift, predict
 from jaxpose.errors import DataError
 from jaxpose.inference import lifter
 from jaxpose.marionettes.config import MarionettesConfig
@@ -278,6 +278,18 @@ class TestCommand:
         assert len(found) == 12
         assert found[0]["track_id"].startswith("marionette")
         assert "MPJPE" in caplog.text
+
+    def test_runs_that_cannot_do_it(self, run, tmp_path, error):
+        """A step that there is not, a run that looks at no pictures, and one as the detector of another."""
+        write_people(tmp_path / "a.json", {1: dict(enumerate(walk(2)))})
+        assert self.call(run, tmp_path, tmp_path / "a.json", "--size", "640x480", "--step", 999)[0] == 1
+        assert "no checkpoint of step 999; there are [1]" in error()
+        cv2.imwrite(str(tmp_path / "a.png"), np.zeros((48, 64, 3), np.uint8))
+        into = ("--output", str(tmp_path / "found"))
+        assert predict.main([str(run), str(tmp_path / "a.png"), *into]) == 1
+        assert "looks at no pictures; jaxpose lift reads it" in error()
+        assert predict.main(["nowhere", str(tmp_path / "a.png"), "--detector", str(run), *into]) == 1
+        assert "nowhere: has no config.json" in error()
 
     def test_inputs_are_not_replaced(self, run, tmp_path, error):
         frames = tmp_path / "out" / "a_1.mp4"
