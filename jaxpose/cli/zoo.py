@@ -41,7 +41,14 @@ def listed(rows: Sequence[Weights]) -> str:
     """A line for each of some weights."""
     cells = [("NAME", "PAPER", "SCORE", "HERE")]
     for row in rows:
-        cells.append((row.name, row.paper, row.published or row.measured or "-", "yes" if fetching.place(row).is_file() else "no"))
+        cells.append(
+            (
+                row.name,
+                row.paper,
+                row.published or row.measured or "-",
+                "yes" if fetching.place(row).is_file() else "no",
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
     return "\n".join([*lines, "", "jaxpose zoo NAME tells how to get and use one."])
