@@ -134,6 +134,15 @@ def set_field(config: Any, field: str, value: Any) -> None:
         raise ConfigError(f"config.{field} cannot be {value!r}: {error}") from error
 
 
+def complete(config: Any, defaults: Any) -> None:
+    """Adds the fields that came into being after a config was written, with the values of `defaults`."""
+    for name, value in defaults.items():
+        if name not in config:
+            config[name] = value
+        elif isinstance(value, type(config)):
+            complete(config[name], value)
+
+
 def find_config(file: str) -> pathlib.Path:
     """The file that "prtr", "prtr.py", "configs/prtr.py" or any path means; a file that exists at the path comes first.
 
@@ -189,7 +198,7 @@ def base(name: str, variant: str = "", variants: Sequence[str] = ()) -> ConfigDi
     config.name = f"{name}_{variant}" if variant else name
     config.seed = 0
     config.dtype = "float32"  # compute precision: float32 or bfloat16
-    config.init_from = ""  # to start from: a file that jaxpose convert wrote, or another run's folder
+    config.init_from = ""  # to start from: another run's folder, a file of weights, or their name in the zoo
     config.stages = ()  # runs in a row that make one experiment; see jaxpose/training/stages.py
     config.data = data()
     config.optim = optim()

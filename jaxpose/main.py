@@ -7,8 +7,10 @@ with the same command. A config with stages is several runs in a row, in folders
 
 import argparse
 import logging
+import pathlib
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import jax
 from absl import logging as absl_logging
@@ -18,6 +20,7 @@ from jaxpose.cli import command, config_flags
 from jaxpose.errors import ConfigError
 from jaxpose.evaluation import evaluator
 from jaxpose.runs import startup
+from jaxpose.runs.reader import open_network
 from jaxpose.training import loop, stages
 
 PLATFORMS = ("cpu", "gpu", "tpu")
@@ -37,7 +40,7 @@ def start(parser: command.Parser, arguments: Sequence[str] | None) -> int:
       parser: parser that sets `mode`, to which all other flags are added.
       arguments: those of the process if None.
     """
-    config_flags.add_config(parser)
+    config_flags.add_config(parser, required=parser.get_default("mode") != "evaluate")
     add = parser.add_argument
     add("--workdir", help="folder of the run (default: runs/NAME, with the config's name)")
     add(
@@ -54,7 +57,10 @@ def start(parser: command.Parser, arguments: Sequence[str] | None) -> int:
 
 
 def _start(options: argparse.Namespace) -> None:
-    config = config_flags.load(options.config, options.fields)
+    weights = getattr(options, "weights", "")
+    if bool(weights) == bool(options.config):
+        raise ConfigError("give either WEIGHTS (a run's folder, a file or a name), or --config=NAME")
+    config = None if weights else config_flags.load(options.config, options.fields)
     startup.check_processes(options.coordinator, options.num_processes, options.process_id)
     log_to_stderr()
     if options.platform:
@@ -64,8 +70,30 @@ def _start(options: argparse.Namespace) -> None:
     startup.start(options.coordinator, options.num_processes, options.process_id)
     if options.platform:
         _require_devices(options.platform)
+    if config is None:
+        evaluate_weights(weights, options.workdir, config_flags.changes(options), options.like)
+        return
     chosen = [field for field, _ in options.fields]
     run(config, options.workdir or f"runs/{config.name}", options.mode, options.stage, chosen)
+
+
+def evaluate_weights(weights: str, workdir: str | None, changes: Mapping[str, Any], like: str = "") -> None:
+    """Evaluates a run or a file of weights by its own config.
+
+    Args:
+      weights: folder of a run, file of weights, or their name in the zoo.
+      workdir: folder for the results; if None a run's own, and of other weights runs/NAME.
+      changes: {field: value} of fields of the config that are to differ.
+      like: config of released weights; see `jaxpose.load`.
+
+    Raises:
+      JaxposeError: whatever opening or evaluating them raises.
+    """
+    config = open_network(weights, changes=changes, like=like).config
+    if workdir is None:
+        path = pathlib.Path(weights)
+        workdir = weights if path.is_dir() else f"runs/{path.stem if path.is_file() else weights}"
+    evaluator.evaluate(config, workdir, weights=weights, like=like)
 
 
 def _require_devices(platform: str) -> None:

@@ -18,6 +18,7 @@ COMMANDS = {
     },
     "Weights": {
         "zoo": "list released weights that open by name, and how to get them",
+        "export-weights": "write what a run learned as one file",
         "convert": "convert a checkpoint of an original PyTorch implementation",
     },
     "Data": {

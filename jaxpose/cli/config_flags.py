@@ -147,7 +147,7 @@ def _names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
 
 def changes(options: argparse.Namespace) -> dict[str, Any]:
     """{field: value} of the fields of a run's config that a command line changes; see `add_changes`."""
-    return dict(options.set) | {field: literal(text) for field, text in options.fields}
+    return dict(getattr(options, "set", ())) | {field: literal(text) for field, text in options.fields}
 
 
 def literal(text: str) -> Any:

@@ -5,9 +5,10 @@ programs look for a comment, .safetensors in its metadata. Files without one are
 """
 
 import hashlib
+import json
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -25,12 +26,13 @@ _DIGEST = "jaxpose_sha256"
 _NO_DIGEST = "0" * 64
 
 
-def save_variables(path: str | pathlib.Path, variables: Variables) -> None:
+def save_variables(path: str | pathlib.Path, variables: Variables, metadata: Mapping[str, str] | None = None) -> None:
     """Writes variables as arrays named "params/backbone/conv1/kernel" and so on, whole or not at all.
 
     Args:
       path: ends in .npz or .safetensors.
       variables: nested dict of arrays.
+      metadata: texts to keep beside the arrays, in .safetensors alone.
 
     Raises:
       CheckpointError: another ending.
@@ -42,7 +44,7 @@ def save_variables(path: str | pathlib.Path, variables: Variables) -> None:
     if _format(path) == ".npz":
         write_npz(path, arrays)
     else:
-        _write_safetensors(path, arrays)
+        _write_safetensors(path, arrays, metadata or {})
 
 
 def load_variables(path: str | pathlib.Path) -> Variables:
@@ -55,12 +57,25 @@ def load_variables(path: str | pathlib.Path) -> Variables:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; make it with jaxpose convert")
     arrays = load_arrays(path)
-    collections = {name.partition("/")[0] for name in arrays}
-    if not collections <= {"params", "batch_stats"}:
+    if not are_paths(arrays):
         raise CheckpointError(
             f"{path} holds {sorted(arrays)[:3]}, not paths that start with params/ or batch_stats/; "
             "make the file with jaxpose convert"
         )
+    return nested(arrays, path)
+
+
+def are_paths(names: Iterable[str]) -> bool:
+    """Whether all names are paths of variables: of a file that `save_variables` wrote, and not of an original one."""
+    return {name.partition("/")[0] for name in names} <= {"params", "batch_stats"}
+
+
+def nested(arrays: Mapping[str, np.ndarray], path: pathlib.Path) -> Variables:
+    """Arrays named by their paths as nested dicts.
+
+    Raises:
+      CheckpointError: an array and a group of arrays have the same name.
+    """
     inner = {name[:at] for name in arrays for at, letter in enumerate(name) if letter == "/"}
     if both := sorted(inner & set(arrays)):
         raise CheckpointError(f"{path} holds arrays and groups of arrays of the same names, {both[:3]}; it is damaged")
@@ -73,9 +88,13 @@ def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     Raises:
       CheckpointError: another ending, or a file that is not what its ending says or does not fit its digest.
     """
-    read: Callable = read_npz if _format(path) == ".npz" else _read_safetensors
+    return load_with_metadata(path)[0]
+
+
+def load_with_metadata(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """All arrays of a file by name, and the texts beside them, which .npz does not have; errors as of `load_arrays`."""
     try:
-        return read(path)
+        return (read_npz(path), {}) if _format(path) == ".npz" else _read_safetensors(path)
     except DataError as error:
         why = " ".join(str(error).removeprefix(f"{path}: ").split())
         raise CheckpointError(
@@ -98,11 +117,17 @@ _DTYPES = {
 }
 
 
-def _write_safetensors(path: pathlib.Path, arrays: dict[str, Any]) -> None:
+def _write_safetensors(path: pathlib.Path, arrays: dict[str, Any], metadata: Mapping[str, str]) -> None:
     from safetensors.numpy import save
 
-    data = save(arrays, {_DIGEST: _NO_DIGEST})
-    at = data.index(_NO_DIGEST.encode())
+    data = save(arrays, {**metadata, _DIGEST: _NO_DIGEST})
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # the library's order is another each time
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    data = len(text).to_bytes(8, "little") + text + data[end:]
+    at = data.index(f'"{_DIGEST}":"{_NO_DIGEST}"'.encode()) + len(_DIGEST) + 4
     whole.write_bytes(path, data[:at] + _digest_without(data, at).encode() + data[at + 64 :])
 
 
@@ -114,8 +139,8 @@ def _digest_without(data: bytes, at: int) -> str:
     return digest.hexdigest()
 
 
-def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """All arrays of the file.
+def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """All arrays of the file, and its metadata.
 
     Raises:
       DataError: it is damaged or something else.
@@ -130,7 +155,8 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     header = parse_json(data[8:end], path)
     if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
         raise DataError(f"{path}: has a header without entries")
-    _check_digest(data, header.pop("__metadata__", {}), path)
+    metadata: Any = header.pop("__metadata__", {})
+    _check_digest(data, metadata, path)
     found, values = {}, memoryview(data)[end:]
     spans = sorted((_span(entry, name, path), name) for name, entry in header.items())
     for (begin, stop), name in spans:
@@ -141,7 +167,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     places = [0, *(place for span, _ in spans for place in span), len(values)]
     if places[::2] != places[1::2]:
         raise DataError(f"{path}: has bytes that are of no array or of several")
-    return {name: found[name] for name in header}
+    return {name: found[name] for name in header}, metadata
 
 
 def _check_digest(data: bytes, metadata: dict, path: pathlib.Path) -> None:

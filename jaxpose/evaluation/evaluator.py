@@ -38,8 +38,14 @@ from jaxpose.viz import overlay
 logger = logging.getLogger(__name__)
 
 
-def evaluate(config: Any, workdir: str | pathlib.Path, chosen: Collection[str] | None = None) -> Numbers:
-    """Evaluates the newest good checkpoint of a run on the data of `config`.
+def evaluate(
+    config: Any,
+    workdir: str | pathlib.Path,
+    chosen: Collection[str] | None = None,
+    weights: str | pathlib.Path = "",
+    like: str = "",
+) -> Numbers:
+    """Evaluates the newest good checkpoint of a run, or a file of weights, on the data of `config`.
 
     Writes to WORKDIR/evaluation: results.json (for the COCO server), truth.json (the split's labels in COCO format) and
     scores.json. The results of a detector are boxes, which `data.validation.boxes` of a top-down method's config can
@@ -55,6 +61,9 @@ def evaluate(config: Any, workdir: str | pathlib.Path, chosen: Collection[str] |
       workdir: folder of the run.
       chosen: fields of the config that are meant to differ from the run's, such as "method.flip_test"; any other
         difference that changes what the network sees is an error then. None to allow all that fit the network.
+      weights: file of weights or their name in the zoo, to evaluate in place of what the run in `workdir` learned;
+        results go there all the same.
+      like: config of released weights; see `jaxpose.load`.
 
     Raises:
       JaxposeError: config, data or checkpoint cannot be used.
@@ -75,14 +84,14 @@ def evaluate(config: Any, workdir: str | pathlib.Path, chosen: Collection[str] |
     if chosen is not None:
         run_config.check_same_network(workdir, config, chosen)
     fields = {f"method.{name}": value for name, value in config.method.to_dict().items()}
-    _, method, variables = load_for_inference(workdir, changes=fields)
+    _, method, variables = load_for_inference(weights or workdir, changes=fields, like=like)
     evaluator = Evaluator(config, method, sharding.make_mesh(config.sharding))
     rows = evaluator.predict(method, variables)
     found = [(metric, metric.compute()) for metric in evaluator.collect(rows)]
     scores, ablations = _merged(found), evaluator.ablations(variables)
     if jax.process_index() == 0:
         folder = pathlib.Path(workdir) / "evaluation"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=bool(weights), exist_ok=True)
         evaluator.report.write(rows, folder)
         for metric, _ in found:
             metric.write(folder)

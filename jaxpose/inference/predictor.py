@@ -10,7 +10,9 @@ Top-down methods need boxes of people, from a detector or from the caller. The c
 import collections
 import copy
 import dataclasses
+import functools
 import itertools
+import logging
 import pathlib
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,11 +41,16 @@ from jaxpose.methods.bottom_up import ImageInput
 from jaxpose.methods.lifting import SequenceInput
 from jaxpose.types import Detections, Poses, Variables
 
+logger = logging.getLogger(__name__)
+
 FindBoxes = Callable[[Picture], tuple[np.ndarray, np.ndarray]]
 """A detector: picture -> boxes [N, 4] (x, y, w, h) in its pixels, and their scores [N]."""
 
 Failed = Callable[[Picture, DataError], None]
 """What becomes of a picture that cannot be used."""
+
+DRAWN = "marionettes"
+"""Data whose people are drawn."""
 
 MAX_WAITING = 4
 """So many batches of crops or canvases are held back at most until one of their size is full."""
@@ -91,11 +98,14 @@ def load(
       >>> people.keypoints.shape
       (1, 16, 2)
     """
-    from jaxpose.runs.reader import load_for_inference
+    from jaxpose.runs.reader import open_network
 
-    config, method, variables = load_for_inference(workdir, step, changes, like)
+    content = open_network(workdir, step, changes, like)
+    config, method, variables = content.config, content.method, content.variables
     if isinstance(method, SequenceInput):
         raise DataError(f"{workdir} lifts 2D joints to 3D and looks at no pictures; jaxpose lift reads it")
+    if content.about.data == DRAWN:
+        _warn_of_drawn_people()
     predictor = Predictor(
         method,
         variables,
@@ -112,6 +122,15 @@ def load(
     if not isinstance(detector, Predictor):
         detector = load(detector, batch_size=batch_size, box_threshold=box_threshold)
     return predictor.with_detector(detector)
+
+
+@functools.cache
+def _warn_of_drawn_people() -> None:
+    """Says once in a process what such weights are good for."""
+    logger.warning(
+        "these weights learned from marionettes, drawn people, and find little in photographs; "
+        "`jaxpose zoo` lists weights that know those"
+    )
 
 
 class Predictor:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxpose.config import base, set_field
+from jaxpose.config import base, complete, set_field
 from jaxpose.errors import CheckpointError, ConfigError, DataError
 from jaxpose.files.json_files import read_json, write_json
 
@@ -69,15 +69,6 @@ def _why_no_run(workdir: pathlib.Path) -> str:
     if stages := sorted(path.parent for path in workdir.glob(f"*/{CONFIG}")):
         return f"holds several runs, the stages of one experiment. Name one of them: {', '.join(map(str, stages))}"
     return f"has no {CONFIG}, so it is no run's --workdir"
-
-
-def complete(config: Any, defaults: Any) -> None:
-    """Adds the fields that came into being after a run was started."""
-    for name, value in defaults.items():
-        if name not in config:
-            config[name] = value
-        elif isinstance(value, type(config)):
-            complete(config[name], value)
 
 
 def change(config: Any, field: str, value: Any) -> None:

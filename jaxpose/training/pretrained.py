@@ -1,28 +1,54 @@
-"""Variables to start training from: a converted file, or what another run learned."""
+"""Variables to start training from: what another run learned, or a file of weights."""
 
 import logging
 import pathlib
 
 import jax
 
-from jaxpose.convert import files
-from jaxpose.errors import ConfigError
-from jaxpose.runs.reader import load_for_inference
+from jaxpose.convert import ConversionError, convert_backbone, files, load_state_dict
+from jaxpose.errors import CheckpointError, ConfigError
+from jaxpose.methods.base import Method
+from jaxpose.runs.reader import find_weights, open_network
 from jaxpose.training import optim
 from jaxpose.types import Variables
+from jaxpose.zoo.opening import open_file
+from jaxpose.zoo.recognition import UnknownNetworkError
 
 logger = logging.getLogger(__name__)
 
 
-def load_pretrained(path: str) -> Variables:
-    """Variables, on the host, of a file that `jaxpose.convert` wrote, or of another run's newest good checkpoint.
+def load_pretrained(source: str, method: Method) -> Variables:
+    """Variables to start from, on the host.
+
+    Args:
+      source: folder of another run, whose newest good checkpoint counts; file that `jaxpose convert` or `jaxpose
+        export-weights` wrote; or file or name of released weights, of a whole network or of a backbone.
+      method: method that is to be trained, of which a file of a backbone gives that part.
 
     Raises:
-      CheckpointError: neither is there.
+      CheckpointError: there is no such thing, or it cannot be used.
     """
-    if pathlib.Path(path).is_dir():
-        return jax.device_get(load_for_inference(path)[2])
-    return files.load_variables(path)
+    file = find_weights(source)
+    if file is None and not pathlib.Path(source).exists():
+        raise CheckpointError(f"config.init_from: {source}: there is no such run or file, nor weights of this name")
+    if file is None:
+        return jax.device_get(open_network(source).variables)
+    if file.suffix in files.FORMATS and files.are_paths(arrays := files.load_arrays(file)):
+        return files.nested(arrays, file)
+    try:
+        return open_file(file)[2]
+    except UnknownNetworkError as unknown:
+        return _backbone(file, method, unknown)
+
+
+def _backbone(file: pathlib.Path, method: Method, unknown: UnknownNetworkError) -> Variables:
+    """The variables of a method's backbone from a network that finds no poses."""
+    try:
+        found = convert_backbone(load_state_dict(file), method).variables
+    except ConversionError as error:
+        raise CheckpointError(f"{unknown}. As a backbone it does not fit either: {error}") from error
+    logger.info("%s: is of no network with poses, and gives the backbone alone", file)
+    return found
 
 
 def merge_pretrained(variables: Variables, loaded: Variables, path: str) -> Variables:

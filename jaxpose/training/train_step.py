@@ -59,7 +59,7 @@ class Trainer:
         shardings = jax.tree.map(lambda x: x.sharding, self.template())
         key = rng.key(self.config.seed, 0, Purpose.INIT)
         variables = self.method.init(key)
-        loaded = load_pretrained(self.config.init_from) if self.config.init_from else {}
+        loaded = load_pretrained(self.config.init_from, self.method) if self.config.init_from else {}
         if loaded := self.method.adopt(loaded, variables):
             variables = merge_pretrained(variables, loaded, self.config.init_from)
         return jax.jit(self._start, out_shardings=shardings)(variables)

@@ -24,28 +24,37 @@ from jaxpose.errors import CheckpointError, ConfigError
 from jaxpose.methods.base import Method
 from jaxpose.nn.recognition import Recognized
 from jaxpose.types import Variables
-from jaxpose.zoo import table
+from jaxpose.zoo import table, weights_file
 from jaxpose.zoo.recognition import recognize, shapes_of
 from jaxpose.zoo.table import Weights
+from jaxpose.zoo.weights_file import About, Content
 
 logger = logging.getLogger(__name__)
 
 
 def open_file(path: str | pathlib.Path, like: str = "") -> tuple[ConfigDict, Method, Variables]:
+    """(config, method, variables) of a released file; arguments and errors as of `open_weights`."""
+    content = open_weights(path, like)
+    return content.config, content.method, content.variables
+
+
+def open_weights(path: str | pathlib.Path, like: str = "") -> Content:
     """The network of a released file.
 
     Args:
-      path: file of the authors, of mmpose or of transformers: .pth, .bin, .safetensors or .npz.
+      path: file of the authors, of mmpose or of transformers: .pth, .bin, .safetensors or .npz; or one of
+        `jaxpose export-weights`, which holds all of this.
       like: config that says what entries can't, such as "heatmap:coco_w32_384"; that of the table if empty.
-
-    Returns:
-      (config, method, variables).
 
     Raises:
       CheckpointError: it cannot be read, is damaged, or is of no known network.
-      ConfigError: `like` is of another method.
+      ConfigError: `like` is of another method, or the file knows its config.
     """
     path = pathlib.Path(path)
+    if (content := weights_file.read(path)) is not None:
+        if like:
+            raise ConfigError(f"{path} knows its config; {like!r} is for files of other programs")
+        return content
     row = None if like else table.of_file(path)
     if row is not None and row.is_one_file:
         check_digest(path, row)
@@ -64,7 +73,7 @@ def open_file(path: str | pathlib.Path, like: str = "") -> tuple[ConfigDict, Met
     origin = f"the zoo's {row.name}" if row else like or f"{told.config}, by assumption (--as says otherwise)"
     logger.info("%s: %s, %s; all else is that of %s%s", path, name, _shown(told.fields), origin, _but(chosen))
     method = methods.create(config.method)
-    return config, method, convert(entries, method)
+    return Content(config, method, convert(entries, method), About(data=config.data.source, source=path.name))
 
 
 def check_digest(path: pathlib.Path, row: Weights) -> None:

@@ -10,6 +10,10 @@ from jaxpose.errors import CheckpointError
 from jaxpose.nn.recognition import Recognized, Shapes
 
 
+class UnknownNetworkError(CheckpointError):
+    """A checkpoint that is of no method."""
+
+
 def recognize(shapes: Shapes, name: str) -> tuple[str, Recognized]:
     """The method that a checkpoint is of, by its name in configs, and what entries tell of it.
 
@@ -18,7 +22,8 @@ def recognize(shapes: Shapes, name: str) -> tuple[str, Recognized]:
       name: name of the file, for messages.
 
     Raises:
-      CheckpointError: it is of no method, or of several; the message lists what it looks like.
+      UnknownNetworkError: it is of no method; the message lists what it looks like.
+      CheckpointError: it is of several.
     """
     found = {}
     for method in methods.names():
@@ -31,7 +36,7 @@ def recognize(shapes: Shapes, name: str) -> tuple[str, Recognized]:
         raise CheckpointError(f"{name}: its entries are those of {' and of '.join(found)}; say which by --as NAME")
     parts = collections.Counter(entry.partition(".")[0] for entry in shapes)
     listed = ", ".join(f"{part} ({count})" for part, count in parts.most_common(8))
-    raise CheckpointError(
+    raise UnknownNetworkError(
         f"{name}: is of no network that jaxpose knows. Its {len(shapes)} entries begin with {listed}; "
         f"known are networks of {', '.join(methods.names())}"
     )

@@ -79,7 +79,7 @@ USAGE = {
 
 FAILURES = {
     ("evaluate", "--config=prtr", "--workdir=nowhere"): "nowhere: has no config.json",
-    (*TRAIN, "--config.init_from=nowhere.npz"): "nowhere.npz: no such file",
+    (*TRAIN, "--config.init_from=nowhere.npz"): "nowhere.npz: there is no such run or file",
     ("predict", "nowhere", "1.png", "--output=out"): "nowhere: has no config.json",
     ("predict", "nowhere", "1.png", "--output=1.png"): "--output 1.png is a file; give a folder",
     ("predict", "nowhere", "1.png", "--output=out", "--boxes=broken.json"): "broken.json: not valid JSON",

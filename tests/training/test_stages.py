@@ -15,7 +15,7 @@ import pytest
 import tiny
 from ml_collections import ConfigDict
 
-from jaxpose import main
+from jaxpose import load_config, main, methods
 from jaxpose.errors import CheckpointError, ConfigError
 from jaxpose.evaluation import evaluator
 from jaxpose.inference.predictor import load
@@ -211,9 +211,10 @@ class TestRuns:
 
     def test_a_folder_of_stages_is_no_run(self, finished):
         expected = rf"Name one of them: {finished}/pretrain, {finished}/regda"
-        for use in (load, load_for_inference, pretrained.load_pretrained):
+        method = methods.create(load_config("heatmap").method)
+        for use in (load, load_for_inference, lambda run: pretrained.load_pretrained(run, method)):
             with pytest.raises(CheckpointError, match=expected):
-                use(finished)
+                use(str(finished))
 
     def test_a_run_is_no_folder_of_stages(self, folder, finished):
         with pytest.raises(ConfigError, match="holds a run without stages"):
