@@ -26,13 +26,10 @@ So three frames win where networks see as many examples; while they learn from n
 more examples of single frames. The paper adds frames to a backbone that has learned all it can. The default takes 9:10
 on two cores, and two minutes more where clips are rendered first.
 
-Released checkpoints become ours: jaxpose convert FILE --config=configs/dcpose.py:posetrack17 --output=OUT.npz
-
 The published figures are the authors'; this code has not been trained on PoseTrack. The recipes start from an HRNet-W48
 that was trained on COCO (pose_hrnet_w48_384x288.pth), which stays frozen:
 
-    jaxpose convert pose_hrnet_w48_384x288.pth --config=configs/heatmap.py:coco_w48_384 --output=w48.npz
-    python -m jaxpose.main --config=configs/dcpose.py:posetrack18 --config.init_from=w48.npz
+    python -m jaxpose.main --config=configs/dcpose.py:posetrack18 --config.init_from=pose_hrnet_w48_384x288.pth
         --config.data.dir=/data/posetrack18 --config.data.validation.boxes=detections.json
 
 where detections.json is a list of image_id, bbox and score as COCO has it; those that score less than 0.2 are left out,

@@ -16,8 +16,8 @@ The published figures are the authors', with rescoring; this code has not been t
 CrowdPose. The recipes start from HRNet's ImageNet weights (hrnet_w32-36af842e.pth and
 hrnetv2_w48_imagenet_pretrained.pth):
 
-    jaxpose convert hrnet_w32-36af842e.pth --config=configs/dekr.py:coco --backbone --output=hrnet.npz
-    python -m jaxpose.main --config=configs/dekr.py:coco --config.init_from=hrnet.npz --config.data.dir=/data/coco
+    python -m jaxpose.main --config=configs/dekr.py:coco --config.init_from=hrnet_w32-36af842e.pth \\
+        --config.data.dir=/data/coco
 
 The batch is 48 images; the authors took 40, which 16 devices cannot share equally. Eight devices can:
 --config.train.batch_size=40.

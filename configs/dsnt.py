@@ -22,8 +22,8 @@ steps, in 9:26 with rendering; lspet reaches PCK@0.2 26.2 on images 2,001 to 2,4
 The published figure is the authors' (as later papers quote it); this code has not been trained on the whole of MPII.
 The recipes start from torchvision's ImageNet backbones, the hourglass from nothing:
 
-    jaxpose convert resnet50-19c8e357.pth --config=configs/dsnt.py:mpii --backbone --output=resnet50.npz
-    python -m jaxpose.main --config=configs/dsnt.py:mpii --config.init_from=resnet50.npz --config.data.dir=/data/mpii
+    python -m jaxpose.main --config=configs/dsnt.py:mpii --config.init_from=resnet50-19c8e357.pth \\
+        --config.data.dir=/data/mpii
 
 with the layout of MPII that jaxpose/data/sources/mpii.py describes, which has 22,246 people to train on; the authors'
 files have 25,925. The hourglass sees 16 people at a time, where the authors took 6, which 16 devices cannot share.

@@ -24,8 +24,8 @@ steps, in 8 minutes and another to render them; lspet reaches PCK@0.2 30.7 on im
 The published figures are the authors'; this code has not been trained on the whole of COCO or MPII. The recipes start
 from ImageNet backbones (torchvision's resnet50-19c8e357.pth, ..., hrnet_w32-36af842e.pth, hrnet_w48-8ef0771d.pth):
 
-    jaxpose convert resnet50-19c8e357.pth --config=configs/heatmap.py:coco --backbone --output=resnet50.npz
-    python -m jaxpose.main --config=configs/heatmap.py:coco --config.init_from=resnet50.npz --config.data.dir=/data/coco
+    python -m jaxpose.main --config=configs/heatmap.py:coco --config.init_from=resnet50-19c8e357.pth \\
+        --config.data.dir=/data/coco
 
 The released pose_resnet_50_256x192.pth and its siblings become ours by the same command without --backbone. Detector
 boxes: --config.data.validation.boxes=COCO_val2017_detections_AP_H_56_person.json.

@@ -18,8 +18,8 @@ it is AP 6.4 (4.6, 9.8, 6.0).
 The published figures are the authors'; this code has not been trained on the whole of COCO or CrowdPose. The recipes
 start from HRNet's ImageNet weights (hrnet_w32-36af842e.pth, hrnet_w48-8ef0771d.pth):
 
-    jaxpose convert hrnet_w32-36af842e.pth --config=configs/higherhrnet.py:coco --backbone --output=hrnet.npz
-    python -m jaxpose.main --config=configs/higherhrnet.py:coco --config.init_from=hrnet.npz --config.data.dir=DIR
+    python -m jaxpose.main --config=configs/higherhrnet.py:coco --config.init_from=hrnet_w32-36af842e.pth \\
+        --config.data.dir=DIR
 
 The batch is 48 images. The authors took 40 for W48, which 16 devices cannot share equally.
 

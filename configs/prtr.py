@@ -30,8 +30,8 @@ The published figures are the authors'; this code has not been trained on the wh
 from ImageNet backbones (torchvision's resnet50-19c8e357.pth and resnet101-5d3b4d8f.pth, and
 hrnetv2_w32_imagenet_pretrained.pth):
 
-    jaxpose convert resnet50-19c8e357.pth --config=configs/prtr.py:coco --backbone --output=resnet50.npz
-    python -m jaxpose.main --config=configs/prtr.py:coco --config.init_from=resnet50.npz --config.data.dir=/data/coco
+    python -m jaxpose.main --config=configs/prtr.py:coco --config.init_from=resnet50-19c8e357.pth \\
+        --config.data.dir=/data/coco
 
 coco_laptop reads any COCO-format keypoint set: --config.data.dir=DIR and, relative to it,
 --config.data.train.annotations, --config.data.train.images and the same two of data.validation; --config.data.skeleton
@@ -41,7 +41,7 @@ Two stages together: jaxpose predict runs/prtr photo.jpg --detector runs/prtr_de
 detector's evaluation writes boxes that a pose stage's --config.data.validation.boxes reads.
 
 detector_coco is DETR's training with people as the only class. The released detr-r50-e632da11.pth, which is the faster
-start, becomes a file for --config.init_from by the same command without --backbone, and keeps what it knows of people.
+start, is named in --config.init_from in the same way, and keeps what it knows of people.
 sequential_coco goes on from a detector's run, as the authors did. They published no training of this form, so that the
 rest of the recipe is ours: a tenth of the rate for all that the detector has learned. The paper's figure for this form,
 AP 66.2, is that of an HRNet-W48.

@@ -29,8 +29,7 @@ All stages of the default together take 16.5 minutes of two cores.
 The published figures are the authors', of batches as they cut them ("batch_PCK@0.05" here); ERM is source_only. This
 code has not been trained on these data sets. Their recipes start from torchvision's resnet101-5d3b4d8f.pth:
 
-    jaxpose convert resnet101-5d3b4d8f.pth --config=configs/regda.py:surreal_lsp --backbone --output=r101.npz
-    python -m jaxpose.main --config=configs/regda.py:surreal_lsp --config.init_from=r101.npz \\
+    python -m jaxpose.main --config=configs/regda.py:surreal_lsp --config.init_from=resnet101-5d3b4d8f.pth \\
         --config.data.streams.source.dir=/data/surreal --config.data.dir=/data/lsp
 
 Where they differ from the original: adaptation starts from the last state of "pretrain" rather than from its best on

@@ -31,8 +31,8 @@ are AlphaPose's "2x" with half bodies: 270 epochs, from epoch 210 on with random
 coco_simple is its "1x", by which SimplePose was released: 200 epochs, random boxes from 140 on, narrower views and no
 half bodies. They start from torchvision's ImageNet backbones:
 
-    jaxpose convert resnet50-19c8e357.pth --config=configs/rmpe.py:coco --backbone --output=resnet50.npz
-    python -m jaxpose.main --config=configs/rmpe.py:coco --config.init_from=resnet50.npz --config.data.dir=/data/coco
+    python -m jaxpose.main --config=configs/rmpe.py:coco --config.init_from=resnet50-19c8e357.pth \\
+        --config.data.dir=/data/coco
 
 Released models (fast_res50_256x192.pth, ...) become ours by the same command without --backbone. The 2017 recipe is
 trained in two runs: mpii_sppe, then mpii with --config.init_from=WORKDIR of the first. Its network then starts both the

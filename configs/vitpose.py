@@ -14,10 +14,10 @@ mpii         ViTPose-B  classic  192x256  MPII         TPU v5e-16   -
 The published figures are the authors'; this code has not been trained on COCO or MPII. The recipes are in bfloat16 and
 start from a masked autoencoder (MAE, He et al., CVPR 2022: mae_pretrain_vit_base.pth, _large, _huge):
 
-    jaxpose convert mae_pretrain_vit_base.pth --config=configs/vitpose.py:coco --backbone --output=mae_base.npz
-    python -m jaxpose.main --config=configs/vitpose.py:coco --config.init_from=mae_base.npz --config.data.dir=/data/coco
+    python -m jaxpose.main --config=configs/vitpose.py:coco --config.init_from=mae_pretrain_vit_base.pth \\
+        --config.data.dir=/data/coco
 
-Released checkpoints become ours without --backbone. Detector boxes:
+Released checkpoints open by themselves: jaxpose predict vitpose-b-coco photo.jpg. Detector boxes:
 --config.data.validation.boxes=COCO_val2017_detections_AP_H_56_person.json. On GPUs --config.method.attention=cudnn is
 flash attention.
 """

@@ -5,7 +5,7 @@ import pathlib
 
 import jax
 
-from jaxpose.convert import ConversionError, convert_backbone, files, load_state_dict
+from jaxpose.convert import ConversionError, convert, convert_backbone, files, load_state_dict
 from jaxpose.errors import CheckpointError, ConfigError
 from jaxpose.methods.base import Method
 from jaxpose.runs.reader import find_weights, open_network
@@ -38,15 +38,22 @@ def load_pretrained(source: str, method: Method) -> Variables:
     try:
         return open_file(file)[2]
     except UnknownNetworkError as unknown:
-        return _backbone(file, method, unknown)
+        return _of_method(file, method, unknown)
 
 
-def _backbone(file: pathlib.Path, method: Method, unknown: UnknownNetworkError) -> Variables:
-    """The variables of a method's backbone from a network that finds no poses."""
+def _of_method(file: pathlib.Path, method: Method, unknown: UnknownNetworkError) -> Variables:
+    """The variables of a method, or of its backbone alone, from a file that no method of the library recognizes."""
+    entries, problems = load_state_dict(file), []
+    if method.original_names() is not None:
+        try:
+            return convert(entries, method)
+        except ConversionError as error:
+            problems.append(f"as all of the method: {error}")
     try:
-        found = convert_backbone(load_state_dict(file), method).variables
+        found = convert_backbone(entries, method).variables
     except ConversionError as error:
-        raise CheckpointError(f"{unknown}. As a backbone it does not fit either: {error}") from error
+        problems.append(f"as its backbone: {error}")
+        raise CheckpointError("\n".join([str(unknown), *problems])) from error
     logger.info("%s: is of no network with poses, and gives the backbone alone", file)
     return found
 

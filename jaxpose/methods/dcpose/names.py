@@ -26,8 +26,7 @@ def prepare(state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if not any(name.startswith(ROUGH) for name in state_dict):
         raise CheckpointError(
             f"no entry begins with {ROUGH!r}, so this is no checkpoint of DCPose. If it is a network for single frames "
-            '(pose_hrnet_*.pth), convert it with a config of the method "heatmap" that has the same backbone, and name '
-            "the result in config.init_from."
+            "(pose_hrnet_*.pth), name it in config.init_from."
         )
     return state_dict
 

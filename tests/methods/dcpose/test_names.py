@@ -101,7 +101,7 @@ def test_another_network_is_refused(file):
 
 
 def test_a_network_for_single_frames_is_no_checkpoint():
-    with pytest.raises(CheckpointError, match='convert it with a config of the method "heatmap"'):
+    with pytest.raises(CheckpointError, match="name it in config.init_from"):
         convert(originals.fill(rough()), METHOD)
 
 
