@@ -268,7 +268,8 @@ class DCPoseNetwork(nn.Module):
 class DCPose(Heatmap, ClipInput):
     """The defaults are those of the released networks: HRNet-W48 at 384 x 288, frozen after training on COCO.
 
-    A frozen backbone comes from `config.init_from`: a run of the method "heatmap", or a file of such a network. Then the config needs the parameter group "refinement" (match "^refinement/") before that of the rest.
+    A frozen backbone comes from `config.init_from`: a run of the method "heatmap", or a file of such a network. Then
+    the config needs the parameter group "refinement" (match "^refinement/") before that of the rest.
 
     Attributes:
       backbone_blocks: residual blocks on each branch of an HRNet's module.
