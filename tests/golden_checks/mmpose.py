@@ -8,7 +8,7 @@ import numpy as np
 from numpy.testing import assert_allclose
 
 from golden_checks.networks import FORWARD, to_channels_first, to_channels_last
-from jaxpose import methods
+from jaxpose import load_config, methods
 from jaxpose import skeleton as skeletons
 from jaxpose.convert.conversion import convert
 from jaxpose.data.views import PersonCrop
@@ -111,7 +111,9 @@ def check_names(case) -> None:
     """The entries tell the network; every entry has a place, and every leaf an entry."""
     shapes = {name: tuple(shape) for name, shape in case.manifest["params"]}
     name, recognized = recognize(shapes, case.name)
-    skeleton = next(s.name for s in skeletons.SKELETONS.values() if s.num_joints == recognized.joints)
+    usual = load_config(recognized.config).method.skeleton
+    fitting = [s.name for s in skeletons.SKELETONS.values() if s.num_joints == recognized.joints]
+    skeleton = usual if usual in fitting else fitting[0]
     convert(
         case.state_dict, methods.create({"name": name, "skeleton": skeleton, **recognized.fields, **recognized.usual})
     )

@@ -23,6 +23,7 @@ from jaxpose.methods.base import LossAux, Phase
 from jaxpose.methods.lifting import SequenceInput
 from jaxpose.nn import initializers
 from jaxpose.nn.names import OriginalNames
+from jaxpose.nn.recognition import Recognized, Shapes
 from jaxpose.ops import bones, cameras
 from jaxpose.ops.bones import Tree
 from jaxpose.types import Batch, Poses, Spec, Stream, Variables
@@ -230,6 +231,8 @@ class Anatomy3D(SequenceInput):
       bn_momentum_steps: number of steps in which it falls; 0 for a constant weight.
       bn_momentum_every: number of steps that share a value, in the original code an epoch.
       direct: whether joints are regressed from the first sub-network's trunk, without bones, to compare with.
+      gated: whether the trunk looks at confidences. Direct regression without them is VideoPose3D (Pavllo et al., CVPR
+        2019), as mmpose releases it.
       flip_test: whether the pose is averaged with that of the mirrored sequence.
       chunk: frames that the second sub-network works on at a time in inference; bounds its memory.
     """
@@ -257,6 +260,7 @@ class Anatomy3D(SequenceInput):
     bn_momentum_steps: int = 0
     bn_momentum_every: int = 1
     direct: bool = False
+    gated: bool = True
     flip_test: bool = True
     chunk: int = 64
 
@@ -264,6 +268,7 @@ class Anatomy3D(SequenceInput):
         super().__post_init__()
         odd = len(self.widths) > 0 and all(w % 2 == 1 and w > 1 for w in self.widths)
         self.require(odd, "widths", "one or more odd numbers from 3")
+        self.require(self.gated or self.direct, "gated", "True unless direct")
         self.require(not self.middle_label or self.causal, "middle_label", "False unless causal")
         self.require(0 <= self.dropout < 1, "dropout", "a rate in [0, 1)")
         for field in ("channels", "num_drawn", "bn_momentum_every", "chunk"):
@@ -318,7 +323,7 @@ class Anatomy3D(SequenceInput):
         fields = {"channels": self.channels, "dropout": self.dropout, "dtype": jnp.dtype(self.dtype)}
         fields |= {"widths": tuple(self.widths), "causal": self.causal}
         if self.direct:
-            return DirectNetwork(self.joints.num_joints, GatedTrunk(**fields))
+            return DirectNetwork(self.joints.num_joints, GatedTrunk(gated=self.gated, **fields))
         return AnatomyNetwork(tree=self.tree, temperature=self.temperature, **fields)
 
     def spec(self, batch_size: int) -> Spec:
@@ -454,6 +459,12 @@ class Anatomy3D(SequenceInput):
         return losses
 
     # --- phases ---
+
+    @classmethod
+    def recognize(cls, shapes: Shapes) -> Recognized | None:
+        from jaxpose.methods.anatomy3d import names
+
+        return names.recognize(shapes)
 
     def original_names(self) -> OriginalNames:
         from jaxpose.methods.anatomy3d import names

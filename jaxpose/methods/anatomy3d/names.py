@@ -1,10 +1,15 @@
-"""Names in Anatomy3D's checkpoints: entry `model_pos` of `pretrained_h36m_cpn_243frame.bin` and of training's files."""
+"""Names in Anatomy3D's checkpoints: entry `model_pos` of `pretrained_h36m_cpn_243frame.bin` and of training's files.
+
+Of the baseline without bones and without a gate, which is the network of VideoPose3D, the names are mmpose's.
+"""
 
 import numpy as np
 
 from jaxpose.errors import CheckpointError
 from jaxpose.methods.anatomy3d.method import Anatomy3D
+from jaxpose.nn import recognition
 from jaxpose.nn.names import BATCH_NORM, LINEAR, Kind, Rule, keep
+from jaxpose.nn.recognition import Recognized, Shapes
 
 
 def taps_kernel(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -68,14 +73,45 @@ def _fusion(suffix: str, out: str, path: str) -> tuple[Rule, ...]:
     )
 
 
+def _video_pose(blocks: int) -> tuple[Rule, ...]:
+    """mmpose's VideoPose3D: a stem, blocks of two convolutions, and the head."""
+    places = [("expand_conv", "expand")]
+    for i in range(blocks):
+        places += [(rf"tcn_blocks\.{i}\.conv1\.0", f"conv{i + 1}"), (rf"tcn_blocks\.{i}\.conv2\.0", f"linear{i + 1}")]
+    parts = (("conv", "", TAPS), ("bn", "_bn", BATCH_NORM))
+    trunk = (
+        Rule(rf"backbone\.{module}\.{part}", f"trunk/{path}{suffix}", kind)
+        for module, path in places
+        for part, suffix, kind in parts
+    )
+    return (*trunk, Rule(r"head\.conv", "joints", TAPS))
+
+
+def recognize(shapes: Shapes) -> Recognized | None:
+    """Anatomy3D's convolutions over time with the network of bone lengths, or VideoPose3D's with a head."""
+    trunk, head = recognition.trunk_and_head(shapes)
+    direct = "expand_conv.conv.weight" in trunk and "conv.weight" in head
+    stem = trunk.get("expand_conv.conv.weight" if direct else "expand_conv.weight", ())
+    if len(stem) != 3 or not (direct or "boneatt.weight" in shapes):
+        return None
+    name = "tcn_blocks.{}.conv1.0.conv.weight" if direct else "layers_conv.{}.weight"
+    number = recognition.count(trunk, name.replace(".", r"\.").format(r"(\d+)"))
+    convolutions = [trunk[name.format(i)] for i in range(0, number, 1 if direct else 2)]
+    widths = tuple(shape[2] for shape in (stem, *convolutions))
+    fields = {"widths": widths, "channels": stem[0]} | ({"direct": True, "gated": False} if direct else {})
+    return Recognized(fields, f"anatomy3d:h36m{'_direct' if direct else ''}", stem[1] // 2)
+
+
 def rules(method: Anatomy3D) -> tuple[Rule, ...]:
     """Rules for every entry of a checkpoint.
 
     Raises:
-      CheckpointError: the baseline without bones, which the original code does not have.
+      CheckpointError: the gated baseline without bones, which nobody has released.
     """
-    if method.direct:
+    if method.direct and method.gated:
         raise CheckpointError("config.method.direct is True, but checkpoints hold bones; convert with direct=False")
+    if method.direct:
+        return _video_pose(len(method.widths) - 1)
     return (
         Rule("expand_conv", "trunk/expand", TAPS),
         Rule("expand_bn", "trunk/expand_bn", BATCH_NORM),

@@ -93,10 +93,12 @@ class GatedTrunk(TemporalModule):
       widths: odd numbers of taps of the convolutions; their product is the receptive field.
       causal: True for skip connections that take the last frame that a convolution sees instead of the one in the
         middle.
+      gated: False to take no notice of confidences, as VideoPose3D (Pavllo et al., CVPR 2019) does.
     """
 
     widths: Sequence[int] = (3, 3, 3)
     causal: bool = False
+    gated: bool = True
 
     @nn.compact
     def __call__(
@@ -119,8 +121,10 @@ class GatedTrunk(TemporalModule):
         scores = window[..., 2].astype(self.dtype)
         taps = self.taps if strided else self.spread_taps
         feature = self.layer(taps(keypoints, 0), train, "expand", decay=decay)
-        gate = self.layer(taps(scores, 0), train, "score")
-        features, x = [feature], jnp.concatenate([feature, gate * feature], -1)
+        features, x = [feature], feature
+        if self.gated:
+            gate = self.layer(taps(scores, 0), train, "score")
+            x = jnp.concatenate([feature, gate * feature], -1)
         for i in range(1, len(self.widths)):
             hidden = self.layer(taps(x, i), train, f"conv{i}", decay=decay)
             hidden = self.layer(hidden, train, f"linear{i}", decay=decay)

@@ -25,6 +25,7 @@ from jaxpose.methods.dekr.adaptive import AdaptiveBlock, BranchConv
 from jaxpose.nn.heads import SMALL_NORMAL, heatmap_conv
 from jaxpose.nn.hrnet import ConvNorm
 from jaxpose.nn.names import OriginalNames
+from jaxpose.nn.recognition import Recognized, Shapes
 from jaxpose.nn.resnet import BasicBlock
 from jaxpose.ops import geometry
 from jaxpose.types import Array, Batch, Layout, Poses, Stream, Variables, image_field
@@ -428,6 +429,12 @@ class DEKR(BottomUp):
         outputs, mutated = self.apply(variables, stream["image"], train=True, mutable=["batch_stats"])
         losses = self.criterion(outputs, stream)
         return sum(losses.values(), jnp.zeros(())), LossAux(losses, mutated["batch_stats"])
+
+    @classmethod
+    def recognize(cls, shapes: Shapes) -> Recognized | None:
+        from jaxpose.methods.dekr import names
+
+        return names.recognize(shapes)
 
     def original_names(self) -> OriginalNames:
         from jaxpose.methods.dekr import names

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 from convert import originals
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxpose.convert import ConversionError, convert
-from jaxpose.errors import CheckpointError
+from jaxpose.errors import CheckpointError, ConfigError
 from jaxpose.methods.anatomy3d.method import Anatomy3D
+from jaxpose.methods.anatomy3d.names import recognize
 
 C, LEVELS = 4, 3
 METHOD = Anatomy3D(skeleton="marionette", widths=(3,) * LEVELS, channels=C)
@@ -82,3 +83,58 @@ def test_another_configuration_is_refused():
         convert(FILE, dataclasses.replace(METHOD, channels=8))
     with pytest.raises(CheckpointError, match="direct is True"):
         convert(FILE, dataclasses.replace(METHOD, direct=True))
+
+
+# --- VideoPose3D, as mmpose has it ---
+
+DIRECT = Anatomy3D(widths=(3, 5, 3), channels=C, direct=True, gated=False, flip_test=False)
+
+
+def video_pose() -> dict[str, np.ndarray]:
+    """mmpose's entries for Human3.6M's 17 joints."""
+    names = {"backbone.expand_conv": (2 * 17, 3)}
+    for i, width in enumerate(DIRECT.widths[1:]):
+        names |= {f"backbone.tcn_blocks.{i}.conv1.0": (C, width), f"backbone.tcn_blocks.{i}.conv2.0": (C, 1)}
+    entries = conv("head.conv", 3 * 17, C, bias=True)
+    for name, (into, width) in names.items():
+        entries |= conv(f"{name}.conv", C, into, width) | norm(f"{name}.bn")
+    return {name: abs(array) if name.endswith("var") else array for name, array in originals.fill(entries).items()}
+
+
+def test_video_pose_gives_the_same_joints():
+    """Convolutions with strides over a window, by PyTorch."""
+    torch = pytest.importorskip("torch", reason="PyTorch computes what is expected")
+    file = video_pose()
+    tensors = {name: torch.tensor(array) for name, array in file.items()}
+    window = np.random.default_rng(0).uniform(-1, 1, (2, DIRECT.receptive_field, 17, 3)).astype(np.float32)
+
+    def layer(x, name: str, width: int):
+        x = torch.nn.functional.conv1d(x, tensors[f"{name}.conv.weight"], stride=width)
+        parts = (tensors[f"{name}.bn.{leaf}"] for leaf in ("running_mean", "running_var", "weight", "bias"))
+        return torch.relu(torch.nn.functional.batch_norm(x, *parts))
+
+    x = torch.tensor(window[..., :2]).reshape(2, -1, 34).transpose(1, 2)
+    x = layer(x, "backbone.expand_conv", 3)
+    for i, width in enumerate(DIRECT.widths[1:]):
+        hidden = layer(x, f"backbone.tcn_blocks.{i}.conv1.0", width)
+        x = x[:, :, width // 2 :: width] + layer(hidden, f"backbone.tcn_blocks.{i}.conv2.0", 1)
+    expected = torch.nn.functional.conv1d(x, tensors["head.conv.weight"], tensors["head.conv.bias"])
+    found = DIRECT.lift(convert(file, DIRECT), window, np.ones((2, 1), bool))["joints"]
+    assert_allclose(found[:, 0], expected.reshape(2, 17, 3), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("file", "method", "config"),
+    [(FILE, METHOD, "anatomy3d:h36m"), (video_pose(), DIRECT, "anatomy3d:h36m_direct")],
+    ids=["anatomy3d", "videopose3d"],
+)
+def test_entries_tell_the_network(file, method, config):
+    told = recognize({name: array.shape for name, array in file.items()})
+    assert (told.config, told.joints) == (config, method.joints.num_joints)
+    assert {"widths", "channels"} <= told.fields.keys()
+    assert all(getattr(method, name) == value for name, value in told.fields.items())
+
+
+def test_confidences_are_looked_at_unless_direct():
+    with pytest.raises(ConfigError, match="gated"):
+        dataclasses.replace(METHOD, gated=False)
