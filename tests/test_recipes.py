@@ -71,6 +71,7 @@ def _recipes() -> dict[tuple[str, str], Recipe]:
     add("heatmap", "mpii_w32", "mpii", 210, (170, 200), (0.1,), 128, 1e-3, MPII)
     add("dsnt", "mpii mpii_r34", "mpii", 120, (60, 90), (0.1,), 32, 2.5e-4, MPII)
     add("dsnt", "mpii_hourglass", "mpii", 120, (60, 90), (0.1,), 16, 2.5e-4, MPII)  # the authors' 6 fit no pod
+    add("dsnt", "coco_r50", "coco", 210, (170, 200), (0.1,), 512, 5e-4, VITPOSE)  # mmpose's config has the same views
     long = (270, (170, 200, 210, 230, 250), (0.1, 0.1, 100.0, 0.1, 0.1), 128, 1e-3, HRNET)
     add("rmpe", "coco coco_duc coco_dcn coco_r152 coco_w32", "coco", *long)
     short = (200, (90, 120, 140, 160, 190), (0.1, 0.1, 100.0, 0.1, 0.1), 128, 1e-3, SIMPLE)

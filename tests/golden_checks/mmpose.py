@@ -1,6 +1,7 @@
 """mmpose's networks and its way from a box to joints."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jaxpose import load_config, methods
 from jaxpose import skeleton as skeletons
 from jaxpose.convert.conversion import convert
 from jaxpose.data.views import PersonCrop
+from jaxpose.methods.dsnt import DSNT
 from jaxpose.methods.heatmap import Heatmap
 from jaxpose.ops import heatmaps
 from jaxpose.skeleton import Skeleton
@@ -19,6 +21,8 @@ from jaxpose.zoo.recognition import recognize
 
 PIXELS = 0.01
 """Largest difference of joints in an image."""
+ROUNDING = 1e-5
+"""Largest relative difference of logits."""
 
 
 def skeleton_of(attrs: dict) -> Skeleton:
@@ -70,6 +74,70 @@ def batch_of(case, method, unbiased: bool) -> dict:
     return {"source": fields | {name: jnp.ones(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}}
 
 
+class DrawnPlaces(DSNT):
+    """mmpose's integral regression with places of cells as the case has drawn them, as if they were parameters."""
+
+    places: ClassVar[tuple[np.ndarray, np.ndarray]]
+
+    def _expected(self, maps):
+        heatmaps = super()._expected(maps)[1]
+        columns, rows = self.places
+        shares = jnp.stack([jnp.einsum("bhwk,w->bk", heatmaps, columns), jnp.einsum("bhwk,h->bk", heatmaps, rows)], -1)
+        return self.to_normalized(shares * np.array(self.input_size)), heatmaps
+
+
+def check_dsnt(case) -> None:
+    """The distributions of the first box's crop, their expectations, and the joints of all boxes."""
+    attrs = case.attrs
+    told = recognize({name: tuple(shape) for name, shape in case.manifest["params"]}, case.name)[1]
+    fields = {name: value for name, value in load_config(told.config).method.to_dict().items() if name != "name"}
+    fields |= {"skeleton": skeleton_of(attrs).name, "input_size": tuple(attrs["input_size"])}
+    fields |= {part: tuple(value / 255 for value in attrs[part]) for part in ("mean", "std")}
+    method = DrawnPlaces(**fields | dict(told.fields))
+    DrawnPlaces.places = tuple(case.state_dict[f"head.linspace_{axis}"].reshape(-1) for axis in "xy")
+    variables = convert(case.state_dict, method)
+    batch = batch_of(case, method, unbiased=False)
+    prepared = method.targets(batch, jax.random.key(0), train=False)
+    maps = method.maps(variables, jnp.asarray(to_channels_last(case.outputs["crops"][:1])))
+    assert_allclose(to_channels_first(method._expected(maps)[1]), case.outputs["forward1"][:1], rtol=0, atol=FORWARD)
+    cells = np.argmax(case.outputs["forward1"][0].reshape(len(case.outputs["forward1"][0]), -1), -1)
+    true = method.to_pixels(DSNT._expected(method, maps)[0])[0] / method.stride
+    sharp = case.outputs["forward1"][0].max((1, 2)) > 1 - 1e-6
+    width = maps.shape[2]
+    assert_allclose(true[sharp], np.stack([cells % width, cells // width], -1)[sharp], rtol=0, atol=1e-3)
+    points = method._expected(method.maps(variables, prepared["source"]["image"]))[0]
+    shares = method.to_pixels(points) / np.array(method.input_size)
+    assert_allclose(shares, case.outputs["forward0"], rtol=0, atol=PIXELS / max(method.input_size))
+    for flip in (0, 1):
+        flipping = dataclasses.replace(method, flip_test=bool(flip))
+        found = flipping.decode(flipping.forward(variables, prepared), prepared)
+        difference = np.abs(found.keypoints[:, 0] - case.outputs[f"keypoints_flip{flip}"])
+        allowed = allowed_of_expectations(method, variables, prepared["source"], bool(flip))
+        assert np.all(difference <= allowed), f"flip {flip}: {np.max(difference / allowed)} times"
+        assert_allclose(found.scores[:, 0], case.outputs[f"scores_flip{flip}"], rtol=0, atol=FORWARD)
+
+
+def allowed_of_expectations(method: DrawnPlaces, variables, stream, flip: bool) -> np.ndarray:
+    """[B, K, 1] differences in pixels of the image: a hundredth, and more where the mass is divided between cells.
+
+    There a change of the logits moves the expectation by that change times the deviation of the places.
+    """
+    images = [stream["image"], stream["image"][:, :, ::-1]][: 1 + flip]
+    columns, rows = method.places
+    scale = np.abs(stream["to_image"][:, 0, 0])[:, None] * max(method.input_size)
+    moved = []
+    for image in images:
+        maps = method.maps(variables, image)
+        heatmaps = method._expected(maps)[1]
+        squared = 0.0
+        for places, axes in ((columns, "bhwk,w->bk"), (rows, "bhwk,h->bk")):
+            mean = jnp.einsum(axes, heatmaps, places)
+            squared += jnp.maximum(jnp.einsum(axes, heatmaps, places**2) - mean**2, 0)
+        moved.append(ROUNDING * jnp.abs(maps).max((1, 2)) * jnp.sqrt(squared))
+    moved[-1] = moved[-1][:, method.joints.flip_index] if flip else moved[-1]
+    return np.asarray(PIXELS + scale * np.mean(moved, 0))[..., None]
+
+
 def check_joints(case, method, variables, batch) -> None:
     """Joints and scores with and without the flip test, from the picture on.
 
@@ -119,4 +187,4 @@ def check_names(case) -> None:
     )
 
 
-CHECKS = {"mmpose/top_down": check_top_down, "mmpose/names": check_names}
+CHECKS = {"mmpose/top_down": check_top_down, "mmpose/dsnt": check_dsnt, "mmpose/names": check_names}

@@ -19,26 +19,30 @@ from jaxpose.methods.base import LossAux, Phase
 from jaxpose.methods.dsnt import coordinates
 from jaxpose.methods.top_down import TopDown
 from jaxpose.nn import initializers
+from jaxpose.nn.heads import DeconvHead
 from jaxpose.nn.hourglass import STEM_BEARPAW, Hourglass
 from jaxpose.nn.names import OriginalNames
+from jaxpose.nn.recognition import Recognized, Shapes
 from jaxpose.nn.resnet import resnet
 from jaxpose.ops import geometry, oks
 from jaxpose.ops.arrays import EXACT
-from jaxpose.types import Batch, Poses, Stream, Variables
+from jaxpose.types import Array, Batch, Poses, Stream, Variables
 
 STRATEGIES = ("dsnt", "fc", "gauss")
 REGULARIZERS = ("none", "variance", "kl", "js", "mse")
+SCORES = ("mass", "one")
 SCORE_RADIUS = 1.5
 """Half a side of the window around a joint whose mass is the joint's score, in deviations of the target."""
 
 
 class MapNetwork(nn.Module):
-    """A backbone, a 1x1 convolution where the backbone makes features, and a linear layer for the "fc" strategy.
+    """A backbone, what makes maps of its features, and a linear layer for the "fc" strategy.
 
     Attributes:
       backbone: network that returns a list: features, of which the last are used, or else the maps of all stacks.
       num_joints: number of joints K.
       projects: whether the backbone makes features, from which a 1x1 convolution makes maps.
+      deconv: transposed convolutions with a convolution behind them, which make maps in its place; None for none.
       cells: number h * w of inputs of the fully connected layer, which all joints share; 0 for no layer.
       rectifier: rectifier of the maps before that layer, see `coordinates.RECTIFIERS`.
     """
@@ -46,11 +50,12 @@ class MapNetwork(nn.Module):
     backbone: nn.Module
     num_joints: int
     projects: bool
+    deconv: DeconvHead | None = None
     cells: int = 0
     rectifier: str = "softmax"
 
     def setup(self):
-        if self.projects:
+        if self.projects and self.deconv is None:
             start = initializers.torch_kernel
             self.head = nn.Conv(self.num_joints, (1, 1), use_bias=False, kernel_init=start, precision=EXACT)
         if self.cells:
@@ -73,7 +78,9 @@ class MapNetwork(nn.Module):
           [S, B, K, 2] normalized. Both float32.
         """
         maps = self.backbone(image, train)
-        if self.projects:
+        if self.deconv is not None:
+            maps = [self.deconv(maps[-1], train)]
+        elif self.projects:
             maps = [self.head(maps[-1].astype(jnp.float32))]
         maps = jnp.stack(maps)
         return {"maps": maps, "points": self.regress(maps)} if self.cells else {"maps": maps}
@@ -101,6 +108,9 @@ class DSNT(TopDown):
       dilate: number of stages at the end of a ResNet that keep their input's resolution: maps of 7, 14, 28 or 56 a side
         from 224 for 0 to 3.
       truncate: number of stages at the end of a ResNet that are left out.
+      deconv_layers: number of transposed convolutions behind a ResNet, each of which doubles the resolution; 0 for the
+        paper's 1x1 convolution alone.
+      deconv_features: channels of each of them.
       stacks: number of hourglasses in a row, each with a loss; the last one predicts.
       modules: number of residual modules at each place of an hourglass.
       strategy: way from maps to positions, "dsnt" (expected position), "fc" (a linear layer, one for all joints, on the
@@ -113,6 +123,10 @@ class DSNT(TopDown):
       sigma: standard deviation of the wanted Gaussian in pixels of the map.
       variance_units: unit of the variance, "pixels", or "normalized" as in the paper's experiments, which took 100 for
         `reg_weight`.
+      corners: whether cell i stands for the place i of n rather than for its middle, i + 1/2, as in mmpose's integral
+        regression.
+      flip_points: whether a flip test averages positions, as mmpose does, rather than maps.
+      score: score of a joint, "mass" (see `read`) or "one", as mmpose has it, so that boxes alone rank people.
       mask_heatmaps: whether joints without labels are left out of the loss of "gauss". The original code wants empty
         maps for them.
     """
@@ -128,6 +142,8 @@ class DSNT(TopDown):
     backbone_stages: tuple[int, ...] = ()
     dilate: int = 2
     truncate: int = 0
+    deconv_layers: int = 0
+    deconv_features: int = 256
     stacks: int = 1
     modules: int = 1
     strategy: str = "dsnt"
@@ -137,6 +153,9 @@ class DSNT(TopDown):
     reg_weight: float = 1.0
     sigma: float = 1.0
     variance_units: str = "pixels"
+    corners: bool = False
+    flip_points: bool = False
+    score: str = "mass"
     mask_heatmaps: bool = False
 
     def __post_init__(self):
@@ -146,6 +165,8 @@ class DSNT(TopDown):
         self._require_one_of("coordinate_loss", tuple(coordinates.COORDINATE_LOSSES))
         self._require_one_of("regularizer", REGULARIZERS)
         self._require_one_of("variance_units", ("pixels", "normalized"))
+        self._require_one_of("score", SCORES)
+        self.require(not self.flip_points or self.strategy == "dsnt", "flip_points", 'False unless strategy is "dsnt"')
         self.require(self.sigma > 0, "sigma", "a positive deviation in pixels of the map")
         self.require(not self.flip_shift, "flip_shift", "False: its maps are centred on cells")
         if self.strategy == "gauss":
@@ -162,6 +183,7 @@ class DSNT(TopDown):
             self.require(self.strategy != "fc", "strategy", '"dsnt" or "gauss" with hourglasses')
             self.require(self.dilate == 0, "dilate", "0 with hourglasses")
             self.require(self.truncate == 0, "truncate", "0 with hourglasses")
+            self.require(self.deconv_layers == 0, "deconv_layers", "0 with hourglasses")
             self.require(self.stacks >= 1, "stacks", "at least 1")
         else:
             stages = len(self.backbone_stages) or 4
@@ -169,7 +191,9 @@ class DSNT(TopDown):
             self.require(0 <= self.dilate < stages, "dilate", f"0 to {stages - 1}")
             self.require(0 <= self.truncate < stages, "truncate", f"0 to {stages - 1}")
             self.require(not (self.dilate and self.truncate), "truncate", "0 where dilate is not 0")
-        multiple = 64 if self._is_hourglass() else self.stride
+            most = 1 + stages - self.dilate - self.truncate
+            self.require(0 <= self.deconv_layers <= most, "deconv_layers", f"0 to {most}")
+        multiple = 64 if self._is_hourglass() else self.stride << self.deconv_layers
         fits = all(side > 0 and side % multiple == 0 for side in self.input_size)
         self.require(fits, "input_size", f"multiples of {multiple} with this backbone")
 
@@ -188,7 +212,7 @@ class DSNT(TopDown):
         """Crop pixels a cell of the maps."""
         if self._is_hourglass():
             return 4
-        return 2 ** (1 + (len(self.backbone_stages) or 4) - self.dilate - self.truncate)
+        return 2 ** (1 + (len(self.backbone_stages) or 4) - self.dilate - self.truncate - self.deconv_layers)
 
     @property
     def map_shape(self) -> tuple[int, int]:
@@ -209,20 +233,43 @@ class DSNT(TopDown):
             backbone=backbone.clone(stage_sizes=stages),
             num_joints=joints,
             projects=True,
+            deconv=self._deconv(),
             cells=height * width if self.strategy == "fc" else 0,
             rectifier=self.rectifier,
         )
+
+    def _deconv(self) -> DeconvHead | None:
+        if not self.deconv_layers:
+            return None
+        features, dtype = self.deconv_features, jnp.dtype(self.dtype)
+        return DeconvHead(self.joints.num_joints, self.deconv_layers, features, dtype=dtype)
 
     def init(self, key: jax.Array) -> Variables:
         width, height = self.input_size
         image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
         return initializers.initialize(self.module(), key, image)
 
+    # --- frames ---
+
+    @property
+    def _first(self) -> float:
+        """Pixels, in the normalized frame, from the left edge to where pixel 0 of the crop is, times 2."""
+        return float(self.stride) if self.corners else 1.0
+
+    def to_normalized(self, pixels: Array) -> jax.Array:
+        """Normalized positions [..., 2] of pixels [..., 2] of the crop."""
+        shifted = jnp.asarray(pixels, jnp.float32) + (self._first - 1) / 2
+        return coordinates.pixel_to_normalized(shifted, self.input_size)
+
+    def to_pixels(self, points: Array) -> jax.Array:
+        """Pixels [..., 2] of the crop at normalized positions [..., 2]."""
+        return coordinates.normalized_to_pixel(points, self.input_size) - (self._first - 1) / 2
+
     # --- targets ---
 
     def labels(self, stream: Stream) -> Stream:
         """Normalized "points" [B, K, 2], "labelled" [B, K], and "mask" [B, K] of those that lie inside the crop."""
-        points = coordinates.pixel_to_normalized(stream["keypoints"], self.input_size)
+        points = self.to_normalized(stream["keypoints"])
         labelled = (stream["visible"] > 0) & stream["valid"][:, None]
         inside = jnp.all(jnp.abs(points) < 1, axis=-1)
         return {
@@ -294,15 +341,21 @@ class DSNT(TopDown):
 
     def pixel_error(self, found: jax.Array, points: jax.Array, mask: jax.Array) -> jax.Array:
         """Mean distance in crop pixels between normalized positions [B, K, 2] of the joints that count."""
-        found, points = (coordinates.normalized_to_pixel(p, self.input_size) for p in (found, points))
+        found, points = self.to_pixels(found), self.to_pixels(points)
         return coordinates.average_loss(coordinates.euclidean_losses(found, points), mask)
 
     # --- phases ---
 
+    @classmethod
+    def recognize(cls, shapes: Shapes) -> Recognized | None:
+        from jaxpose.methods.dsnt import names
+
+        return names.recognize(shapes)
+
     def original_names(self) -> OriginalNames:
         from jaxpose.methods.dsnt import names
 
-        return OriginalNames(names.rules(self))
+        return OriginalNames(names.rules(self), names.prepare)
 
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("pose", self.loss),)
@@ -314,11 +367,21 @@ class DSNT(TopDown):
         return self.apply(variables, image)["maps"][-1]
 
     def forward(self, variables: Variables, batch: Batch) -> dict[str, jax.Array]:
-        """{"maps": logits}, and with a fully connected layer "points" [B, K, 2], normalized, from these."""
+        """{"maps": logits}, and with a fully connected layer or `flip_points` also "points" [B, K, 2], normalized."""
+        if self.flip_test and self.flip_points:
+            return self._with_mirrored_points(variables, batch["source"]["image"])
         outputs = super().forward(variables, batch)
         if self.strategy != "fc":
             return outputs
         return outputs | {"points": self.apply(variables, outputs["maps"], method="regress")}
+
+    def _with_mirrored_points(self, variables: Variables, image: jax.Array) -> dict[str, jax.Array]:
+        """Maps of the crop, and the mean of its positions and those of the mirrored crop, mirrored back."""
+        both = self.maps(variables, jnp.concatenate([image, image[:, :, ::-1]]))
+        pixels, mirrored = jnp.split(self.to_pixels(self._expected(both)[0]), 2)
+        width = jnp.array([self.input_size[0] - 1.0, 0.0])
+        back = width + mirrored[:, self.joints.flip_index] * jnp.array([-1.0, 1.0])
+        return {"maps": both[: len(image)], "points": self.to_normalized((pixels + back) / 2)}
 
     def read(self, maps: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Positions in pixels of the crop, and scores in [0, 1].
@@ -335,17 +398,18 @@ class DSNT(TopDown):
             radius = SCORE_RADIUS * max(self.sigma, 1.0)
             fc = self.strategy == "fc"
             scores = coordinates.peak_confidence(heatmaps) if fc else coordinates.mass_confidence(heatmaps, radius)
-        return coordinates.normalized_to_pixel(points, self.input_size), scores
+        scores = jnp.ones_like(scores) if self.score == "one" else scores
+        return self.to_pixels(points), scores
 
     def person_score(self, scores: jax.Array, box_score: jax.Array) -> jax.Array:
         """All joints count: the mass of a wide map is small, however right its position."""
         return oks.person_score(scores, box_score, threshold=0.0)
 
     def decode(self, outputs: dict[str, jax.Array], batch: Batch) -> Poses:
-        """One person a crop, where the fully connected layer puts it if there is one."""
+        """One person a crop, at "points" where the outputs have these."""
         poses = super().decode(outputs, batch)
         if "points" not in outputs:
             return poses
-        pixels = coordinates.normalized_to_pixel(outputs["points"], self.input_size)
+        pixels = self.to_pixels(outputs["points"])
         keypoints = geometry.apply_affine(batch["source"]["to_image"], pixels)
         return dataclasses.replace(poses, keypoints=keypoints[:, None])

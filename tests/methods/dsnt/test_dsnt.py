@@ -262,3 +262,66 @@ class TestInference:
         poses = FC.decode(outputs, batch)
         pixels = dsnt.normalized_to_pixel(points, (WIDTH, HEIGHT))
         assert_allclose(poses.keypoints[:, 0], pixels * 2 + np.array([10, -5]), rtol=1e-4)
+
+
+class TestMmposesForm:
+    """Transposed convolutions, places at the cells' corners, and a flip test that averages positions."""
+
+    METHOD = DSNT(
+        input_size=(64, 32),
+        backbone="resnet18",
+        backbone_width=4,
+        backbone_stages=(1, 1, 1),
+        dilate=0,
+        deconv_layers=2,
+        deconv_features=8,
+        corners=True,
+        flip_points=True,
+        flip_test=True,
+        score="one",
+    )
+
+    def test_maps_are_as_large_as_the_transposed_convolutions_make_them(self):
+        assert (self.METHOD.stride, self.METHOD.map_shape) == (4, (8, 16))
+        maps = self.METHOD.maps(self.METHOD.init(jax.random.key(0)), jnp.zeros((1, 32, 64, 3)))
+        assert maps.shape == (1, 8, 16, K)
+
+    def test_a_cell_stands_for_its_corner(self):
+        maps = np.full((1, 8, 16, K), -1e9, np.float32)
+        maps[:, 3, 5] = 0
+        positions, scores = self.METHOD.read(jnp.asarray(maps))
+        assert_allclose(positions, np.broadcast_to([20.0, 12.0], (1, K, 2)), atol=1e-5)
+        assert_array_equal(scores, np.ones((1, K)))
+
+    def test_labels_are_in_the_same_frame(self):
+        method, batch = self.METHOD, host_batch(self.METHOD)
+        points = method.labels(batch["source"])["points"]
+        labelled = batch["source"]["visible"] > 0
+        pixels = np.asarray(method.to_pixels(points))
+        assert_allclose(pixels[labelled], batch["source"]["keypoints"][labelled], rtol=0, atol=1e-4)
+
+    def test_the_flip_test_averages_positions(self, monkeypatch):
+        """Of a crop and its mirror image, whose pixel x is pixel W - 1 - x of the crop."""
+        method, seen = self.METHOD, []
+
+        def maps(self, variables, image):
+            seen.append(image)
+            given = np.full((4, 8, 16, K), -1e9, np.float32)
+            given[:2, 2, 3] = given[2:, 4, 6] = 0
+            return jnp.asarray(given)
+
+        monkeypatch.setattr(DSNT, "maps", maps)
+        batch = prepared(method)
+        outputs = method.forward({}, batch)
+        assert_array_equal(seen[0][2:], batch["source"]["image"][:, :, ::-1])
+        expected = [((3 * 4) + (63 - 6 * 4)) / 2, (2 * 4 + 4 * 4) / 2]
+        assert_allclose(method.to_pixels(outputs["points"]), np.broadcast_to(expected, (2, K, 2)), atol=1e-4)
+
+    @pytest.mark.parametrize(
+        "fields",
+        [{"deconv_layers": 6}, {"backbone": "hourglass", "dilate": 0, "deconv_layers": 1}, {"score": "peak"},
+         {"flip_points": True, "strategy": "fc"}],
+    )  # fmt: skip
+    def test_what_cannot_work_is_refused(self, fields):
+        with pytest.raises(ConfigError):
+            DSNT(**{"dilate": 0} | fields)

@@ -11,10 +11,13 @@ from numpy.testing import assert_array_equal
 
 from jaxpose.convert import ConversionError, convert, convert_backbone
 from jaxpose.methods.dsnt.method import DSNT
+from jaxpose.methods.dsnt.names import recognize
 
 RESNET = DSNT(
     input_size=(32, 32), backbone="resnet18", backbone_width=4, backbone_stages=(1, 1, 1, 1), dilate=0, strategy="fc"
 )
+DECONV = DSNT(skeleton="coco", input_size=(32, 32), backbone="resnet18", backbone_width=4, backbone_stages=(1, 1, 1, 1),
+              dilate=0, deconv_layers=3, deconv_features=8)  # fmt: skip
 HOURGLASS = DSNT(input_size=(64, 64), backbone="hourglass", backbone_width=8, stacks=2, modules=2, dilate=0)
 
 
@@ -67,20 +70,35 @@ def hourglass_file(prefix: str = "hg.", stacks: int = 2, blocks: int = 2, width:
     return originals.fill({prefix + name: shape for name, shape in entries.items()})
 
 
+def mmpose_file(joints: int = 17) -> dict[str, np.ndarray]:
+    """mmpose's ResNet with transposed convolutions, and the places of its cells."""
+    entries = {f"backbone.{name}": shape for name, shape in originals.resnet(4).items()}
+    inputs = 32
+    for i in range(DECONV.deconv_layers):
+        name = f"head.simplebaseline_head.deconv_layers.{3 * i}"
+        entries[f"{name}.weight"] = (inputs, 8, 4, 4)
+        entries |= originals.norm(f"head.simplebaseline_head.deconv_layers.{3 * i + 1}", 8, True)
+        inputs = 8
+    entries |= conv("head.simplebaseline_head.final_layer", joints, 8)
+    places = {axis: np.arange(8, dtype=np.float32) / 8 for axis in "xy"}
+    return originals.fill(entries) | {f"head.linspace_{axis}": value for axis, value in places.items()}
+
+
 def flat(variables) -> dict[str, np.ndarray]:
     return flax.traverse_util.flatten_dict(variables, sep="/")
 
 
 @pytest.mark.parametrize(
     ("method", "file"),
-    [(RESNET, resnet_file()), (HOURGLASS, hourglass_file()), (HOURGLASS, hourglass_file(prefix=""))],
-    ids=["resnet", "hourglass", "bearpaw"],
-)
+    [(RESNET, resnet_file()), (HOURGLASS, hourglass_file()), (HOURGLASS, hourglass_file(prefix="")),
+     (DECONV, mmpose_file())],
+    ids=["resnet", "hourglass", "bearpaw", "mmpose"],
+)  # fmt: skip
 def test_every_variable_is_found_and_no_number_is_lost(method, file):
     template = flat(jax.eval_shape(method.init, jax.random.key(0)))
     ours = flat(convert(file, method))
     assert {p: v.shape for p, v in ours.items()} == {p: v.shape for p, v in template.items()}
-    theirs = np.concatenate([v.ravel() for n, v in file.items() if not n.endswith("tracked")])
+    theirs = np.concatenate([v.ravel() for n, v in file.items() if not n.endswith("tracked") and "linspace" not in n])
     assert_array_equal(np.sort(np.concatenate([v.ravel() for v in ours.values()])), np.sort(theirs))
 
 
@@ -116,3 +134,24 @@ def test_backbone_from_torchvision(truncate):
     wanted = {path: leaf.shape for path, leaf in template.items() if path.split("/")[1] == "backbone"}
     assert {path: values.shape for path, values in flat(conversion.variables).items()} == wanted
     assert not any(f"layer{5 - truncate}_0" in path for path in wanted)
+
+
+@pytest.mark.parametrize(
+    ("file", "method", "config"),
+    [(resnet_file(), RESNET, "dsnt:mpii"), (hourglass_file(), HOURGLASS, "dsnt:mpii_hourglass"),
+     (hourglass_file(prefix=""), HOURGLASS, "dsnt:mpii_hourglass"), (mmpose_file(), DECONV, "dsnt:coco_r50")],
+    ids=["resnet", "hourglass", "bearpaw", "mmpose"],
+)  # fmt: skip
+def test_entries_tell_the_network(file, method, config):
+    told = recognize({name: array.shape for name, array in file.items()})
+    assert (told.config, told.joints) == (config, method.joints.num_joints)
+    assert all(getattr(method, name) == value for name, value in told.fields.items())
+    assert {"backbone", "backbone_width"} <= told.fields.keys()
+    assert convert(file, dataclasses.replace(method, **told.usual))
+
+
+def test_other_places_of_cells_are_named(caplog):
+    convert(mmpose_file(), DECONV)
+    assert not caplog.text
+    convert(mmpose_file() | {"head.linspace_x": np.ones(8, np.float32)}, DECONV)
+    assert "head.linspace_x is not i / 8 at cell i" in caplog.text
