@@ -6,6 +6,9 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
+    "Look": {
+        "demo": "draw a film of synthetic people, find, follow and lift them",
+    },
     "Train and evaluate": {
         "train": "train the method of a config; continues a run that was stopped",
         "evaluate": "compute the metrics of a run on its validation data",

@@ -46,6 +46,7 @@ def _run(options: argparse.Namespace) -> None:
     content = open_network(options.run, options.step, changed, options.like)
     variables, about = jax.device_get(content.variables), content.about
     weights_file.write(options.output, content.config, variables, about, options.dtype)
-    scores = ", ".join(f"{name} {value:.4g}" for name, value in about.scores.items()) or "none of this step"
+    best = content.config.evaluate.best
+    score = f"{best} {about.scores[best]:.4g}" if best in about.scores else "no score of this step"
     size = options.output.stat().st_size / 1e6
-    logger.info("%s: %.2f MB; learned from %s; scores: %s", options.output, size, about.data, scores)
+    logger.info("%s: %.2f MB; learned from %s; %s", options.output, size, about.data or "unknown data", score)
