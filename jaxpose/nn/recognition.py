@@ -53,6 +53,16 @@ def is_mmpose(shapes: Shapes) -> bool:
     return any(name.startswith("backbone.") for name in shapes)
 
 
+def has(shapes: Shapes, names: Mapping[str, int]) -> bool:
+    """Whether there are entries of these names with so many axes each.
+
+    Examples:
+      >>> has({"head.weight": (17, 256, 1, 1)}, {"head.weight": 4})
+      True
+    """
+    return all(len(shapes.get(name, ())) == axes for name, axes in names.items())
+
+
 def count(shapes: Shapes, pattern: str) -> int:
     """How many numbers a pattern's group takes among the names that begin so, counted from 0 without a gap.
 

@@ -28,6 +28,7 @@ from jaxpose.methods.heatmap.method import Heatmap, HeatmapNetwork
 from jaxpose.methods.top_down import ClipInput
 from jaxpose.nn import initializers
 from jaxpose.nn.names import OriginalNames
+from jaxpose.nn.recognition import Recognized, Shapes
 from jaxpose.nn.resnet import conv
 from jaxpose.ops import heatmaps
 from jaxpose.ops.arrays import EXACT
@@ -414,6 +415,12 @@ class DCPose(Heatmap, ClipInput):
         from jaxpose.methods.dcpose import names
 
         return OriginalNames(names.rules(self), names.prepare)
+
+    @classmethod
+    def recognize(cls, shapes: Shapes) -> Recognized | None:
+        from jaxpose.methods.dcpose import names
+
+        return names.recognize(shapes)
 
     def phases(self) -> tuple[Phase, ...]:
         """One update, of the parameter group "refinement" alone where the backbone is frozen."""

@@ -5,7 +5,9 @@ import numpy as np
 from jaxpose.errors import CheckpointError
 from jaxpose.methods.dcpose.method import DCPose
 from jaxpose.methods.heatmap import names as heatmap_names
+from jaxpose.nn import recognition
 from jaxpose.nn.names import BATCH_NORM, CONV, Rule, nest
+from jaxpose.nn.recognition import Recognized, Shapes
 
 ROUGH = "rough_pose_estimation_net."
 
@@ -53,3 +55,13 @@ def _warp(index: int, dilation: int) -> tuple[Rule, ...]:
         Rule(rf"(offsets|masks)_list\.{index}\.0", rf"{path}/\1", CONV),
         Rule(rf"modulated_deform_conv_list\.{index}\.deform_conv", path, CONV),
     )
+
+
+def recognize(shapes: Shapes) -> Recognized | None:
+    """A network of heatmaps for single frames, and chains of residual steps blocks that refine them."""
+    rough = heatmap_names.recognize(recognition.under(shapes, ROUGH))
+    fusion = shapes.get("diff_temporal_fuse.layers.0.conv_bn_relu3.conv.weight", ())
+    if rough is None or len(fusion) != 4:
+        return None
+    fields = {name: value for name, value in rough.fields.items() if not name.startswith("deconv")}
+    return Recognized(fields, "dcpose:posetrack17", rough.joints)

@@ -25,6 +25,7 @@ from jaxpose.methods.prtr.transformer import MLP, Decoder, Encoder, head, pointw
 from jaxpose.methods.top_down import IMAGENET_MEAN, IMAGENET_STD
 from jaxpose.nn import backbones, initializers
 from jaxpose.nn.names import OriginalNames
+from jaxpose.nn.recognition import Recognized, Shapes
 from jaxpose.ops import boxes as box_ops
 from jaxpose.ops import geometry
 from jaxpose.types import Batch, Detections, PaddedLayout, Spec, Stream, Variables
@@ -324,6 +325,12 @@ class DETR(SetPrediction, DetectionInput):
         from jaxpose.methods.prtr import detr_names
 
         return OriginalNames(detr_names.rules(self))
+
+    @classmethod
+    def recognize(cls, shapes: Shapes) -> Recognized | None:
+        from jaxpose.methods.prtr import detr_names
+
+        return detr_names.recognize(shapes)
 
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("detection", self.loss),)

@@ -33,6 +33,8 @@ from jaxpose.methods.prtr.transformer import MLP, Decoder, Encoder, head, pointw
 from jaxpose.methods.top_down import CropMethod
 from jaxpose.nn import backbones, initializers
 from jaxpose.nn.names import OriginalNames
+from jaxpose.nn.recognition import Recognized
+from jaxpose.nn.recognition import Shapes as EntryShapes
 from jaxpose.nn.resnet import conv
 from jaxpose.ops import geometry, oks
 from jaxpose.ops.arrays import EXACT
@@ -398,6 +400,12 @@ class PRTR(SetPrediction, CropMethod):
         from jaxpose.methods.prtr import names
 
         return OriginalNames(names.rules(self))
+
+    @classmethod
+    def recognize(cls, shapes: EntryShapes) -> Recognized | None:
+        from jaxpose.methods.prtr import names
+
+        return names.recognize(shapes)
 
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("pose", self.loss),)

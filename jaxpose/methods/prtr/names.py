@@ -1,5 +1,8 @@
 """Names in PRTR's two-stage checkpoints (`pose_transformer_res50_384x288.pth` and its siblings)."""
 
+from typing import Any
+
+from jaxpose.methods.prtr import detr_names
 from jaxpose.methods.prtr.method import PRTR
 from jaxpose.nn.names import (
     CONV,
@@ -15,6 +18,7 @@ from jaxpose.nn.names import (
     keep,
     nest,
 )
+from jaxpose.nn.recognition import Recognized, Shapes
 
 UNUSED: Kind = {"weight": (), "bias": ()}
 
@@ -65,3 +69,33 @@ def rules(method: PRTR) -> tuple[Rule, ...]:
         Rule(r"backbone\.1\.col_embed", "position/column", TABLE),
         *(deformable(method.decoder_layers) if method.deformable else PLAIN),
     )
+
+
+def recognize(shapes: Shapes) -> Recognized | None:
+    """A backbone, DETR's transformer, plain or deformable, classes and coordinates of joints."""
+    fields = detr_names.backbone_and_stacks(shapes)
+    deformable = "kpt_embed.0.layers.0.weight" in shapes
+    classes = shapes.get("class_embed.0.weight" if deformable else "class_embed.weight", ())
+    if fields is None or len(classes) != 2 or not (deformable or "kpt_embed.layers.0.weight" in shapes):
+        return None
+    joints, hrnet = classes[0] - 1, fields["backbone"].startswith("hrnet")
+    fields["positional"] = "learned" if "backbone.1.row_embed.weight" in shapes else "sine"
+    if deformable:
+        fields |= {"deformable": True, **_points(shapes)}
+    return Recognized(fields, f"prtr:{_recipe(fields, deformable)}", joints, {"channels": "rgb" if hrnet else "bgr"})
+
+
+def _points(shapes: Shapes) -> dict[str, Any]:
+    """Maps and places that the eight heads of the deformable variant look at."""
+    levels = shapes["transformer.level_embed"][0]
+    rows = {
+        stack: shapes[f"transformer.{stack}.layers.0.{kind}_attn.attention_weights.weight"][0]
+        for stack, kind in (("encoder", "self"), ("decoder", "cross"))
+    }
+    return {"feature_levels": levels} | {f"{stack}_points": n // (PRTR.heads * levels) for stack, n in rows.items()}
+
+
+def _recipe(fields: dict[str, Any], deformable: bool) -> str:
+    if deformable:
+        return "deformable_coco"
+    return {"hrnet_w32": "coco_w32", "resnet101": "coco_r101"}.get(fields["backbone"], "coco")

@@ -25,6 +25,7 @@ from jaxpose.methods.prtr.positional import CropEncoding
 from jaxpose.methods.prtr.transformer import MLP, Decoder, Encoder, head, pointwise
 from jaxpose.nn import initializers
 from jaxpose.nn.names import OriginalNames
+from jaxpose.nn.recognition import Recognized, Shapes
 from jaxpose.ops import geometry
 from jaxpose.ops.sampling import fractions, sample, to_pixels
 from jaxpose.types import Array, Batch, Detections, LayerViews, Poses, Spec, Stream, Variables
@@ -337,6 +338,12 @@ class SequentialPRTR(DETR):
         from jaxpose.methods.prtr import sequential_prtr_names
 
         return OriginalNames(sequential_prtr_names.rules(self))
+
+    @classmethod
+    def recognize(cls, shapes: Shapes) -> Recognized | None:
+        from jaxpose.methods.prtr import sequential_prtr_names
+
+        return sequential_prtr_names.recognize(shapes)
 
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("pose", self.loss),)

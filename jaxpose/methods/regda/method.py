@@ -21,6 +21,7 @@ from jaxpose.nn import backbones, initializers
 from jaxpose.nn.heads import DECONV_PADDING, SMALL_NORMAL, Deconv, heatmap_conv
 from jaxpose.nn.names import OriginalNames
 from jaxpose.nn.normalization import BatchNorm
+from jaxpose.nn.recognition import Recognized, Shapes
 from jaxpose.nn.resnet import conv
 from jaxpose.ops import heatmaps, oks
 from jaxpose.types import Array, Batch, Spec, Stream, Variables
@@ -373,6 +374,12 @@ class RegDA(TopDown):
         from jaxpose.methods.regda import names
 
         return OriginalNames(names.rules(self))
+
+    @classmethod
+    def recognize(cls, shapes: Shapes) -> Recognized | None:
+        from jaxpose.methods.regda import names
+
+        return names.recognize(shapes)
 
     def phases(self) -> tuple[Phase, ...]:
         """Steps A, B and C. Each is a forward pass of the network as the step before left it, statistics included."""

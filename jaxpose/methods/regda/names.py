@@ -1,11 +1,16 @@
 """Names in the checkpoints that RegDA's code in the Transfer Learning Library writes.
 
 Files of the adaptation have two regressors, "head" and "head_adv"; those of its pre-training and of ERM have one, which
-is a single convolution: read them with adaptation="none" and head_layers=1.
+is a single convolution: they are of adaptation="none" and head_layers=1.
 """
 
+from typing import Any
+
 from jaxpose.methods.regda.method import RegDA
+from jaxpose.nn import recognition
 from jaxpose.nn.names import BATCH_NORM, CONV, DECONV, RESNET, Kind, Rule, nest
+from jaxpose.nn.recognition import Recognized, Shapes
+from jaxpose.skeleton import HAND
 
 UNUSED: Kind = {"weight": (), "bias": ()}
 
@@ -41,3 +46,26 @@ def rules(method: RegDA) -> tuple[Rule, ...]:
         *regressor("head", "head", method.head_layers),
         *adversary,
     )
+
+
+def recognize(shapes: Shapes) -> Recognized | None:
+    """A residual network with transposed convolutions, and one regressor or two of the same form."""
+    fields = recognition.resnet(recognition.under(shapes, "backbone."))
+    last = [name for name in shapes if name.startswith("head.") and name.endswith("weight") and len(shapes[name]) == 4]
+    if fields is None or not last or "upsampling.0.weight" not in shapes:
+        return None
+    fields |= _upsampling(shapes) | {"head_layers": len(last)}
+    if not any(name.startswith("head_adv.") for name in shapes):
+        fields["adaptation"] = "none"
+    joints = shapes[last[-1]][0]
+    return Recognized(fields, "regda:" + ("rhd_h3d" if joints == HAND.num_joints else "surreal_lsp"), joints)
+
+
+def _upsampling(shapes: Shapes) -> dict[str, Any]:
+    """Fields of the transposed convolutions."""
+    kernels = [shapes[f"upsampling.{3 * i}.weight"] for i in range(9) if f"upsampling.{3 * i}.weight" in shapes]
+    return {
+        "deconv_features": tuple(kernel[1] for kernel in kernels),
+        "deconv_kernels": tuple(kernel[2] for kernel in kernels),
+        "deconv_bias": "upsampling.0.bias" in shapes,
+    }

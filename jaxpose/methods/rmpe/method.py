@@ -29,6 +29,7 @@ from jaxpose.nn.hourglass import Hourglass
 from jaxpose.nn.hrnet import HRNet
 from jaxpose.nn.names import OriginalNames
 from jaxpose.nn.normalization import BatchNorm
+from jaxpose.nn.recognition import Recognized, Shapes
 from jaxpose.nn.resnet import STAGES, max_pool, resnet
 from jaxpose.ops import heatmaps, oks, sampling
 from jaxpose.ops.arrays import EXACT
@@ -467,6 +468,12 @@ class RMPE(TopDown):
         return metrics
 
     # --- phases ---
+
+    @classmethod
+    def recognize(cls, shapes: Shapes) -> Recognized | None:
+        from jaxpose.methods.rmpe import names
+
+        return names.recognize(shapes)
 
     def original_names(self) -> OriginalNames:
         from jaxpose.methods.rmpe import names
