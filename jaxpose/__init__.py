@@ -16,6 +16,7 @@ from jaxpose.inference.lifter import Lifter
 from jaxpose.inference.predictor import Predictor, load
 from jaxpose.inference.video import follow
 from jaxpose.methods.base import Method, Phase
+from jaxpose.runs.sharing import push_to_hub
 from jaxpose.runs.state import TrainState
 from jaxpose.skeleton import Skeleton
 from jaxpose.training.loop import train
@@ -36,5 +37,6 @@ __all__ = [
     "follow",
     "load",
     "load_config",
+    "push_to_hub",
     "train",
 ]

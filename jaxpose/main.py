@@ -20,7 +20,7 @@ from jaxpose.cli import command, config_flags
 from jaxpose.errors import ConfigError
 from jaxpose.evaluation import evaluator
 from jaxpose.runs import startup
-from jaxpose.runs.reader import open_network
+from jaxpose.runs.reader import open_network, short_name
 from jaxpose.training import loop, stages
 
 PLATFORMS = ("cpu", "gpu", "tpu")
@@ -59,7 +59,7 @@ def start(parser: command.Parser, arguments: Sequence[str] | None) -> int:
 def _start(options: argparse.Namespace) -> None:
     weights = getattr(options, "weights", "")
     if bool(weights) == bool(options.config):
-        raise ConfigError("give either WEIGHTS (a run's folder, a file or a name), or --config=NAME")
+        raise ConfigError("give either WEIGHTS (a run's folder, a file, a name or hf://ORG/NAME), or --config=NAME")
     config = None if weights else config_flags.load(options.config, options.fields)
     startup.check_processes(options.coordinator, options.num_processes, options.process_id)
     log_to_stderr()
@@ -81,7 +81,7 @@ def evaluate_weights(weights: str, workdir: str | None, changes: Mapping[str, An
     """Evaluates a run or a file of weights by its own config.
 
     Args:
-      weights: folder of a run, file of weights, or their name in the zoo.
+      weights: folder of a run, file of weights, their name in the zoo, or their address on the hub.
       workdir: folder for the results; if None a run's own, and of other weights runs/NAME.
       changes: {field: value} of fields of the config that are to differ.
       like: config of released weights; see `jaxpose.load`.
@@ -91,8 +91,7 @@ def evaluate_weights(weights: str, workdir: str | None, changes: Mapping[str, An
     """
     config = open_network(weights, changes=changes, like=like).config
     if workdir is None:
-        path = pathlib.Path(weights)
-        workdir = weights if path.is_dir() else f"runs/{path.stem if path.is_file() else weights}"
+        workdir = weights if pathlib.Path(weights).is_dir() else f"runs/{short_name(weights)}"
     evaluator.evaluate(config, workdir, weights=weights, like=like)
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "Weights": {
         "zoo": "list released weights that open by name, and how to get them",
         "export-weights": "write what a run learned as one file",
+        "push-to-hub": "upload what a run learned to the Hugging Face hub",
         "convert": "convert a checkpoint of an original PyTorch implementation",
     },
     "Data": {

@@ -10,6 +10,9 @@ from typing import Any, NoReturn
 from jaxpose.cli import config_flags
 from jaxpose.errors import ConfigError, JaxposeError
 
+SOURCE = "folder of a run, file of weights, their name (jaxpose zoo lists them), or hf://ORG/NAME"
+"""What a command takes a network from, for help pages."""
+
 
 class Parser(argparse.ArgumentParser):
     """The flags of a subcommand, spelled with dashes (--batch-size; --batch_size is understood too).

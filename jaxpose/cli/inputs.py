@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from jaxpose.cli import config_flags
+from jaxpose.cli import command, config_flags
 from jaxpose.cli.files import first_replaced, free_name, image_name
 from jaxpose.data import images, suspicions
 from jaxpose.data.sources import coco
@@ -41,13 +41,12 @@ def add_inputs(parser: argparse.ArgumentParser, what: str = "images, or folders 
       what: kinds of inputs, for the help page.
     """
     add = parser.add_argument
-    source = "folder of a trained run, file of released weights, or their name (jaxpose zoo lists them)"
-    add("workdir", type=pathlib.Path, help=source)
+    add("workdir", help=command.SOURCE)
     add("inputs", type=pathlib.Path, nargs="+", help=what)
     add("--output", type=pathlib.Path, required=True, help="folder to write to")
     people = parser.add_mutually_exclusive_group()
-    detector = "folder of a detector's run, which finds the boxes of people that a top-down method needs"
-    people.add_argument("--detector", type=pathlib.Path, help=detector)
+    detector = "a detector, given as WORKDIR is, which finds the boxes of people that a top-down method needs"
+    people.add_argument("--detector", metavar="WORKDIR", help=detector)
     people.add_argument("--boxes", type=pathlib.Path, help="COCO detection file with these boxes")
     add("--annotations", type=pathlib.Path, help="COCO annotation file with the image ids of files")
     threshold = "least score of a box; others, and poses in them, are left out (default %(default)s)"
@@ -177,8 +176,8 @@ def protect_inputs(
     if options.output.exists() and not options.output.is_dir():
         raise DataError(f"--output {options.output} is a file; give a folder")
     others = [p for p in (options.boxes, options.annotations) if p]
-    runs = [p for p in (options.workdir, options.detector) if p]
-    others += [path for run in runs if run.is_dir() for path in run.iterdir()]
+    runs = [pathlib.Path(source) for source in (options.workdir, options.detector) if source]
+    others += [path for run in runs for path in (run.iterdir() if run.is_dir() else [run])]
     sources = [*(f.path for f in files), *others, *read]
     if replaced := first_replaced([options.output / name for name in written], sources):
         raise DataError(f"--output {options.output} would replace the input {replaced}; give another")

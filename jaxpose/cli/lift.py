@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> command.Parser:
     parser = command.Parser("lift", __doc__, fields=True)
     add = parser.add_argument
-    add("workdir", type=pathlib.Path, help="folder of a run that lifts sequences, file of weights, or their name")
+    add("workdir", help=f"network that lifts sequences: {command.SOURCE}")
     add("poses", type=pathlib.Path, nargs="?", help="JSON file of the people of a video, or .npz")
     add("--validation", type=int, nargs="+", metavar="N", help="videos of the run's validation split instead, from 0")
     add("--output", type=pathlib.Path, required=True, help="folder to write to")

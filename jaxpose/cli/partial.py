@@ -113,12 +113,18 @@ def open_partial(predictor: Predictor, options: argparse.Namespace) -> Partial:
     files = {f"--{name}": getattr(options, name) for name in ("boxes", "annotations")}
     depends = depends_on(
         predictor,
-        WORKDIR=str(options.workdir.resolve()),
+        WORKDIR=_place(options.workdir),
         changes=[[field, repr(value)] for field, value in sorted(config_flags.changes(options).items())],
         **{"--as": options.like, "--box-threshold": options.box_threshold, "--threshold": options.threshold},
         **{name: path and [str(path.resolve()), *stamp(path)] for name, path in files.items()},
     )
     return Partial(options.output / FILES[predictor.is_detector], depends, options.resume)
+
+
+def _place(source: str) -> str:
+    """The same text for one source of weights from wherever it is named."""
+    path = pathlib.Path(source)
+    return str(path.resolve()) if path.exists() else source
 
 
 def depends_on(predictor: Predictor, **options: Any) -> dict[str, Any]:

@@ -49,9 +49,6 @@ FindBoxes = Callable[[Picture], tuple[np.ndarray, np.ndarray]]
 Failed = Callable[[Picture, DataError], None]
 """What becomes of a picture that cannot be used."""
 
-DRAWN = "marionettes"
-"""Data whose people are drawn."""
-
 MAX_WAITING = 4
 """So many batches of crops or canvases are held back at most until one of their size is full."""
 
@@ -68,11 +65,12 @@ def load(
     """A predictor from what a run learned (averaged parameters where it keeps an average) or from released weights.
 
     Args:
-      workdir: folder of a run, file of released weights, or their name in the zoo.
+      workdir: folder of a run, file of weights, their name in the zoo, or a repository of the Hugging Face hub as
+        "hf://ORG/NAME" or "hf://ORG/NAME@REVISION".
       step: step of the checkpoint; the newest good one if None.
       batch_size: number of crops or images that go through the network at once, in the detector too.
       changes: new values of fields of the run's config: {"method.flip_test": False, "evaluate.pose_nms.file": FILE}.
-      detector: detector that finds people for a top-down method: folder of its run, or its predictor.
+      detector: detector that finds people for a top-down method: its predictor, or a source as `workdir`.
       box_threshold: least score of the boxes that a run finds; others are left out, with the poses in them.
       like: config of released weights that says what their entries can't, such as "heatmap:coco_w32_384"; that of the
         zoo's table if empty.
@@ -104,7 +102,7 @@ def load(
     config, method, variables = content.config, content.method, content.variables
     if isinstance(method, SequenceInput):
         raise DataError(f"{workdir} lifts 2D joints to 3D and looks at no pictures; jaxpose lift reads it")
-    if content.about.data == DRAWN:
+    if content.about.is_drawn:
         _warn_of_drawn_people()
     predictor = Predictor(
         method,

@@ -17,7 +17,7 @@ from jaxpose.runs.checkpoint_reader import CheckpointReader
 from jaxpose.runs.journal import METRICS, read_lines
 from jaxpose.runs.state import TrainState
 from jaxpose.types import Variables
-from jaxpose.zoo import fetching, opening, table
+from jaxpose.zoo import fetching, hub, opening, table
 from jaxpose.zoo.weights_file import About, Content
 
 
@@ -35,7 +35,7 @@ def open_network(
     """What a run learned, or the network of released weights.
 
     Args:
-      workdir: folder of a run, file of weights, or their name in the zoo.
+      workdir: folder of a run, file of weights, their name in the zoo, or their address on the hub.
       step: step of the checkpoint; the newest good one if None.
       changes: {"method.scales": (0.5, 1.0, 2.0), ...}, fields of the run's config that are to differ now; the log names
         those that do.
@@ -97,15 +97,25 @@ def _about(workdir: pathlib.Path, config: Any, step: int) -> About:
 
 
 def find_weights(source: str | pathlib.Path) -> pathlib.Path | None:
-    """The file of weights that is meant by its path or its name in the zoo; None for the folder of a run.
+    """The file of weights that is meant by its path, name in the zoo or address; None for the folder of a run.
 
     Raises:
-      CheckpointError: it is in the zoo, but neither here nor can it be downloaded.
+      CheckpointError: it is in the zoo or on the hub, but neither here nor can it be downloaded.
+      ConfigError: an address of the hub that names no repository.
     """
     path = pathlib.Path(source)
     if path.is_file():
         return path
+    if (address := hub.parse(source)) is not None:
+        return hub.download(address)
     return fetching.find_file(table.find(str(source))) if table.is_name(str(source)) and not path.exists() else None
+
+
+def short_name(source: str | pathlib.Path) -> str:
+    """A name for weights that folders can have: of a file without its ending, of a repository without its owner."""
+    path = pathlib.Path(source)
+    address = None if path.exists() else hub.parse(source)
+    return address.name if address else path.stem if path.is_file() else path.name
 
 
 def _shapes(method: Any) -> Any:

@@ -17,6 +17,11 @@ OFFLINE = ("HF_HUB_OFFLINE", "JAXPOSE_OFFLINE")
 """Environment variables by which a user forbids downloads."""
 
 
+def forbidding() -> str:
+    """The name of the environment variable that forbids downloads; empty where none does."""
+    return next((name for name in OFFLINE if os.environ.get(name, "0").lower() not in ("", "0", "false")), "")
+
+
 def download(url: str, path: pathlib.Path) -> pathlib.Path:
     """The path of a file that was downloaded, `path` with ".partial" at its end; it goes on where it stopped before.
 
@@ -28,8 +33,8 @@ def download(url: str, path: pathlib.Path) -> pathlib.Path:
       CheckpointError: it cannot be had, or not as a whole.
       StorageError: it cannot be written.
     """
-    if refused := next((name for name in OFFLINE if os.environ.get(name, "0").lower() not in ("", "0", "false")), None):
-        raise CheckpointError(f"{refused} is set, so nothing is downloaded")
+    if forbids := forbidding():
+        raise CheckpointError(f"{forbids} is set, so nothing is downloaded")
     partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ import logging
 import pathlib
 
 from jaxpose.errors import CheckpointError
-from jaxpose.zoo import table
+from jaxpose.zoo import hub, table
 from jaxpose.zoo.downloading import download
 from jaxpose.zoo.opening import check_digest
 from jaxpose.zoo.table import Weights
@@ -68,11 +68,6 @@ def _from_url(row: Weights) -> pathlib.Path:
 
 def _from_hub(row: Weights) -> pathlib.Path:
     try:
-        import huggingface_hub  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise CheckpointError(f"{row.name}: pip install 'jaxpose[hub]' to download it, or {how_to_get(row)}") from error
-    try:
-        return pathlib.Path(huggingface_hub.hf_hub_download(row.hub, row.file))
-    except Exception as error:  # no network, HF_HUB_OFFLINE, or a hub without the file
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{row.name}: cannot be fetched from the hub ({why}); {how_to_get(row)}") from error
+        return hub.download(hub.Address(row.hub), row.file)
+    except CheckpointError as error:
+        raise CheckpointError(f"{row.name}: {error}. Else {how_to_get(row)}") from error

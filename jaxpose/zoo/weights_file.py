@@ -31,6 +31,8 @@ from jaxpose.types import Variables
 
 SUFFIX = ".safetensors"
 DTYPES = ("float32", "float16", "bfloat16")
+DRAWN = "marionettes"
+"""Data whose people are drawn."""
 _KEY = "jaxpose"
 _FORMAT = 1
 _OF_THIS_MACHINE = ("init_from", "data.dir")
@@ -54,6 +56,11 @@ class About:
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
     source: str = ""
     version: str = ""
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the people that the weights learned from are drawn ones."""
+        return self.data == DRAWN
 
 
 @dataclasses.dataclass(frozen=True)
