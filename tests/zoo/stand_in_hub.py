@@ -246,7 +246,7 @@ _NAME = r"([\w.-]+/[\w.-]+)"
 _FILE = rf"/{_NAME}/resolve/([\w.-]+)/(.+)"
 ROUTES = {
     "HEAD": {_FILE: Handler.file},
-    "GET": {_FILE: Handler.file, rf"/api/models/{_NAME}": Handler.info},
+    "GET": {_FILE: Handler.file, rf"/api/models/{_NAME}(?:/revision/main)?": Handler.info},
     "POST": {
         r"/api/repos/create": Handler.create,
         r"/api/validate-yaml": Handler.validate,
