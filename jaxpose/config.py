@@ -198,7 +198,7 @@ def base(name: str, variant: str = "", variants: Sequence[str] = ()) -> ConfigDi
     config.name = f"{name}_{variant}" if variant else name
     config.seed = 0
     config.dtype = "float32"  # compute precision: float32 or bfloat16
-    config.init_from = ""  # to start from: another run's folder, a file of weights, or their name in the zoo
+    config.init_from = ""  # to start from: another run's folder, a file of weights, their name, or hf://ORG/NAME
     config.stages = ()  # runs in a row that make one experiment; see jaxpose/training/stages.py
     config.data = data()
     config.optim = optim()

@@ -164,6 +164,14 @@ def test_it_is_not_written_over(exported, capsys):
     assert exported.read_bytes() == before
 
 
+def test_a_name_whose_file_is_not_here(exported, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAXPOSE_WEIGHTS", str(tmp_path))
+    before = exported.read_bytes()
+    assert export_weights.main(["hrnet-w32-coco", str(exported)]) == 1
+    assert "hrnet-w32-coco: cannot be downloaded: JAXPOSE_OFFLINE is set" in capsys.readouterr().err
+    assert exported.read_bytes() == before
+
+
 def test_sequences_are_lifted(tmp_path):
     config = jaxpose.load_config("anatomy3d")
     config.method.update(anatomy3d_tiny.FIELDS["anatomy3d"])
