@@ -191,6 +191,8 @@ def _why(error: Exception, address: Address, file: str) -> str:
         return f"has no revision {address.revision!r}; its page lists what there is"
     if isinstance(error, errors.EntryNotFoundError):
         return f"has no file {file}, which `jaxpose push-to-hub` writes; download another file and name its path"
+    if isinstance(error, errors.HFValidationError):
+        return f"the hub allows no such name ({_line(error)})"
     if status == 403:
         return f"your token may not do this ({_line(error)}); {LOG_IN} with one that may"
     return f"the hub cannot be used now ({_line(error)})"

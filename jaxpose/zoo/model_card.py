@@ -42,20 +42,23 @@ def _front_matter(content: Content, licence: str) -> str:
 
 
 def _introduction(content: Content) -> str:
-    found = "poses of people" if content.method.finds_poses else "boxes of people"
-    text = f"A network that finds {found}, for [jaxpose](https://github.com/jaxpose/jaxpose)."
+    does = "finds poses of people" if content.method.finds_poses else "finds boxes of people"
+    if isinstance(content.method, SequenceInput):
+        does = "lifts the 2D joints of people in videos to 3D"
+    text = f"A network that {does}, for [jaxpose](https://github.com/jaxpose/jaxpose)."
     return f"{text} {DRAWN_PEOPLE}" if content.about.is_drawn else text
 
 
 def _facts(content: Content) -> list[tuple[str, str]]:
     method, about = content.method, content.about
     joints = method.joints
+    named = f"`{joints.name}`, {joints.num_joints} joints"
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(content.variables["params"]))
     steps = "" if about.step is None else f", {about.step:,} steps"
     facts = {
         "Method": f"`{content.config.method.name}`",
         "Input": _input(method),
-        "Skeleton": f"`{joints.name}`, {joints.num_joints} joints: {', '.join(joints.joints)}",
+        "Skeleton": f"{named}: {', '.join(joints.joints)}" if method.finds_poses else "",
         "Parameters": f"{count / 1e6:.2f} million",
         "Learned from": f"{about.data}{steps}" if about.data else "",
         "Exported from": f"`{about.source}`" if about.source else "",
@@ -91,7 +94,8 @@ def _use(content: Content, repository: str) -> str:
         use = f"jaxpose lift {address} poses.json --video=video.mp4 --output=out"
     else:
         boxes = " --boxes=detections.json" if content.method.takes_boxes else ""
-        use = f"jaxpose predict {address} photo.jpg{boxes} --output=out"
+        image = "drawing.png" if content.about.is_drawn else "photo.jpg"
+        use = f"jaxpose predict {address} {image}{boxes} --output=out"
     data = "" if content.about.is_drawn else " --config.data.dir=DATA"
     commands = ["pip install 'jaxpose[hub]'", use, f"jaxpose evaluate {address}{data}"]
     python = "" if lifts else f'`jaxpose.load("{address}")` opens it in Python. '

@@ -68,6 +68,7 @@ def pushed(server, file):
 
 
 def stranger(monkeypatch):
+    """Makes the user somebody else, who has no token."""
     monkeypatch.delenv("HF_TOKEN")
 
 
@@ -251,12 +252,19 @@ def test_nothing_there(server):
         open_network("hf://nobody/pose")
 
 
-def test_private_ones(server, file, monkeypatch):
+def test_a_name_that_the_hub_does_not_allow(server, file):
+    with pytest.raises(CheckpointError, match="hf://lab/po--se: the hub allows no such name"):
+        open_network("hf://lab/po--se")
+    with pytest.raises(StorageError, match="hf://lab/po--se: the hub allows no such name"):
+        jaxpose.push_to_hub(file, "lab/po--se")
+
+
+def test_private_ones(server, file, monkeypatch, tmp_path):
     assert cli.main(["push-to-hub", str(file), NAME, "--private"]) == 0
     assert server.repositories[NAME].private
     assert hub.download(Address(NAME)).read_bytes() == file.read_bytes()
     stranger(monkeypatch)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", "elsewhere")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "another"))
     with pytest.raises(
         CheckpointError, match=r"not for everybody: check the name, or log in by `hf auth login`, or set"
     ):

@@ -1,12 +1,15 @@
 """The page of a network on the hub: front matter that is YAML, and what people have to know."""
 
+import dataclasses
+import types
+
 import jax
 import pytest
 import test_docs
 import yaml
 
 import jaxpose
-from jaxpose import cli
+from jaxpose import cli, skeleton
 from jaxpose.cli import command
 from jaxpose.methods.anatomy3d import tiny as anatomy3d_tiny
 from jaxpose.methods.heatmap import tiny as heatmap_tiny
@@ -71,9 +74,16 @@ def test_parameters_are_counted():
 
 
 def test_what_learned_from_drawn_people_says_so():
-    assert "marionettes, which are drawn people, and **is not for photographs**" in model_card(
-        content(About("marionettes", 300)), "lab/pose"
-    )
+    card = model_card(content(About("marionettes", 300)), "lab/pose")
+    assert "marionettes, which are drawn people, and **is not for photographs**" in card
+    assert "photo.jpg" not in card
+
+
+def test_detectors_find_boxes():
+    method = types.SimpleNamespace(finds_poses=False, takes_boxes=False, input_kind="whole image", joints=skeleton.COCO)
+    card = model_card(dataclasses.replace(content(), method=method), "lab/boxes")
+    assert "A network that finds boxes of people" in card
+    assert "Skeleton" not in card
 
 
 def test_without_scores():
