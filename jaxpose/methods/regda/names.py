@@ -57,7 +57,7 @@ def recognize(shapes: Shapes) -> Recognized | None:
     fields |= _upsampling(shapes) | {"head_layers": len(last)}
     if not any(name.startswith("head_adv.") for name in shapes):
         fields["adaptation"] = "none"
-    joints = shapes[last[-1]][0]
+    joints = shapes[max(last, key=lambda name: [int(part) for part in name.split(".") if part.isdigit()])][0]
     return Recognized(fields, "regda:" + ("rhd_h3d" if joints == HAND.num_joints else "surreal_lsp"), joints)
 
 

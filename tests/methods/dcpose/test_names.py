@@ -11,6 +11,7 @@ from jaxpose.convert import ConversionError, convert, convert_backbone
 from jaxpose.convert.conversion import apply_rules
 from jaxpose.errors import CheckpointError
 from jaxpose.methods.dcpose.method import DCPose
+from jaxpose.methods.dcpose.names import recognize
 from jaxpose.methods.heatmap import names as heatmap_rules
 from jaxpose.methods.heatmap.method import Heatmap
 
@@ -118,3 +119,11 @@ def test_what_training_starts_from():
     backbone = convert_backbone(entries, METHOD)
     assert set(backbone.ignored) == {"final_layer.weight", "final_layer.bias"}
     assert flat(backbone.variables).keys() == {path for path in expected if path.split("/")[1] == "backbone"}
+
+
+def test_entries_tell_the_network(file):
+    told = recognize({name: array.shape for name, array in file.items()})
+    assert (told.config, told.joints) == ("dcpose:posetrack17", METHOD.joints.num_joints)
+    assert all(getattr(METHOD, name) == value for name, value in told.fields.items())
+    assert "backbone" in told.fields
+    assert recognize(dict.fromkeys(rough(), (4,))) is None

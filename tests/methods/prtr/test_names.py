@@ -11,6 +11,7 @@ from jaxpose.convert import ConversionError, convert
 from jaxpose.methods.prtr.detr import DETR
 from jaxpose.methods.prtr.method import PRTR
 from jaxpose.methods.prtr.sequential_prtr import SequentialPRTR
+from jaxpose.zoo.recognition import recognize
 
 WIDTH, FEEDFORWARD, QUERIES, CHANNELS = 8, 12, 20, 32
 SMALL = {
@@ -181,3 +182,29 @@ def test_the_last_copy_of_a_shared_head_counts():
         ours["params/decoder/layer1/cross_attention/offsets/kernel"],
         file["transformer.decoder.layers.1.cross_attn.sampling_offsets.weight"].T,
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "config", "joints"),
+    [("detr", "detr", "prtr:detector_coco", None), ("sequential", "sequential_prtr", "prtr:sequential_coco", 17),
+     ("deformable", "prtr", "prtr:deformable_coco", 17)],
+)  # fmt: skip
+def test_entries_tell_the_network(name, kind, config, joints):
+    """But for the number of heads, of which eight are taken."""
+    method, shapes = CASES[name]
+    found, told = recognize(shapes, name)
+    assert (found, told.config, told.joints) == (kind, config, joints)
+    free = {"max_people", "top_people", "encoder_points", "decoder_points"}
+    differ = {field for field, value in told.fields.items() if getattr(method, field) != value}
+    assert differ <= free
+    if name == "deformable":
+        assert told.fields["encoder_points"] == 3 * method.heads // 8
+
+
+def test_the_plain_form_is_told_from_the_deformable_one():
+    shapes = originals.prtr(originals.resnet(4), 32, 16, 24, 30, 17)
+    found, told = recognize(shapes, "prtr.pth")
+    assert (found, told.config, dict(told.usual)) == ("prtr", "prtr:coco", {"channels": "bgr"})
+    expected = {"hidden_dim": 16, "feedforward": 24, "num_queries": 30, "positional": "sine", "pre_norm": False}
+    assert expected.items() <= told.fields.items()
+    assert "deformable" not in told.fields

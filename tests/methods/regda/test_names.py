@@ -11,6 +11,7 @@ from numpy.testing import assert_array_equal
 
 from jaxpose.convert import ConversionError, convert, convert_backbone
 from jaxpose.methods.regda.method import RegDA
+from jaxpose.methods.regda.names import recognize
 
 ADAPTED = RegDA(
     backbone="resnet18",
@@ -78,3 +79,11 @@ def test_backbones_from_imagenet():
     conversion = convert_backbone(originals.fill(originals.resnet(4, classes=10)), ADAPTED)
     assert set(conversion.ignored) == {"fc.weight", "fc.bias"}
     assert {path.split("/")[1] for path in flat(conversion.variables)} == {"backbone"}
+
+
+@pytest.mark.parametrize(("method", "file"), [(ADAPTED, ADAPTED_FILE), (PRETRAINED, PRETRAINED_FILE)])
+def test_entries_tell_the_network(method, file):
+    told = recognize({name: array.shape for name, array in file.items()})
+    assert (told.config, told.joints) == ("regda:surreal_lsp", 16)
+    assert all(getattr(method, name) == value for name, value in told.fields.items())
+    assert {"backbone", "deconv_features", "deconv_kernels", "head_layers"} <= told.fields.keys()

@@ -10,6 +10,7 @@ from numpy.testing import assert_array_equal
 from jaxpose.convert import ConversionError, convert, convert_backbone
 from jaxpose.errors import CheckpointError
 from jaxpose.methods.rmpe.method import RMPE
+from jaxpose.methods.rmpe.names import recognize
 
 WIDTH, JOINTS = 4, 17
 FASTPOSE = RMPE(backbone_width=WIDTH, backbone_stages=(1, 1, 1, 1), deformable=True)
@@ -165,3 +166,19 @@ def test_a_transformers_pose_network_has_the_same_place():
 def test_an_hourglass_has_no_backbone():
     with pytest.raises(ConversionError, match="RMPE has no ResNet or HRNet backbone"):
         convert_backbone({}, RMPE(network="hourglass", input_size=(64, 64), backbone_width=8))
+
+
+@pytest.mark.parametrize(
+    ("method", "shapes", "config"),
+    [(FASTPOSE, fastpose(), "rmpe:coco_dcn"), (DUC, duc(), "rmpe:coco_duc"), (SIMPLE, simple(), "rmpe:coco_simple")],
+    ids=["fastpose", "duc", "simple"],
+)
+def test_entries_tell_the_network(method, shapes, config):
+    told = recognize({name: tuple(shape) for name, shape in shapes.items()})
+    assert (told.config, told.joints) == (config, JOINTS)
+    assert {name: getattr(method, name) for name in told.fields} | {"backbone": ""} == {**told.fields, "backbone": ""}
+    assert {"network", "backbone", "backbone_stages", "deformable"} <= told.fields.keys()
+
+
+def test_a_plain_residual_network_is_no_alphapose():
+    assert recognize({name: tuple(shape) for name, shape in imagenet().items()}) is None
