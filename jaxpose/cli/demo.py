@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 CLIP = 4
 """Number of a clip in which people walk in and out and before each other."""
 COMMANDS = (
-    "predict marionettes-dcpose {film} --detector=marionettes-detector --smooth --output={folder}/found",
+    "predict marionettes-dcpose {film} --detector=marionettes-detector --box-threshold=0.5 --config.evaluate.oks=0.5"
+    " --smooth --output={folder}/found",
     "lift marionettes-anatomy3d {folder}/found/marionettes.json --video={film} --output={folder}/lifted",
 )
 
