@@ -12,8 +12,10 @@ were measured here, on drawn people. Those come with the package; jaxpose hosts 
 import argparse
 from collections.abc import Sequence
 
+from jaxpose import load_config, methods
 from jaxpose.cli import command
 from jaxpose.errors import ConfigError, did_you_mean
+from jaxpose.methods.lifting import SequenceInput
 from jaxpose.zoo import fetching, table
 from jaxpose.zoo.table import Weights
 
@@ -66,9 +68,15 @@ def described(row: Weights) -> str:
         "page": row.page,
         "file": str(fetching.place(row)) + ("" if fetching.place(row).is_file() else " (not here)"),
         "get it": _way(row),
-        "use it": f"jaxpose predict {row.name} photo.jpg --output found",
+        "use it": _use(row),
     }
     return "\n".join([row.name, *(f"  {name:<10} {text}" for name, text in parts.items() if text)])
+
+
+def _use(row: Weights) -> str:
+    if issubclass(methods.find(load_config(row.config).method.name), SequenceInput):
+        return f"jaxpose lift {row.name} poses.json --output found"
+    return f"jaxpose predict {row.name} {'drawing.png' if row.is_packaged else 'photo.jpg'} --output found"
 
 
 def _way(row: Weights) -> str:

@@ -101,7 +101,8 @@ def test_the_command_lists(wanted, capsys):
 def test_the_command_tells_all_about_one(row, capsys):
     assert zoo.main([row.name]) == 0
     printed = capsys.readouterr().out
-    for part in (row.paper, row.page, row.licence, row.published, f"jaxpose predict {row.name}"):
+    use = "lift" if "anatomy3d" in row.config else "predict"
+    for part in (row.paper, row.page, row.licence, row.published, row.measured, f"jaxpose {use} {row.name}"):
         assert part in printed
 
 
