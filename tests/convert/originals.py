@@ -51,8 +51,22 @@ def resnet(width: int, counter: bool = True, classes: int = 0) -> dict:
     return shapes
 
 
-def hrnet(width: int, outputs_of_last: int) -> dict:
-    """HRNet with one module a stage, one block a branch, as wide as published outside its branches."""
+DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+"""Blocks of each stage of a published residual network."""
+
+
+def published_resnet(depth: int) -> dict:
+    """torchvision's ResNet-50, 101 or 152 without its classifier."""
+    shapes, channels = {"conv1.weight": (64, 3, 7, 7), **norm("bn1", 64, True)}, 64
+    for stage, blocks in enumerate(DEPTHS[depth]):
+        for block in range(blocks):
+            shapes |= bottleneck(f"layer{stage + 1}.{block}", channels, 64 * 2**stage, block == 0)
+            channels = 256 * 2**stage
+    return shapes
+
+
+def hrnet(width: int, outputs_of_last: int, modules: tuple[int, int, int] = (1, 1, 1)) -> dict:
+    """HRNet with some modules in stages 2 to 4, four blocks a branch, as wide as published outside its branches."""
     shapes = {"conv1.weight": (64, 3, 3, 3), **norm("bn1", 64, True)}
     shapes |= {"conv2.weight": (64, 64, 3, 3), **norm("bn2", 64, True)}
     for block in range(4):
@@ -60,8 +74,10 @@ def hrnet(width: int, outputs_of_last: int) -> dict:
     shapes |= conv_norm("transition1.0", width, 256) | conv_norm("transition1.1.0", 2 * width, 256)
     for stage in (3, 4):
         shapes |= conv_norm(f"transition{stage - 1}.{stage - 1}.0", width * 2 ** (stage - 1), width * 2 ** (stage - 2))
-    for stage in (2, 3, 4):
-        shapes |= fusion_module(f"stage{stage}.0", width, stage, outputs_of_last if stage == 4 else stage)
+    for stage, count in zip((2, 3, 4), modules, strict=True):
+        for module in range(count):
+            outputs = outputs_of_last if (stage, module) == (4, count - 1) else stage
+            shapes |= fusion_module(f"stage{stage}.{module}", width, stage, outputs)
     return shapes
 
 
