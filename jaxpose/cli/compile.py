@@ -8,7 +8,6 @@ and the roofline time with what bounds it. Exit status 1: the step does not fit,
 """
 
 import argparse
-import collections
 import dataclasses
 import os
 import pathlib
@@ -22,17 +21,13 @@ from jax.experimental import topologies
 
 from jaxpose import sharding
 from jaxpose.cli import command, config_flags
+from jaxpose.cli.hlo import count_collectives, count_slow, count_traffic
 from jaxpose.errors import ConfigError
 from jaxpose.files.whole import write_text
 from jaxpose.training import stages
 from jaxpose.training.train_step import Trainer
 
 GIB = 2**30
-ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4,
-              "f64": 8, "s64": 8, "u64": 8}  # fmt: skip
-SLOW = ("gather", "scatter", "sort", "while", "custom-call")
-"""Operations that a TPU runs element by element, or that keep it from seeing the whole step."""
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +66,7 @@ class Report:
       devices: number of devices of the slice.
       memory: {part of memory: bytes}.
       flops: arithmetic operations; loops count as one round.
-      bytes_accessed: bytes between HBM and the cores, as the compiler estimates them; loops count as one round.
+      traffic: bytes between HBM and the cores; loops count as one round.
       collectives: {kind: (count, bytes)}.
       slow: {kind: count} of operations in `SLOW`.
       parameters: bytes of all parameters.
@@ -83,7 +78,7 @@ class Report:
     devices: int
     memory: dict[str, int]
     flops: float
-    bytes_accessed: float
+    traffic: float
     collectives: dict[str, tuple[int, int]]
     slow: dict[str, int]
     parameters: int
@@ -104,7 +99,7 @@ class Report:
         traffic = sum(size for _, size in self.collectives.values()) * 2 * (self.devices - 1) / self.devices
         return {
             "arithmetic": self.flops / self.chip.flops,
-            "memory": self.bytes_accessed / self.chip.bandwidth,
+            "memory": self.traffic / self.chip.bandwidth,
             "interconnect": traffic / self.chip.interconnect,
         }
 
@@ -114,7 +109,7 @@ class Report:
             f"compiled for {self.devices} devices in {self.compile_seconds:.0f} s; all figures for one device and step",
             f"memory        {self.needed / GIB:.2f} GiB of {self.chip.memory / GIB:.0f} GiB ({parts})",
             f"arithmetic    {self.flops / 1e12:.3f} TFLOP",
-            f"bytes moved   {self.bytes_accessed / 1e9:.2f} GB",
+            f"HBM traffic   {self.traffic / 1e9:.2f} GB",
         ]
         for kind, (count, size) in sorted(self.collectives.items()):
             lines.append(f"{kind:<13} {size / 1e6:.3f} MB in {count} operations")
@@ -183,7 +178,7 @@ def compile_step(config: Any, topology: str, chip: Chip) -> tuple[Any, Report]:
             "program": memory.generated_code_size_in_bytes,
         },
         flops=cost["flops"],
-        bytes_accessed=cost["bytes accessed"],
+        traffic=count_traffic(compiled.as_text()),
         collectives=count_collectives(compiled.as_text()),
         slow=count_slow(compiled.as_text()),
         parameters=_size(state.params),
@@ -192,38 +187,6 @@ def compile_step(config: Any, topology: str, chip: Chip) -> tuple[Any, Report]:
         chip=chip,
     )
     return compiled, report
-
-
-def count_collectives(hlo: str) -> dict[str, tuple[int, int]]:
-    """{kind: (count, bytes of the results)} of the collectives in a compiled program's text."""
-    found: dict[str, tuple[int, int]] = collections.defaultdict(lambda: (0, 0))
-    pattern = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
-    for line in hlo.splitlines():
-        if match := pattern.search(line):
-            shapes = [_shape_bytes(s) for s in re.findall(r"(\w+)\[([\d,]*)\]", match[1])]
-            size = sum(shapes) // (2 if match[3] and match[2] != "all-reduce" else 1)  # -start also lists its operands
-            count, total = found[match[2]]
-            found[match[2]] = (count + 1, total + size)
-    return dict(found)
-
-
-def count_slow(hlo: str) -> dict[str, int]:
-    """{kind: count} of the operations in a compiled program's text that are in `SLOW`; custom calls by target."""
-    pattern = re.compile(rf"= \(?[\w\[\],]+.*? ({'|'.join(SLOW)})\(")
-    target = re.compile(r'custom_call_target="(\w+)"')
-    found: collections.Counter = collections.Counter()
-    for line in hlo.splitlines():
-        if match := pattern.search(line):
-            called = target.search(line) if match[1] == "custom-call" else None
-            found[f"custom-call {called[1]}" if called else match[1]] += 1
-    return dict(found)
-
-
-def _shape_bytes(shape: tuple[str, str]) -> int:
-    size = ITEM_BYTES.get(shape[0], 0)
-    for side in filter(None, shape[1].split(",")):
-        size *= int(side)
-    return size
 
 
 def _size(tree: Any) -> int:

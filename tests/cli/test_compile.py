@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from jaxpose.cli.compile import CHIPS, GIB, Report, count_collectives, count_slow, prepare_environment
+from jaxpose.cli.compile import CHIPS, GIB, Report, prepare_environment
+from jaxpose.cli.hlo import count_collectives, count_slow, count_traffic
 from jaxpose.errors import ConfigError
 
 HLO = """
@@ -23,7 +24,7 @@ def report(**changes) -> Report:
         "devices": 16,
         "memory": {"state and batch": GIB, "temporary": 2 * GIB},
         "flops": 197e12,
-        "bytes_accessed": 819e9 / 2,
+        "traffic": 819e9 // 2,
         "collectives": {"all-reduce": (2, 100_000_000)},
         "slow": {"while": 1},
         "parameters": 100_000_000,
@@ -50,6 +51,44 @@ def test_slow_operations_are_counted():
 """
     assert count_slow(HLO + more) == {"gather": 1, "scatter": 1, "while": 1, "custom-call Sort": 1}
     assert "slow paths    1 while" in str(report())
+
+
+PROGRAM = """HloModule step
+
+%fused (p: f32[100]) -> f32[100] {
+  %p = f32[100]{0} parameter(0)
+  ROOT %n = f32[100]{0} negate(%p)
+}
+
+%body (t: (s32[], f32[100])) -> (s32[], f32[100]) {
+  %t = (s32[], f32[100]{0}) parameter(0)
+  %x = f32[100]{0} get-tuple-element(%t), index=1
+  %y = f32[100]{0:T(128)S(1)} fusion(%x), kind=kLoop, calls=%fused
+  ROOT %u = (s32[], f32[100]{0}) tuple(%i, %y)
+}
+
+%cond (t.1: (s32[], f32[100])) -> pred[] {
+  %t.1 = (s32[], f32[100]{0}) parameter(0)
+  ROOT %c = pred[]{:S(6)} constant(true)
+}
+
+ENTRY %main (a: f32[1000], b: bf16[50]) -> f32[1000] {
+  %a = f32[1000]{0} parameter(0)
+  %b = bf16[50]{0} parameter(1)
+  %slice-start = ((f32[1000]{0}), f32[10]{0:T(128)S(1)}, s32[]{:S(2)}) slice-start(%a), slice={[0:10]}
+  %slice-done = f32[10]{0:T(128)S(1)} slice-done(%slice-start)
+  %copy-start.1 = (f32[1000]{0}, f32[1000]{0}, u32[]) copy-start(%a)
+  %copy-done.1 = f32[1000]{0} copy-done(%copy-start.1)
+  %here = f32[10]{0:T(128)S(1)} fusion(%slice-done, %b), kind=kLoop, calls=%fused
+  %w = (s32[], f32[100]{0}) while(%init), condition=%cond, body=%body
+  ROOT %out = f32[1000]{0} fusion(%copy-done.1, %here), kind=kLoop, calls=%fused
+}
+"""
+
+
+def test_traffic_is_what_leaves_or_enters_hbm():
+    """The slice, the copy in and out, an operand, the loop's once, and the last fusion's operand and result."""
+    assert count_traffic(PROGRAM) == 4 * 10 + 2 * 4 * 1000 + 2 * 50 + 4 * 100 + 2 * 4 * 1000
 
 
 def test_roofline_names_what_bounds_the_step():
