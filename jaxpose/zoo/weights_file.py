@@ -133,9 +133,10 @@ def read(path: str | pathlib.Path) -> Content | None:
         config, about = _config(metadata, path), About(**metadata["about"])
         _remember(metadata["skeleton"], path)
         method = methods.create(config.method)
-    except (DataError, ConfigError, TypeError, KeyError, AttributeError) as error:
+        variables = _fitted(arrays, method, path)
+    except (DataError, ConfigError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{path}: cannot be used: {error}") from error
-    return Content(config, method, _fitted(arrays, method, path), about)
+    return Content(config, method, variables, about)
 
 
 def _config(metadata: Any, path: pathlib.Path) -> Any:

@@ -10,11 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpose import marionettes
+from jaxpose import load_config, marionettes, methods
 from jaxpose.convert import load_variables, save_variables
 from jaxpose.data.sources.records import open_records
-from jaxpose.errors import JaxposeError
+from jaxpose.errors import CheckpointError, JaxposeError
 from jaxpose.evaluation import rescoring
+from jaxpose.methods.heatmap import tiny
+from jaxpose.zoo import weights_file
 
 Counts = tuple[int, int, int, int]
 """Flipped bits that were found, that had no effect, that changed a result in silence, and all that were tried."""
@@ -26,12 +28,13 @@ def parsers() -> dict:
 
 
 def flips(per_kind: int, seed: int = 0) -> dict[str, Counts]:
-    """Flips one bit at a time in converted weights, rescorers and cached records; {kind of file: counts}."""
+    """Flips one bit at a time in weights, rescorers and cached records; {kind of file: counts}."""
     folder = pathlib.Path(tempfile.mkdtemp())
     found = {
         f"converted weights: {suffix}": _tried(_weights(folder, suffix), load_variables, per_kind, seed)
         for suffix in (".npz", ".safetensors")
     }
+    found["exported networks"] = _tried(_exported(folder), _loaded_network, per_kind, seed)
     found["rescorers"] = _tried(_rescorer(folder), _loaded_rescorer, per_kind, seed)
     return found | _cached(folder, per_kind, seed)
 
@@ -61,6 +64,21 @@ def _weights(folder: pathlib.Path, suffix: str) -> pathlib.Path:
     layers = {f"conv{i}": {"kernel": rng.normal(size=(3, 3, 8, 8)).astype(np.float32)} for i in range(4)}
     save_variables(folder / f"weights{suffix}", {"params": layers, "batch_stats": {"bn": {"mean": np.zeros(8)}}})
     return folder / f"weights{suffix}"
+
+
+def _exported(folder: pathlib.Path) -> pathlib.Path:
+    config = load_config("heatmap")
+    config.method.update(tiny.FIELDS["heatmap"])
+    variables = methods.create(config.method).init(jax.random.key(0))
+    weights_file.write(folder / "network.safetensors", config, variables, weights_file.About("coco", 10, {"AP": 0.5}))
+    return folder / "network.safetensors"
+
+
+def _loaded_network(path: pathlib.Path) -> Any:
+    content = weights_file.read(path)
+    if content is None:
+        raise CheckpointError(f"{path}: is taken for another program's")
+    return content.variables, content.config.to_json(), content.about.scores
 
 
 def _rescorer(folder: pathlib.Path) -> pathlib.Path:

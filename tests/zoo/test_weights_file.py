@@ -1,7 +1,9 @@
 """One file in place of a run's folder: what it holds, where it can be used, and what is refused."""
 
+import contextlib
 import json
 import logging
+import random
 
 import cv2
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 from convert import originals
+from faults.fuzz import as_json, odd_content
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxpose
@@ -277,6 +280,17 @@ def test_parts_that_make_no_sense(exported, tmp_path, change, message):
     path = rewritten(exported, tmp_path / "odd.safetensors", change)
     with pytest.raises(CheckpointError, match=message):
         weights_file.read(path)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_odd_metadata_is_named(exported, tmp_path, seed):
+    """Whatever stands in a file whose digest fits: it opens, or a message says why not."""
+    arrays, texts = files.load_with_metadata(exported)
+    odd = as_json(odd_content(json.loads(texts["jaxpose"]), random.Random(seed))).decode("utf-8", "replace")
+    path = tmp_path / "odd.safetensors"
+    save_variables(path, files.nested(arrays, path), {"jaxpose": odd})
+    with contextlib.suppress(CheckpointError):
+        assert weights_file.read(path)
 
 
 def test_a_skeleton_that_is_new_here(exported, tmp_path):
