@@ -252,18 +252,17 @@ class DSNT(TopDown):
     # --- frames ---
 
     @property
-    def _first(self) -> float:
-        """Pixels, in the normalized frame, from the left edge to where pixel 0 of the crop is, times 2."""
-        return float(self.stride) if self.corners else 1.0
+    def _to_middle(self) -> float:
+        """Pixels from the place that a cell stands for to its middle, along each axis."""
+        return (self.stride - 1) / 2 if self.corners else 0.0
 
     def to_normalized(self, pixels: Array) -> jax.Array:
         """Normalized positions [..., 2] of pixels [..., 2] of the crop."""
-        shifted = jnp.asarray(pixels, jnp.float32) + (self._first - 1) / 2
-        return coordinates.pixel_to_normalized(shifted, self.input_size)
+        return coordinates.pixel_to_normalized(jnp.asarray(pixels, jnp.float32) + self._to_middle, self.input_size)
 
     def to_pixels(self, points: Array) -> jax.Array:
         """Pixels [..., 2] of the crop at normalized positions [..., 2]."""
-        return coordinates.normalized_to_pixel(points, self.input_size) - (self._first - 1) / 2
+        return coordinates.normalized_to_pixel(points, self.input_size) - self._to_middle
 
     # --- targets ---
 
@@ -377,11 +376,11 @@ class DSNT(TopDown):
 
     def _with_mirrored_points(self, variables: Variables, image: jax.Array) -> dict[str, jax.Array]:
         """Maps of the crop, and the mean of its positions and those of the mirrored crop, mirrored back."""
-        both = self.maps(variables, jnp.concatenate([image, image[:, :, ::-1]]))
-        pixels, mirrored = jnp.split(self.to_pixels(self._expected(both)[0]), 2)
-        width = jnp.array([self.input_size[0] - 1.0, 0.0])
-        back = width + mirrored[:, self.joints.flip_index] * jnp.array([-1.0, 1.0])
-        return {"maps": both[: len(image)], "points": self.to_normalized((pixels + back) / 2)}
+        maps = self.maps(variables, rearrange([image, image[:, :, ::-1]], "flip b h w c -> (b flip) h w c"))
+        pixels = self.to_pixels(self._expected(maps)[0])
+        last_column = jnp.array([self.input_size[0] - 1.0, 0.0])
+        back = last_column + pixels[1::2, self.joints.flip_index] * jnp.array([-1.0, 1.0])
+        return {"maps": maps[::2], "points": self.to_normalized((pixels[::2] + back) / 2)}
 
     def read(self, maps: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Positions in pixels of the crop, and scores in [0, 1].

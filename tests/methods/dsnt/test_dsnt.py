@@ -307,13 +307,13 @@ class TestMmposesForm:
         def maps(self, variables, image):
             seen.append(image)
             given = np.full((4, 8, 16, K), -1e9, np.float32)
-            given[:2, 2, 3] = given[2:, 4, 6] = 0
+            given[::2, 2, 3] = given[1::2, 4, 6] = 0
             return jnp.asarray(given)
 
         monkeypatch.setattr(DSNT, "maps", maps)
         batch = prepared(method)
         outputs = method.forward({}, batch)
-        assert_array_equal(seen[0][2:], batch["source"]["image"][:, :, ::-1])
+        assert_array_equal(seen[0][1::2], batch["source"]["image"][:, :, ::-1])
         expected = [((3 * 4) + (63 - 6 * 4)) / 2, (2 * 4 + 4 * 4) / 2]
         assert_allclose(method.to_pixels(outputs["points"]), np.broadcast_to(expected, (2, K, 2)), atol=1e-4)
 
