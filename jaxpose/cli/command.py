@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -76,9 +77,14 @@ def run(
     options = parser.read(arguments)
     _show_messages(informs)
     try:
-        return work(options) or 0
+        status = work(options) or 0
+        sys.stdout.flush()
+        return status
     except JaxposeError as error:
         return failed(error, 2 if isinstance(error, ConfigError) else 1)
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.filename is None:
             raise

@@ -10,6 +10,7 @@ the work: its cache, its login and its environment variables (HF_HOME, HF_TOKEN,
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import os
 import pathlib
 import re
@@ -167,11 +168,19 @@ def _api(address: Address, kind: type[JaxposeError]) -> Any:
 
 @contextlib.contextmanager
 def _told(address: Address, file: str, kind: type[JaxposeError]) -> Iterator[None]:
-    """Context in which whatever the library raises becomes an error of a `kind`, in one line that says what to do."""
+    """Context in which whatever the library raises becomes an error of a `kind`, in one line that says what to do.
+
+    Its own warnings about every new try are not shown.
+    """
+    log = logging.getLogger("huggingface_hub")
+    before = log.level
+    log.setLevel(logging.ERROR)
     try:
         yield
     except Exception as error:
         raise kind(f"{address}: {_why(error, address, file)}") from error
+    finally:
+        log.setLevel(before)
 
 
 def _why(error: Exception, address: Address, file: str) -> str:

@@ -75,6 +75,17 @@ class TestModules:
         assert result.stdout.strip().isdecimal()
 
 
+def test_a_reader_that_has_enough_is_no_error():
+    """As in `jaxpose zoo | head -1`."""
+    started = subprocess.Popen(
+        [sys.executable, "-m", "jaxpose", "zoo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert started.stdout is not None
+    started.stdout.close()
+    _, told = started.communicate(timeout=120)
+    assert (started.returncode, told) == (0, "")
+
+
 def parser(**options) -> command.Parser:
     made = command.Parser("try", "A try.", **options)
     made.add_argument("--batch-size", type=command.positive)
