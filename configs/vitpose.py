@@ -12,8 +12,8 @@ coco_huge    ViTPose-H  classic  192x256  COCO 2017    TPU v5e-16   79.1
 mpii         ViTPose-B  classic  192x256  MPII         TPU v5e-16   -
 
 Measured, one seed: the default reaches PCKh@0.5 77.7 on 400 unseen marionettes after 4,000 steps, in 31 minutes of one
-core beside other work. Convolutions are ahead there, as with little data: the default of configs/heatmap.py reaches 84.6
-in 8 minutes of two cores.
+core beside other work. Convolutions are ahead there, as with little data: the default of configs/heatmap.py reaches
+84.6 in 8 minutes of two cores.
 
 The published figures are the authors'; this code has not been trained on COCO or MPII. The recipes are in bfloat16 and
 start from a masked autoencoder (MAE, He et al., CVPR 2022: mae_pretrain_vit_base.pth, _large, _huge):

@@ -162,7 +162,7 @@ class TestBoxes:
     def test_copies_of_detections(self, lights, tmp_path, monkeypatch, suppression, people, perfect):
         """Three boxes of each person give three poses; merged, they are right and nothing is double."""
         config = make_config(lights, copies=3, suppression=suppression)
-        monkeypatch.setattr(evaluation, "load_for_inference", lambda workdir, changes: (config, Light(), {}))
+        monkeypatch.setattr(evaluation, "load_for_inference", lambda workdir, changes, like: (config, Light(), {}))
         scores = evaluation.evaluate(config, tmp_path)
         results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
         assert len(results) == people
@@ -303,7 +303,7 @@ class TestVideos:
     def test_written_results_are_scored_alike(self, walk, tmp_path, monkeypatch):
         config, _ = self.make(walk, Light("posetrack"))
         method = Light("posetrack", noise=12.0)
-        monkeypatch.setattr(evaluation, "load_for_inference", lambda workdir, changes: (config, method, {}))
+        monkeypatch.setattr(evaluation, "load_for_inference", lambda workdir, changes, like: (config, method, {}))
         scores = evaluation.evaluate(config, tmp_path)
         (written,) = (tmp_path / "evaluation" / "posetrack").iterdir()
         found = forms.unified(json.loads(written.read_text()), "results")
@@ -352,7 +352,7 @@ class TestDetectors:
 
     def test_boxes_of_a_detector_feed_a_pose_stage(self, lights, tmp_path, monkeypatch):
         config = make_config(lights, metrics=("boxes",), best="box_AP")
-        monkeypatch.setattr(evaluation, "load_for_inference", lambda workdir, changes: (config, LightBoxes(), {}))
+        monkeypatch.setattr(evaluation, "load_for_inference", lambda workdir, changes, like: (config, LightBoxes(), {}))
         scores = evaluation.evaluate(config, tmp_path)
         assert scores["box_AP"] == scores["box_AR"] == pytest.approx(1)
         assert json.loads((tmp_path / "evaluation" / "scores.json").read_text()) == scores
@@ -407,7 +407,9 @@ class TestDetectors:
         config = tiny.config(tiny.write_coco(tmp_path, images=3), "sequential_prtr")
         method = methods.create(config.method)
         variables = method.init(jax.random.key(0))
-        monkeypatch.setattr(evaluation, "load_for_inference", lambda workdir, changes: (config, method, variables))
+        monkeypatch.setattr(
+            evaluation, "load_for_inference", lambda workdir, changes, like: (config, method, variables)
+        )
         scores = evaluation.evaluate(config, tmp_path)
         assert {"AP", "AR", "box_AP", "box_AR"} <= scores.keys()
         folder = tmp_path / "evaluation"
@@ -470,7 +472,7 @@ class TestAblations:
 def test_fitting_pose_nms_to_an_evaluation(lights, tmp_path, monkeypatch):
     """Evaluation writes what the fit reads; with what the fit finds, evaluation reaches the score that it promised."""
     config = make_config(lights, copies=4, suppression="parametric")
-    monkeypatch.setattr(evaluation, "load_for_inference", lambda workdir, changes: (config, Light(noise=8.0), {}))
+    monkeypatch.setattr(evaluation, "load_for_inference", lambda workdir, changes, like: (config, Light(noise=8.0), {}))
     before = evaluation.evaluate(config, tmp_path)
     folder, output = tmp_path / "evaluation", tmp_path / "pose_nms.json"
     raw = json.loads((folder / "raw_poses.json").read_text())

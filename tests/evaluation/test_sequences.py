@@ -79,7 +79,7 @@ class TestErrors:
         assert {name.partition("/")[0] for name in scores} == set(mpjpe.NUMBERS)
 
     def test_files_and_table(self, config, tmp_path, monkeypatch, caplog):
-        monkeypatch.setattr(evaluator, "load_for_inference", lambda workdir, changes: (config, Still(), {}))
+        monkeypatch.setattr(evaluator, "load_for_inference", lambda workdir, changes, like: (config, Still(), {}))
         with caplog.at_level("INFO", "jaxpose"):
             scores = evaluator.evaluate(config, tmp_path)
         assert f"{scores['MPJPE']:.1f}" in caplog.text

@@ -12,6 +12,7 @@ from jaxpose.errors import DataError, NonFiniteError
 from jaxpose.evaluation.suppression import Suppression
 from jaxpose.inference.predictor import MAX_WAITING, Picture, Predictor, load
 from jaxpose.runs import reader
+from jaxpose.zoo.weights_file import About, Content
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +298,11 @@ def test_what_cannot_be_a_cascade_is_refused(predictor, detector, finder):
 def test_runs_are_loaded_with_their_detector(monkeypatch, detector):
     config = base("any")
     runs = {"pose": (BrightSpot(), VARIABLES), "detector": (BrightBoxes(), {}), "finder": (BrightSpots(), {})}
-    monkeypatch.setattr(reader, "load_for_inference", lambda name, step, changes, like: (config, *runs[name]))
+
+    def open_network(name, step, changes, like):
+        return Content(config, *runs[name], About("coco"))
+
+    monkeypatch.setattr(reader, "open_network", open_network)
     image = picture((30, 40))
     image[60, 100] = 102
     for given, threshold, count in (("detector", 0.3, 2), ("detector", 0.5, 1), (detector, 0.5, 2)):
