@@ -68,7 +68,8 @@ def inputs(options: argparse.Namespace) -> int:
         total += outcome
     for _, error in total.failures:
         failed[type(error).__name__] += 1
-    print(f"odd inputs of {len(names)} parsers: {total.tried} tried, {dict(failed)} failed")
+    kinds = f" {dict(failed)}" if failed else ""
+    print(f"odd inputs of {len(names)} parsers: {total.tried} tried, {sum(failed.values())} failed{kinds}")
     return len(total.failures)
 
 
